@@ -1,0 +1,102 @@
+//! One publication to every instance.
+//!
+//! A [`Broker`] takes what this instance's clients publish and hands what anybody published to the
+//! instance's [`Relay`]. It knows no sockets: who is interested is asked of the relay, by channel.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use fanfare_protocol::{Channel, Publication};
+
+/// What an instance does with what the broker hands it. Called from the broker's own thread or, for the
+/// memory broker, from the publisher's; it must not block and must not call back into the broker.
+pub trait Relay: Send + Sync + 'static {
+    /// A publication for whoever of this instance is subscribed. Calls for one channel come in the
+    /// channel's order.
+    fn deliver(&self, channel: &Channel, publication: Publication);
+
+    /// Publications of these channels may have been missed.
+    fn gap(&self, gap: Gap);
+
+    /// Whether anybody of this instance is subscribed now.
+    fn wanted(&self, channel: &Channel) -> bool;
+}
+
+/// A boxed future, as a trait object's method must return.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Carries publications to every instance. Interest is level-triggered: the relay's `wanted` is the
+/// truth, `subscribe` and `release` only say that it changed.
+pub trait Broker: Send + Sync + 'static {
+    /// Resolves when every publication made from now on will reach the relay. While the broker is away it
+    /// resolves at once: local publications arrive, and what others publish is announced as a gap later.
+    fn subscribe<'a>(&'a self, channel: &'a Channel) -> Pending<'a, ()>;
+
+    /// Nobody may be interested any more. The broker lets a while pass, asks `wanted`, and unsubscribes.
+    fn release(&self, channel: &Channel);
+
+    /// Publishes, without waiting. Publications of one thread to one channel keep their order.
+    fn publish(&self, channel: &Channel, publication: Publication);
+
+    /// Resolves when there is room for more; publishers wait for it between reads, so a slow bus slows
+    /// its publishers and fills no memory. It does not wait for a broker that is away.
+    fn ready(&self) -> Pending<'_, ()>;
+
+    /// What it does now, and how often things have happened: cached, never asked over the network.
+    fn status(&self) -> Status;
+}
+
+/// Publications that may have been missed: announced to whoever asked to be told, never passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Where; nothing stands for every channel of the instance.
+    pub channels: Option<Vec<Channel>>,
+    /// Why.
+    pub cause: GapCause,
+}
+
+/// Why publications may have been missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapCause {
+    /// The connection on which the bus is heard broke.
+    Disconnected,
+    /// That connection is open, but the canary did not come back through it.
+    Deaf,
+    /// Another instance could not publish for longer than its spool lasted.
+    Overflow,
+}
+
+impl GapCause {
+    /// Every cause, for those who count by it.
+    pub const ALL: [Self; 3] = [Self::Disconnected, Self::Deaf, Self::Overflow];
+
+    /// The value of the metric label `cause`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Deaf => "deaf",
+            Self::Overflow => "overflow",
+        }
+    }
+}
+
+/// A broker's state and counts, since the start of the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Publications go out and come in. Always so for the memory broker.
+    pub up: bool,
+    /// Why not, for a person who reads `/readyz`; never a secret.
+    pub down_because: Option<String>,
+    /// Channels to which the instance is subscribed at the bus.
+    pub subscriptions: u64,
+    /// Times that a broken connection to the bus was replaced.
+    pub reconnects: u64,
+    /// Messages on the bus that claimed to be an envelope and could not be read.
+    pub unknown_envelopes: u64,
+    /// Publications that came a second time and were not relayed again.
+    pub duplicates: u64,
+    /// Bytes of publications that wait for the bus.
+    pub spool_bytes: u64,
+    /// Publications that others will never see, because the spool was full.
+    pub spool_dropped: u64,
+}

@@ -1,0 +1,93 @@
+//! The name of a channel, parsed once at the edge. It knows nothing of who may join one.
+
+use std::fmt;
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+
+/// A channel's name: 1 to 255 bytes of UTF-8. Cloning shares the name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Channel(Arc<str>);
+
+/// Why a name is not a channel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelError {
+    /// Nothing stands where the name belongs.
+    #[error("a channel name is empty; expected 1 to {} bytes of UTF-8", Channel::MAX_BYTES)]
+    Empty,
+    /// The name has this many bytes.
+    #[error("a channel name has {0} bytes; expected 1 to {max} bytes of UTF-8", max = Channel::MAX_BYTES)]
+    TooLong(usize),
+    /// The decoded bytes are not UTF-8.
+    #[error("a channel name is not UTF-8; expected 1 to {} bytes of UTF-8", Channel::MAX_BYTES)]
+    NotUtf8,
+}
+
+impl Channel {
+    /// The longest name, in bytes after percent-decoding.
+    pub const MAX_BYTES: usize = 255;
+
+    /// The channel that `/ws` joins.
+    pub fn lobby() -> Self {
+        Self(Arc::from("lobby"))
+    }
+
+    /// Takes a name as it is.
+    pub fn new(name: &str) -> Result<Self, ChannelError> {
+        match name.len() {
+            0 => Err(ChannelError::Empty),
+            bytes if bytes > Self::MAX_BYTES => Err(ChannelError::TooLong(bytes)),
+            _ => Ok(Self(Arc::from(name))),
+        }
+    }
+
+    /// Takes a name out of a request's path: percent-decoded (RFC 3986 section 2.1), then as `new`.
+    pub fn from_path(segment: &str) -> Result<Self, ChannelError> {
+        let name = percent_decode_str(segment).decode_utf8().map_err(|_| ChannelError::NotUtf8)?;
+        Self::new(&name)
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_decoded_and_bounded() {
+        let long = "x".repeat(256);
+        let full = "é".repeat(127) + "x";
+        let rows: &[(&str, Result<&str, ChannelError>)] = &[
+            ("lobby", Ok("lobby")),
+            ("chat%3Aroom%201", Ok("chat:room 1")),
+            ("%C3%A9", Ok("é")),
+            ("a%2Fb", Ok("a/b")),
+            ("%00", Ok("\0")),
+            ("100%", Ok("100%")),
+            ("", Err(ChannelError::Empty)),
+            ("%FF", Err(ChannelError::NotUtf8)),
+            (&full, Ok(&full)),
+            (&long, Err(ChannelError::TooLong(256))),
+        ];
+        for (segment, expected) in rows {
+            let got = Channel::from_path(segment);
+            assert_eq!(got.as_ref().map(Channel::as_str), expected.as_ref().map(|s| *s), "{segment}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Fanfare from outside.
