@@ -1,1 +1,23 @@
-//! hub
+//! One publication to every socket of this instance.
+//!
+//! A [`Hub`] is shared by all threads: it knows which workers have subscribers of a channel and puts
+//! one event into the mailbox of each. A [`Shard`] belongs to one worker: it owns that worker's
+//! connections and writes to their sockets. The hub never waits for a socket and knows no broker.
+
+mod directory;
+mod end;
+mod mailbox;
+mod outbox;
+mod registry;
+mod shard;
+mod socket;
+mod stats;
+mod wheel;
+
+pub use directory::Workers;
+pub use end::End;
+pub use mailbox::{Census, Delivery, Event, Hub, Inbox};
+pub use registry::{Key, Member, Settings};
+pub use shard::{Joined, Shard};
+pub use socket::Socket;
+pub use stats::{Count, Stats};

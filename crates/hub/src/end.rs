@@ -1,0 +1,101 @@
+//! Why a connection ended: one reason for each end, which knows what the client is told and under what
+//! it is counted. It does not carry out the end; the registry does.
+
+use fanfare_websocket::CloseCode;
+
+/// The one reason of a connection's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The client sent a Close frame with this code, or none.
+    ClosedByClient(Option<CloseCode>),
+    /// The socket ended or broke without a Close frame.
+    Vanished,
+    /// No frame of any kind for `idle_timeout`.
+    TimedOut,
+    /// More waited to be written than `outbox_limit`.
+    SlowConsumer,
+    /// A message larger than `message_limit`.
+    TooBig,
+    /// The peer broke RFC 6455; with the code that says how.
+    ProtocolError(CloseCode),
+    /// A text message that is not UTF-8.
+    InvalidUtf8,
+    /// More messages a second than `message_rate`.
+    RateLimited,
+    /// An operator ended it.
+    Kicked,
+    /// The instance is drained.
+    Drained,
+    /// The instance ends without further delay.
+    ShutDown,
+    /// The handshake was answered, and the connection was gone before it began.
+    UpgradeFailed,
+}
+
+impl End {
+    /// How many labels there are.
+    pub const COUNT: usize = 12;
+
+    /// Every label, in the order of `index`.
+    pub const LABELS: [&str; Self::COUNT] = [
+        "closed_by_client",
+        "vanished",
+        "timed_out",
+        "slow_consumer",
+        "too_big",
+        "protocol_error",
+        "invalid_utf8",
+        "rate_limited",
+        "kicked",
+        "drained",
+        "shut_down",
+        "upgrade_failed",
+    ];
+
+    /// The place of this reason's label and count.
+    pub fn index(self) -> usize {
+        match self {
+            Self::ClosedByClient(_) => 0,
+            Self::Vanished => 1,
+            Self::TimedOut => 2,
+            Self::SlowConsumer => 3,
+            Self::TooBig => 4,
+            Self::ProtocolError(_) => 5,
+            Self::InvalidUtf8 => 6,
+            Self::RateLimited => 7,
+            Self::Kicked => 8,
+            Self::Drained => 9,
+            Self::ShutDown => 10,
+            Self::UpgradeFailed => 11,
+        }
+    }
+
+    /// The value of the metric label and log field `reason`.
+    pub fn label(self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    /// What the Close frame says; nothing where there is nobody to tell.
+    pub fn close(self) -> Option<(CloseCode, &'static str)> {
+        match self {
+            // A Close frame without a code is answered in kind, but our frames always carry one (RFC 6455
+            // section 5.5.1 asks for an echo only of the code that came).
+            Self::ClosedByClient(code) => Some((code.unwrap_or(CloseCode::NORMAL), "")),
+            Self::Vanished | Self::UpgradeFailed => None,
+            Self::TimedOut => Some((CloseCode::GOING_AWAY, "idle timeout")),
+            Self::SlowConsumer => Some((CloseCode::POLICY, "slow consumer")),
+            Self::TooBig => Some((CloseCode::TOO_BIG, "message too big")),
+            Self::ProtocolError(code) => Some((code, "protocol error")),
+            Self::InvalidUtf8 => Some((CloseCode::INVALID_PAYLOAD, "invalid UTF-8")),
+            Self::RateLimited => Some((CloseCode::POLICY, "rate limited")),
+            Self::Kicked => Some((CloseCode::POLICY, "kicked")),
+            Self::Drained | Self::ShutDown => Some((CloseCode::SERVICE_RESTART, "service restart")),
+        }
+    }
+
+    /// Whether an operator would want to see it at the usual log level: the instance's own decisions
+    /// about one client, not the coming and going of clients.
+    pub fn is_notable(self) -> bool {
+        matches!(self, Self::SlowConsumer | Self::RateLimited | Self::Kicked)
+    }
+}

@@ -1,0 +1,254 @@
+//! What all threads may ask of the workers: put an event into their mailboxes. A mailbox is bounded in
+//! bytes by its senders' good manners (`relieved`) and, beyond that, by dropping with a gap.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use fanfare_protocol::{Channel, ConnectionId};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::directory::{Directory, Workers};
+use crate::stats::Stats;
+
+/// From so many bytes on, whoever can wait before publishing more should (`Hub::relieved`).
+const PRESSED: usize = 8 << 20;
+
+/// Beyond so many bytes a publication is not queued for the worker: its subscribers are told of a gap.
+const FULL: usize = 64 << 20;
+
+/// What an event costs beside its frame, so that a flood of empty frames is bounded, too.
+const EVENT: usize = 96;
+
+/// One publication as the sockets get it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The whole frame, encoded once.
+    pub frame: Bytes,
+    /// The connection to leave out.
+    pub exclude: Option<ConnectionId>,
+    /// Microseconds since 1970.
+    pub published_at: u64,
+}
+
+/// All that can happen to a shard from outside its thread.
+#[derive(Debug)]
+pub enum Event {
+    /// A publication for the channel's members.
+    Deliver(Channel, Delivery),
+    /// Publications of these channels (or of all) may have been missed: tell the members who asked to
+    /// be told, by the frame that `notice` makes for a channel.
+    Gap {
+        /// Where; `None` is everywhere.
+        channels: Option<Arc<[Channel]>>,
+        /// Encodes the notice, once for each channel.
+        notice: fn(&Channel) -> Bytes,
+    },
+    /// End one connection, wherever it is; whoever has it answers.
+    Kick(ConnectionId, mpsc::Sender<()>),
+    /// Count what is open now.
+    Census(oneshot::Sender<Census>),
+}
+
+/// What one worker has open, counted when asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Connections that can send and receive.
+    pub connections: u64,
+    /// Connections that are told of their end and have not gone yet.
+    pub closing: u64,
+    /// Subscriptions of open connections.
+    pub subscriptions: u64,
+    /// Bytes in all outboxes.
+    pub outbox_bytes: u64,
+}
+
+struct Mailbox {
+    sender: UnboundedSender<Event>,
+    bytes: AtomicUsize,
+    overflows: AtomicU64,
+    /// A notice of an overflow is queued, and nothing was taken out since: what is dropped now would
+    /// have come right behind it, so the one notice covers it.
+    gap_told: AtomicBool,
+    stats: Arc<Stats>,
+}
+
+/// The instance's workers, as every thread sees them.
+pub struct Hub {
+    directory: Directory,
+    mailboxes: Box<[Mailbox]>,
+    relieved: Notify,
+    notice: fn(&Channel) -> Bytes,
+}
+
+/// The receiving end of one worker's mailbox.
+pub struct Inbox {
+    pub(crate) worker: usize,
+    pub(crate) hub: Arc<Hub>,
+    receiver: UnboundedReceiver<Event>,
+}
+
+impl Hub {
+    /// A hub and the inbox of each of its workers (1 to `Workers::MAX`). `notice` makes the frame that
+    /// tells a client of a gap.
+    pub fn new(workers: usize, notice: fn(&Channel) -> Bytes) -> (Arc<Self>, Vec<Inbox>) {
+        assert!((1..=Workers::MAX).contains(&workers), "1 to {} workers, not {workers}", Workers::MAX);
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
+        let mailboxes = senders.into_iter().map(Mailbox::new).collect();
+        let hub =
+            Arc::new(Self { directory: Directory::default(), mailboxes, relieved: Notify::new(), notice });
+        let inbox = |(worker, receiver)| Inbox { worker, hub: hub.clone(), receiver };
+        let inboxes = receivers.into_iter().enumerate().map(inbox).collect();
+        (hub, inboxes)
+    }
+
+    /// The workers that have subscribers of `channel`.
+    pub fn workers(&self, channel: &Channel) -> Workers {
+        self.directory.workers(channel)
+    }
+
+    /// How many channels have subscribers.
+    pub fn channels(&self) -> usize {
+        self.directory.channels()
+    }
+
+    /// Hands one publication to those workers. Never waits.
+    pub fn deliver(&self, workers: Workers, channel: &Channel, delivery: &Delivery) {
+        for worker in workers.iter() {
+            let mailbox = &self.mailboxes[worker];
+            if mailbox.bytes.load(Ordering::Relaxed) > FULL {
+                mailbox.overflow(self.notice);
+            } else {
+                mailbox.bytes.fetch_add(EVENT + delivery.frame.len(), Ordering::Relaxed);
+                mailbox.send(Event::Deliver(channel.clone(), delivery.clone()));
+            }
+        }
+    }
+
+    /// Tells the subscribers who asked for it that publications may have been missed; `None` stands for
+    /// every channel.
+    pub fn gap(&self, channels: Option<Vec<Channel>>) {
+        let channels: Option<Arc<[Channel]>> = channels.map(Arc::from);
+        for mailbox in &self.mailboxes {
+            mailbox.send(Event::Gap { channels: channels.clone(), notice: self.notice });
+        }
+    }
+
+    /// Whether a publisher should wait for `relieved` before it reads more.
+    pub fn pressed(&self) -> bool {
+        self.mailboxes.iter().any(|mailbox| mailbox.bytes.load(Ordering::Relaxed) > PRESSED)
+    }
+
+    /// Resolves when the workers have caught up.
+    pub async fn relieved(&self) {
+        loop {
+            let notified = self.relieved.notified();
+            if !self.pressed() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Ends the connection with this id; whether there was one.
+    pub async fn kick(&self, id: ConnectionId) -> bool {
+        let (found, mut answer) = mpsc::channel(1);
+        for mailbox in &self.mailboxes {
+            mailbox.send(Event::Kick(id, found.clone()));
+        }
+        drop(found);
+        answer.recv().await.is_some()
+    }
+
+    /// Asks each worker what it has open; `None` for one that has ended. Waits for all of them.
+    pub async fn census(&self) -> Vec<Option<Census>> {
+        let asked: Vec<_> = self.mailboxes.iter().map(Mailbox::ask).collect();
+        let mut counted = Vec::with_capacity(asked.len());
+        for answer in asked {
+            counted.push(answer.await.ok());
+        }
+        counted
+    }
+
+    /// Each worker's counts.
+    pub fn stats(&self) -> impl Iterator<Item = &Arc<Stats>> {
+        self.mailboxes.iter().map(|mailbox| &mailbox.stats)
+    }
+
+    /// Bytes that wait for the workers.
+    pub fn inbox_bytes(&self) -> usize {
+        self.mailboxes.iter().map(|mailbox| mailbox.bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Publications that some worker's full mailbox could not take.
+    pub fn overflows(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.overflows.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+}
+
+impl Mailbox {
+    fn new(sender: UnboundedSender<Event>) -> Self {
+        Self {
+            sender,
+            bytes: AtomicUsize::new(0),
+            overflows: AtomicU64::new(0),
+            gap_told: AtomicBool::new(false),
+            stats: Arc::default(),
+        }
+    }
+
+    fn send(&self, event: Event) {
+        // A worker that has ended has no sockets left to tell.
+        let _ = self.sender.send(event);
+    }
+
+    fn overflow(&self, notice: fn(&Channel) -> Bytes) {
+        self.overflows.fetch_add(1, Ordering::Relaxed);
+        if !self.gap_told.swap(true, Ordering::Relaxed) {
+            self.send(Event::Gap { channels: None, notice });
+        }
+    }
+
+    fn ask(&self) -> oneshot::Receiver<Census> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Census(answer));
+        answered
+    }
+}
+
+impl Inbox {
+    /// Waits for events and takes all that have come, up to `most`. 0 when nobody can send any more.
+    pub(crate) async fn take(&mut self, into: &mut Vec<Event>, most: usize) -> usize {
+        let taken = self.receiver.recv_many(into, most).await;
+        let bytes = into.iter().map(Event::bytes).sum::<usize>();
+        let mailbox = self.mailbox();
+        mailbox.gap_told.store(false, Ordering::Relaxed);
+        let before = mailbox.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if before > PRESSED {
+            self.hub.relieved.notify_waiters();
+        }
+        taken
+    }
+
+    pub(crate) fn stats(&self) -> Arc<Stats> {
+        self.mailbox().stats.clone()
+    }
+
+    fn mailbox(&self) -> &Mailbox {
+        &self.hub.mailboxes[self.worker]
+    }
+}
+
+impl Event {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Deliver(_, delivery) => EVENT + delivery.frame.len(),
+            Self::Gap { .. } | Self::Kick(..) | Self::Census(_) => 0,
+        }
+    }
+}

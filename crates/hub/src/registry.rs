@@ -1,0 +1,619 @@
+//! A worker's connections and rooms: plain data without locks, because no other thread touches it.
+//! It writes to sockets that take bytes at once and never waits; who must wait is left in `blocked`
+//! for the shard to look after.
+
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use fanfare_protocol::{Channel, ConnectionId, now_micros};
+use fanfare_websocket::{Opcode, close_frame, frame};
+use slab::Slab;
+
+use crate::end::End;
+use crate::mailbox::{Census, Delivery, Hub};
+use crate::outbox::Outbox;
+use crate::socket::Socket;
+use crate::stats::Stats;
+use crate::wheel::Wheel;
+
+/// Frames of one visit are copied together into chunks of up to so many bytes, once for all receivers,
+/// so that a visit is one `write`. A larger frame is not copied.
+const CHUNK: usize = 32 << 10;
+
+/// Names one connection of a worker; never another one after its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    index: u32,
+    serial: u32,
+}
+
+impl Key {
+    pub(crate) fn new(index: u32, serial: u32) -> Self {
+        Self { index, serial }
+    }
+}
+
+/// What a shard holds its connections to.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The most bytes that may wait for one socket.
+    pub outbox_limit: usize,
+    /// From one ping to the next.
+    pub ping_interval: Duration,
+    /// A connection without a frame for so long is ended.
+    pub idle_timeout: Duration,
+    /// How long a peer may take to go after it was told to.
+    pub close_timeout: Duration,
+}
+
+/// Who joins a channel, and how.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The connection's name.
+    pub id: ConnectionId,
+    /// The channel.
+    pub channel: Channel,
+    /// Whether it gets what it publishes.
+    pub echo: bool,
+    /// Whether it is told of gaps.
+    pub notices: bool,
+}
+
+struct Connection {
+    serial: u32,
+    /// Its room, and its place among the room's members; meaningless once it is closing.
+    room: u32,
+    place: u32,
+    state: State,
+    /// Whether an outbox has a task that waits for the socket.
+    flushing: bool,
+    echo: bool,
+    notices: bool,
+    /// Nothing until the handshake is answered: what is published before that waits in the outbox.
+    socket: Option<Rc<Socket>>,
+    outbox: Option<Box<Outbox>>,
+    /// The tick of the last frame read.
+    heard: u64,
+    /// The tick of the next ping, or once it is closing, of the cut.
+    due: u64,
+    id: ConnectionId,
+    opened: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In its room, the handshake not yet answered.
+    Joining,
+    Open,
+    /// Out of its room and told why; it waits for its outbox and for the peer to go.
+    Closing,
+}
+
+struct Room {
+    channel: Channel,
+    members: Vec<u32>,
+    /// The broker has confirmed the subscription since the first member came.
+    confirmed: bool,
+    /// What this turn has brought, to be written in one visit to each member.
+    pending: Vec<Delivery>,
+}
+
+/// See the module.
+pub(crate) struct Registry {
+    worker: usize,
+    hub: Arc<Hub>,
+    settings: Settings,
+    stats: Arc<Stats>,
+    lag: metrics::Histogram,
+    connections: Slab<Connection>,
+    rooms: Slab<Room>,
+    by_channel: HashMap<Channel, u32>,
+    /// Connections that asked for `echo=false`: the only ones that are looked up by name.
+    silent: HashMap<ConnectionId, u32>,
+    dirty: Vec<u32>,
+    ended: Vec<(Key, End)>,
+    wheel: Wheel,
+    ping: Bytes,
+    next_serial: u32,
+    /// Connections whose outbox is not empty and for which nobody waits yet.
+    pub(crate) blocked: Vec<(Key, Rc<Socket>)>,
+    /// Channels that this worker has no members of any more.
+    pub(crate) released: Vec<Channel>,
+}
+
+impl Registry {
+    pub(crate) fn new(
+        worker: usize,
+        hub: Arc<Hub>,
+        settings: Settings,
+        stats: Arc<Stats>,
+        lag: metrics::Histogram,
+    ) -> Self {
+        let wheel = Wheel::new(settings.ping_interval.min(settings.idle_timeout).min(settings.close_timeout));
+        Self {
+            worker,
+            hub,
+            settings,
+            stats,
+            lag,
+            connections: Slab::new(),
+            rooms: Slab::new(),
+            by_channel: HashMap::new(),
+            silent: HashMap::new(),
+            dirty: Vec::new(),
+            ended: Vec::new(),
+            wheel,
+            ping: frame(Opcode::Ping, b""),
+            next_serial: 0,
+            blocked: Vec::new(),
+            released: Vec::new(),
+        }
+    }
+
+    pub(crate) fn tick_length(&self) -> Duration {
+        self.wheel.tick()
+    }
+
+    /// Lets a connection into its room before its handshake is answered, so that nothing published
+    /// after the answer can miss it. Also tells whether the broker has yet to confirm the channel.
+    pub(crate) fn join(&mut self, member: &Member) -> (Key, bool) {
+        let room = self.room(&member.channel);
+        let ping_ticks = self.wheel.ticks(self.settings.ping_interval);
+        let now = self.wheel.now();
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let key = Key::new(self.connections.vacant_key() as u32, self.next_serial);
+        let members = &mut self.rooms[room as usize].members;
+        let place = members.len() as u32;
+        members.push(key.index);
+        if !member.echo {
+            self.silent.insert(member.id, key.index);
+        }
+        self.connections.insert(Connection {
+            serial: key.serial,
+            room,
+            place,
+            state: State::Joining,
+            flushing: false,
+            echo: member.echo,
+            notices: member.notices,
+            socket: None,
+            outbox: None,
+            heard: now,
+            // A random first ping spreads the heartbeats of those who came together.
+            due: now + fastrand::u64(1..=ping_ticks.max(1)),
+            id: member.id,
+            opened: Instant::now(),
+        });
+        (key, !self.rooms[room as usize].confirmed)
+    }
+
+    /// The broker has confirmed the channel.
+    pub(crate) fn confirm(&mut self, channel: &Channel) {
+        if let Some(&room) = self.by_channel.get(channel) {
+            self.rooms[room as usize].confirmed = true;
+        }
+    }
+
+    /// The handshake is answered and this is the socket. False if the connection was ended meanwhile.
+    pub(crate) fn open(&mut self, key: Key, socket: Rc<Socket>) -> bool {
+        let Some(connection) = find(&mut self.connections, key) else { return false };
+        connection.socket = Some(socket);
+        connection.heard = self.wheel.now();
+        if connection.state == State::Joining {
+            connection.state = State::Open;
+            self.stats.opened.add(1);
+        }
+        let next = connection.due.min(connection.heard + self.wheel.ticks(self.settings.idle_timeout));
+        self.wheel.at(next, key);
+        self.flush(key);
+        true
+    }
+
+    /// A frame came.
+    pub(crate) fn heard(&mut self, key: Key) {
+        let now = self.wheel.now();
+        if let Some(connection) = find(&mut self.connections, key) {
+            connection.heard = now;
+        }
+    }
+
+    /// Sends one frame to one connection: a pong.
+    pub(crate) fn send(&mut self, key: Key, frame: &Bytes) {
+        let Some(connection) = find(&mut self.connections, key).filter(|c| c.state == State::Open) else {
+            return;
+        };
+        let sent = connection.send(frame, self.settings.outbox_limit);
+        self.stats.bytes_out.add(frame.len() as u64);
+        self.note(key.index, sent);
+        self.carry_out_ends();
+    }
+
+    /// Puts a publication into its room for the end of this turn.
+    pub(crate) fn queue(&mut self, channel: &Channel, delivery: Delivery) {
+        let Some(&room) = self.by_channel.get(channel) else { return };
+        let pending = &mut self.rooms[room as usize].pending;
+        if pending.is_empty() {
+            self.dirty.push(room);
+        }
+        pending.push(delivery);
+    }
+
+    /// Tells the members who asked for it of a gap, in its order with the publications.
+    pub(crate) fn gap(&mut self, channels: Option<&[Channel]>, notice: fn(&Channel) -> Bytes) {
+        self.deliver_queued();
+        let rooms: Vec<u32> = match channels {
+            None => self.by_channel.values().copied().collect(),
+            Some(channels) => channels.iter().filter_map(|c| self.by_channel.get(c).copied()).collect(),
+        };
+        for room in rooms {
+            let frame = notice(&self.rooms[room as usize].channel);
+            let members = std::mem::take(&mut self.rooms[room as usize].members);
+            for &index in &members {
+                let connection = &mut self.connections[index as usize];
+                if connection.notices {
+                    let sent = connection.send(&frame, self.settings.outbox_limit);
+                    self.stats.messages_out.add(1);
+                    self.stats.bytes_out.add(frame.len() as u64);
+                    self.note(index, sent);
+                }
+            }
+            self.rooms[room as usize].members = members;
+        }
+        self.carry_out_ends();
+    }
+
+    /// Writes what has been queued: each room once, each of its members in one visit.
+    pub(crate) fn deliver_queued(&mut self) {
+        while let Some(index) = self.dirty.pop() {
+            // The room may have gone since, or its place may have been taken by another.
+            let Some(room) = self.rooms.get_mut(index as usize) else { continue };
+            let mut pending = std::mem::take(&mut room.pending);
+            let members = std::mem::take(&mut room.members);
+            self.visit(&members, &pending);
+            pending.clear();
+            pending.shrink_to(64);
+            let room = &mut self.rooms[index as usize];
+            (room.pending, room.members) = (pending, members);
+            self.carry_out_ends();
+        }
+    }
+
+    /// Goes on by one tick: pings, timeouts, and cuts of those who do not go.
+    pub(crate) fn tick(&mut self) {
+        self.stats.ticks.add(1);
+        let mut due = Vec::new();
+        self.wheel.turn(&mut due);
+        let (now, ping) = (self.wheel.now(), self.wheel.ticks(self.settings.ping_interval).max(1));
+        let idle = self.wheel.ticks(self.settings.idle_timeout);
+        for key in due {
+            let Some(connection) = find(&mut self.connections, key) else { continue };
+            if connection.state == State::Closing {
+                if now >= connection.due {
+                    connection.cut();
+                } else {
+                    self.wheel.at(connection.due, key);
+                }
+                continue;
+            }
+            if now >= connection.heard + idle {
+                self.end(key, End::TimedOut);
+                continue;
+            }
+            let pinged = now >= connection.due;
+            if pinged {
+                connection.due = now + ping;
+            }
+            let next = connection.due.min(connection.heard + idle);
+            if pinged {
+                let sent = connection.send(&self.ping, self.settings.outbox_limit);
+                self.stats.bytes_out.add(self.ping.len() as u64);
+                self.note(key.index, sent);
+            }
+            self.wheel.at(next, key);
+        }
+        self.carry_out_ends();
+    }
+
+    /// Writes what waits for this socket. True when nothing is left to wait for.
+    pub(crate) fn flush(&mut self, key: Key) -> bool {
+        let Some(connection) = find(&mut self.connections, key) else { return true };
+        let (Some(socket), Some(outbox)) = (&connection.socket, &mut connection.outbox) else { return true };
+        match outbox.write_to(socket) {
+            Ok(()) if outbox.is_empty() => {
+                connection.outbox = None;
+                connection.flushing = false;
+                if connection.state == State::Closing {
+                    socket.finish_writing();
+                }
+                true
+            }
+            Ok(()) => {
+                if !std::mem::replace(&mut connection.flushing, true) {
+                    self.blocked.push((key, socket.clone()));
+                }
+                false
+            }
+            Err(_) => {
+                connection.cut();
+                self.end(key, End::Vanished);
+                true
+            }
+        }
+    }
+
+    /// Ends a connection: out of its room, counted, logged, told. Once; a second reason changes nothing.
+    pub(crate) fn end(&mut self, key: Key, end: End) {
+        let Some(connection) = find(&mut self.connections, key) else { return };
+        if connection.state == State::Closing {
+            return;
+        }
+        if connection.state == State::Joining {
+            // It ends before its handshake was answered to the end; it still counts as one of each.
+            self.stats.opened.add(1);
+        }
+        connection.state = State::Closing;
+        connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
+        self.wheel.at(connection.due, key);
+        let (id, room, place, echo) = (connection.id, connection.room, connection.place, connection.echo);
+        report(connection, end);
+        match end.close() {
+            Some((code, reason)) => connection.say_goodbye(end, &close_frame(code, reason)),
+            None => connection.cut(),
+        }
+        self.stats.closed[end.index()].add(1);
+        self.forget(id, room, place, echo);
+        self.flush(key);
+    }
+
+    /// The handshake came to nothing: forgets the connection as if it had never been.
+    pub(crate) fn abandon(&mut self, key: Key) {
+        let Some(connection) = find(&mut self.connections, key) else { return };
+        if connection.state == State::Joining {
+            let (id, room, place, echo) = (connection.id, connection.room, connection.place, connection.echo);
+            self.forget(id, room, place, echo);
+        }
+        self.remove(key);
+    }
+
+    /// The reader has seen the end of the socket, or nobody will read it: frees the connection's place.
+    pub(crate) fn remove(&mut self, key: Key) {
+        if find(&mut self.connections, key).is_some() {
+            self.connections.remove(key.index as usize);
+            // What a storm of connections took is given back when the last of them has gone.
+            if self.connections.is_empty() {
+                self.connections = Slab::new();
+            }
+        }
+    }
+
+    /// Whether it has been told to go.
+    pub(crate) fn is_closing(&mut self, key: Key) -> bool {
+        find(&mut self.connections, key).is_none_or(|connection| connection.state == State::Closing)
+    }
+
+    /// Every connection that is not closing yet.
+    pub(crate) fn open_keys(&self) -> Vec<Key> {
+        let open = self.connections.iter().filter(|(_, connection)| connection.state != State::Closing);
+        open.map(|(index, connection)| Key::new(index as u32, connection.serial)).collect()
+    }
+
+    /// How many connections are there, closing ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(crate) fn find_id(&self, id: ConnectionId) -> Option<Key> {
+        let mut open = self.connections.iter().filter(|(_, connection)| connection.state == State::Open);
+        open.find(|(_, connection)| connection.id == id)
+            .map(|(index, connection)| Key::new(index as u32, connection.serial))
+    }
+
+    /// Counts what is open, by looking.
+    pub(crate) fn census(&self) -> Census {
+        let mut census = Census::default();
+        for (_, connection) in &self.connections {
+            match connection.state {
+                State::Open => census.connections += 1,
+                State::Closing => census.closing += 1,
+                State::Joining => {}
+            }
+            census.outbox_bytes += connection.outbox.as_ref().map_or(0, |outbox| outbox.bytes() as u64);
+        }
+        census.subscriptions = self.rooms.iter().map(|(_, room)| room.members.len() as u64).sum();
+        census
+    }
+
+    fn room(&mut self, channel: &Channel) -> u32 {
+        if let Some(&room) = self.by_channel.get(channel) {
+            return room;
+        }
+        let room =
+            Room { channel: channel.clone(), members: Vec::new(), confirmed: false, pending: Vec::new() };
+        let room = self.rooms.insert(room) as u32;
+        self.by_channel.insert(channel.clone(), room);
+        self.hub.directory().join(channel, self.worker);
+        room
+    }
+
+    fn forget(&mut self, id: ConnectionId, room: u32, place: u32, echo: bool) {
+        if !echo {
+            self.silent.remove(&id);
+        }
+        let members = &mut self.rooms[room as usize].members;
+        members.swap_remove(place as usize);
+        if let Some(&moved) = members.get(place as usize) {
+            self.connections[moved as usize].place = place;
+        } else if members.is_empty() {
+            let Room { channel, .. } = self.rooms.remove(room as usize);
+            self.by_channel.remove(&channel);
+            self.hub.directory().leave(&channel, self.worker);
+            self.released.push(channel);
+        }
+    }
+
+    /// One visit to each member, with everything that has come for it.
+    fn visit(&mut self, members: &[u32], pending: &[Delivery]) {
+        let chunks = chunks(pending);
+        let bytes: usize = chunks.iter().map(Bytes::len).sum();
+        let left_out: Vec<u32> = pending
+            .iter()
+            .filter_map(|delivery| self.silent.get(delivery.exclude.as_ref()?).copied())
+            .collect();
+        let limit = self.settings.outbox_limit;
+        let mut delivered = 0;
+        let mut written = 0;
+        for &index in members {
+            let connection = &mut self.connections[index as usize];
+            let mut sent = Sent::Whole;
+            if left_out.contains(&index) {
+                let id = connection.id;
+                for delivery in pending.iter().filter(|delivery| delivery.exclude != Some(id)) {
+                    sent = sent.and(|| connection.send(&delivery.frame, limit));
+                    delivered += 1;
+                    written += delivery.frame.len();
+                }
+            } else {
+                for chunk in &chunks {
+                    sent = sent.and(|| connection.send(chunk, limit));
+                }
+                delivered += pending.len();
+                written += bytes;
+            }
+            if sent != Sent::Whole {
+                self.note(index, sent);
+            }
+        }
+        self.stats.deliveries.add(delivered as u64);
+        self.stats.messages_out.add(delivered as u64);
+        self.stats.bytes_out.add(written as u64);
+        let now = now_micros();
+        for delivery in pending {
+            self.lag.record(now.saturating_sub(delivery.published_at) as f64 / 1e6);
+        }
+    }
+
+    /// Remembers who must wait and who must go; members cannot leave while their room is visited.
+    fn note(&mut self, index: u32, sent: Sent) {
+        let connection = &mut self.connections[index as usize];
+        let key = Key::new(index, connection.serial);
+        match sent {
+            Sent::Whole => {}
+            Sent::Queued => {
+                if let Some(socket) = &connection.socket
+                    && !std::mem::replace(&mut connection.flushing, true)
+                {
+                    self.blocked.push((key, socket.clone()));
+                }
+            }
+            Sent::Overflowed => self.ended.push((key, End::SlowConsumer)),
+            Sent::Broken => self.ended.push((key, End::Vanished)),
+        }
+    }
+
+    fn carry_out_ends(&mut self) {
+        while let Some((key, end)) = self.ended.pop() {
+            self.end(key, end);
+        }
+    }
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Whole,
+    Queued,
+    Overflowed,
+    Broken,
+}
+
+impl Sent {
+    fn and(self, next: impl FnOnce() -> Self) -> Self {
+        match self {
+            Self::Whole | Self::Queued => next(),
+            Self::Overflowed | Self::Broken => self,
+        }
+    }
+}
+
+impl Connection {
+    fn send(&mut self, bytes: &Bytes, limit: usize) -> Sent {
+        let mut written = 0;
+        if self.outbox.is_none()
+            && let Some(socket) = &self.socket
+        {
+            match socket.try_write(bytes) {
+                Ok(all) if all == bytes.len() => return Sent::Whole,
+                Ok(part) => written = part,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Sent::Broken,
+            }
+        }
+        let outbox = self.outbox.get_or_insert_default();
+        outbox.push(bytes.clone(), written);
+        if outbox.bytes() > limit { Sent::Overflowed } else { Sent::Queued }
+    }
+
+    /// The last frame. What a slow consumer has not begun to take is thrown away before it; for all
+    /// others it comes behind what they were owed.
+    fn say_goodbye(&mut self, end: End, close: &Bytes) {
+        if end == End::SlowConsumer
+            && let Some(outbox) = &mut self.outbox
+        {
+            outbox.keep_only_begun();
+        }
+        // It goes through the outbox even when that is empty, because flushing the outbox of a closing
+        // connection is what finishes the writing.
+        self.outbox.get_or_insert_default().push(close.clone(), 0);
+    }
+
+    fn cut(&mut self) {
+        self.outbox = None;
+        if let Some(socket) = &self.socket {
+            socket.cut();
+        }
+    }
+}
+
+fn find(connections: &mut Slab<Connection>, key: Key) -> Option<&mut Connection> {
+    connections.get_mut(key.index as usize).filter(|connection| connection.serial == key.serial)
+}
+
+fn report(connection: &Connection, end: End) {
+    let (id, reason) = (connection.id, end.label());
+    let seconds = connection.opened.elapsed().as_secs_f64();
+    if end.is_notable() {
+        tracing::info!(%id, reason, seconds, "connection ended");
+    } else {
+        tracing::debug!(%id, reason, seconds, "connection ended");
+    }
+}
+
+/// The frames of one visit, small neighbours copied together. Frames stay separate on the wire.
+fn chunks(pending: &[Delivery]) -> Vec<Bytes> {
+    if let [only] = pending {
+        return vec![only.frame.clone()];
+    }
+    let mut chunks = Vec::new();
+    let mut together = BytesMut::new();
+    for delivery in pending {
+        if together.len() + delivery.frame.len() > CHUNK && !together.is_empty() {
+            chunks.push(together.split().freeze());
+        }
+        if delivery.frame.len() > CHUNK / 4 {
+            if !together.is_empty() {
+                chunks.push(together.split().freeze());
+            }
+            chunks.push(delivery.frame.clone());
+        } else {
+            together.extend_from_slice(&delivery.frame);
+        }
+    }
+    if !together.is_empty() {
+        chunks.push(together.freeze());
+    }
+    chunks
+}

@@ -1,0 +1,48 @@
+//! What one worker has done, counted in plain integers that only this worker writes and that the
+//! metrics page reads. Nothing here goes down again; what is open now is asked of the registry.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::end::End;
+
+/// A count with a single writer: an addition is a load and a store, not a locked instruction.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds; only the owning worker may.
+    pub fn add(&self, more: u64) {
+        self.set(self.read().wrapping_add(more));
+    }
+
+    /// Replaces; only the owning worker may.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The count, from any thread.
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's counts since the start.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Connections whose handshake was answered.
+    pub opened: Count,
+    /// Connections that ended, by `End::index`.
+    pub closed: [Count; End::COUNT],
+    /// Messages that clients sent.
+    pub messages_in: Count,
+    /// Bytes read from upgraded sockets.
+    pub bytes_in: Count,
+    /// Messages written or queued, notices included.
+    pub messages_out: Count,
+    /// Bytes of frames written or queued, control frames included.
+    pub bytes_out: Count,
+    /// Publications written or queued, one for each receiver.
+    pub deliveries: Count,
+    /// Turns of the heartbeat, as a sign of life.
+    pub ticks: Count,
+}
