@@ -1,0 +1,173 @@
+//! The table of keys: the only place that knows a key's name, type, default, range and meaning. [`Config`] itself, the
+//! flags, the variables, the file, `fanfare config`, `--help` and `docs/configuration.md` are all made from it.
+//!
+//! A row is `/// meaning`, `name: type = "default", <PLACEHOLDER>;` and, where the type is wider than the key, `in "low" to
+//! "high"` before the placeholder. What two keys mean together is not here but in `rules`.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::address::ListenAddress;
+use super::error::ConfigError;
+use super::layers::Settings;
+use super::log::{LogFormat, LogLevel};
+use super::origin::OriginPolicy;
+use super::redis::{RedisPrefix, RedisUrl};
+use super::value::{Kind, Value};
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Key {
+    /// As in the file; see [`Key::flag`] and [`Key::variable`].
+    pub name: &'static str,
+    /// The heading it stands under.
+    pub group: &'static str,
+    /// What it means, in one line.
+    pub help: &'static str,
+    /// As a word; empty for an optional key that is not set.
+    pub default: &'static str,
+    /// The least and the most, as words.
+    pub range: Option<(&'static str, &'static str)>,
+    /// What stands for the value after the flag.
+    pub placeholder: &'static str,
+    /// What sort of value it takes.
+    pub kind: Kind,
+    /// Its value in TOML, secrets masked; nothing where it is not set.
+    pub written: fn(&Config) -> Option<String>,
+}
+
+impl Key {
+    /// The row of a name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// The flag, without its two dashes.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!("FANFARE_{}", self.name.to_ascii_uppercase())
+    }
+}
+
+macro_rules! keys {
+    ($($group:literal {$(
+        #[doc = $help:literal]
+        $name:ident: $type:ty = $default:literal $(in $low:literal to $high:literal)?, <$placeholder:ident>;
+    )+})+) => {
+        /// The whole configuration of an instance, parsed. In counts, `None` is what users write as 0; sizes are in bytes.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {$($(
+            #[doc = $help]
+            pub $name: $type,
+        )+)+}
+
+        impl Config {
+            /// Takes each key's value out of the highest layer that set it. Does not compare keys with one another.
+            pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+                Ok(Self {$($(
+                    $name: settings.read::<$type>(stringify!($name), range![$($low, $high)?])?,
+                )+)+})
+            }
+        }
+
+        /// All keys, in the order in which they are shown.
+        pub static KEYS: &[Key] = &[$($(
+            Key {
+                name: stringify!($name),
+                group: $group,
+                help: $help.trim_ascii(),
+                default: $default,
+                range: range![$($low, $high)?],
+                placeholder: stringify!($placeholder),
+                kind: <$type as Value>::KIND,
+                written: |config| config.$name.to_toml(),
+            },
+        )+)+];
+    };
+}
+
+macro_rules! range {
+    () => {
+        None
+    };
+    ($low:literal, $high:literal) => {
+        Some(($low, $high))
+    };
+}
+
+keys! {
+    "Listening" {
+        /// Where clients connect; port 0 lets the kernel choose
+        listen: ListenAddress = "127.0.0.1:8080", <ADDRESS>;
+        /// Where health, metrics and all else for operators move to, away from clients
+        internal_listen: Option<ListenAddress> = "", <ADDRESS>;
+        /// Threads that own connections, 0 for one a core
+        workers: Option<NonZeroUsize> = "0" in "0" to "64", <COUNT>;
+        /// Whether `/` is a page to try the gateway with
+        page: bool = "true", <BOOL>;
+    }
+    "Redis" {
+        /// Redis that joins instances into a cluster; without it an instance serves alone, from memory
+        redis: Option<RedisUrl> = "", <URL>;
+        /// What the names of all Redis channels and keys begin with
+        redis_prefix: RedisPrefix = "fanfare", <TEXT>;
+        /// How long any one call to Redis may take
+        redis_timeout: Duration = "2s" in "10ms" to "1m", <DURATION>;
+        /// How much is kept to be published while Redis is away
+        redis_spool: usize = "8MiB" in "0" to "16GiB", <SIZE>;
+    }
+    "Connections" {
+        /// Between two pings to a client, each at its own moment
+        ping_interval: Duration = "30s" in "10ms" to "1h", <DURATION>;
+        /// Without a frame from a client, a pong included, before it is cut
+        idle_timeout: Duration = "60s" in "10ms" to "24h", <DURATION>;
+        /// How long a client may take to answer a close
+        close_timeout: Duration = "5s" in "10ms" to "5m", <DURATION>;
+        /// From the accepted socket to the finished handshake
+        handshake_timeout: Duration = "10s" in "10ms" to "5m", <DURATION>;
+        /// How long a client may take over the headers of a request
+        header_timeout: Duration = "5s" in "10ms" to "5m", <DURATION>;
+    }
+    "Limits" {
+        /// The largest message that a client may send
+        message_limit: usize = "64KiB" in "1" to "1GiB", <SIZE>;
+        /// How much may wait for a slow client before it is cut
+        outbox_limit: usize = "1MiB" in "1" to "1GiB", <SIZE>;
+        /// Messages a second from one connection, 0 for no limit
+        message_rate: Option<NonZeroU32> = "0" in "0" to "1000000", <COUNT>;
+        /// Messages at once above that rate, 0 for one second's worth
+        message_burst: Option<NonZeroU32> = "0" in "0" to "1000000", <COUNT>;
+        /// Connections on this instance, 0 for as many as open files allow
+        max_connections: Option<NonZeroUsize> = "0" in "0" to "100000000", <COUNT>;
+        /// Connections from one client address, 0 for no limit
+        max_connections_per_address: Option<NonZeroUsize> = "0" in "0" to "100000000", <COUNT>;
+        /// What a client that was turned away is told to wait, in whole seconds
+        retry_after: Duration = "5s" in "1s" to "1h", <DURATION>;
+    }
+    "Trust" {
+        /// Pages that browsers may connect from; none for the same host, * for all
+        allowed_origins: OriginPolicy = "", <ORIGINS>;
+        /// Proxies whose word for a client's address is taken
+        trusted_proxies: Vec<IpNet> = "", <NETWORKS>;
+        /// Whether trusted proxies begin each connection with a PROXY protocol v2 header
+        proxy_protocol: bool = "false", <BOOL>;
+    }
+    "Draining" {
+        /// After SIGTERM: not ready but still serving, until load balancers have noticed
+        drain_delay: Duration = "2s" in "0s" to "1h", <DURATION>;
+        /// The time over which connections are then closed, evenly
+        drain_window: Duration = "20s" in "0s" to "24h", <DURATION>;
+    }
+    "Logging" {
+        /// The form of a log line, text or json
+        log_format: LogFormat = "text", <FORMAT>;
+        /// Least level that is logged, or a filter such as info,fanfare_broker=debug
+        log_level: LogLevel = "info", <LEVEL>;
+    }
+}

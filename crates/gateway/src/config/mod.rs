@@ -1,0 +1,60 @@
+//! The configuration of an instance: read once, whole, before anything is bound, and passed on as values of the types
+//! that are used ([`Config`]). There is no reloading, and nobody else reads the environment.
+//!
+//! Everything is made from the table in `keys`; see there to add a key.
+
+pub mod address;
+pub mod error;
+mod file;
+pub mod keys;
+pub mod layers;
+pub mod log;
+pub mod origin;
+pub mod redis;
+mod rules;
+mod units;
+pub mod value;
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
+pub use address::{Host, ListenAddress};
+pub use error::ConfigError;
+pub use keys::{Config, KEYS, Key};
+pub use layers::{Layer, Settings, Sources};
+pub use log::{LogFormat, LogLevel};
+pub use origin::{OriginPattern, OriginPolicy};
+pub use redis::{RedisPrefix, RedisUrl};
+
+impl Config {
+    /// Reads all layers, and says with [`Settings`] where each value came from.
+    ///
+    /// # Errors
+    ///
+    /// On the first thing that is wrong with them: see [`ConfigError`].
+    pub fn load(sources: Sources) -> Result<(Self, Settings), ConfigError> {
+        let settings = Settings::collect(sources)?;
+        let config = Self::read(&settings)?;
+        rules::check(&config, &settings)?;
+        Ok((config, settings))
+    }
+
+    /// How many workers to start: as configured, or one for each core that this process may use.
+    pub fn worker_count(&self) -> usize {
+        self.workers.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+
+    /// Whether a peer's word about its client's address is to be taken. An IPv4 peer of an IPv6 socket is an IPv4 peer.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+}
+
+/// What is in force when nothing is configured.
+impl Default for Config {
+    fn default() -> Self {
+        Self::read(&Settings::defaults()).expect("every default is a value of its key")
+    }
+}

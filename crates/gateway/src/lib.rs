@@ -1,0 +1,3 @@
+//! A horizontally scaled WebSocket gateway.
+
+pub mod config;
