@@ -183,7 +183,7 @@ impl Decoder {
     }
 }
 
-/// Takes the payload of a frame that needs nothing but itself, if all of it is there.
+/// Takes, unmasked, the payload of a frame that needs nothing but itself, if all of it is there.
 fn take_whole<'i>(header: &Header, input: &mut &'i mut [u8]) -> Option<&'i mut [u8]> {
     if header.opcode == Opcode::Continuation || !header.last {
         return None;
@@ -200,6 +200,7 @@ fn whole_event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, Offence> {
         Opcode::Text => {
             simdutf8::basic::from_utf8(payload).map(Event::Text).map_err(|_| Offence::InvalidUtf8)
         }
+        // A continuation is never whole by itself; `take_whole` leaves it to its message.
         Opcode::Binary | Opcode::Continuation => Ok(Event::Binary(payload)),
         Opcode::Ping => Ok(Event::Ping(payload)),
         Opcode::Pong => Ok(Event::Pong(payload)),

@@ -92,6 +92,16 @@ fn between_fragments_the_decoder_is_not_idle() {
     assert_eq!(decoder.next(&mut input, &ROOMY), Ok(Some(Event::Pong(b"now"))));
     assert_eq!(decoder.next(&mut input, &ROOMY), Ok(None));
     assert!(!decoder.is_idle());
+
+    // A control frame in two pieces is kept beside the message, and not longer than it is lent.
+    let before = decoder.held_bytes();
+    let mut ping = masked(Opcode::Ping, &[b'?'; 125]);
+    let (first, mut second) = ping.split_at_mut(50);
+    assert_eq!(decoder.next(&mut &mut first[..], &ROOMY), Ok(None));
+    assert_eq!(decoder.next(&mut second, &ROOMY), Ok(Some(Event::Ping(&[b'?'; 125]))));
+    assert_eq!(decoder.next(&mut second, &ROOMY), Ok(None));
+    assert_eq!(decoder.held_bytes(), before);
+
     let mut end = masked(Opcode::Continuation, b" done");
     assert_eq!(decoder.next(&mut &mut end[..], &ROOMY), Ok(Some(Event::Text("half done"))));
 }
