@@ -105,7 +105,7 @@ keys! {
     "Listening" {
         /// Where clients connect; port 0 lets the kernel choose
         listen: ListenAddress = "127.0.0.1:8080", <ADDRESS>;
-        /// Where health, metrics and all else for operators move to, away from clients
+        /// Where health and metrics move to, away from clients
         internal_listen: Option<ListenAddress> = "", <ADDRESS>;
         /// Threads that own connections, 0 for one a core
         workers: Option<NonZeroUsize> = "0" in "0" to "64", <COUNT>;
@@ -113,9 +113,9 @@ keys! {
         page: bool = "true", <BOOL>;
     }
     "Redis" {
-        /// Redis that joins instances into a cluster; without it an instance serves alone, from memory
+        /// Redis that joins instances into one; without it, each serves alone
         redis: Option<RedisUrl> = "", <URL>;
-        /// What the names of all Redis channels and keys begin with
+        /// What the names of Redis channels begin with
         redis_prefix: RedisPrefix = "fanfare", <TEXT>;
         /// How long any one call to Redis may take
         redis_timeout: Duration = "2s" in "10ms" to "1m", <DURATION>;
@@ -123,15 +123,15 @@ keys! {
         redis_spool: usize = "8MiB" in "0" to "16GiB", <SIZE>;
     }
     "Connections" {
-        /// Between two pings to a client, each at its own moment
+        /// How often a client is pinged
         ping_interval: Duration = "30s" in "10ms" to "1h", <DURATION>;
-        /// Without a frame from a client, a pong included, before it is cut
+        /// How long a client may send nothing, not even a pong
         idle_timeout: Duration = "60s" in "10ms" to "24h", <DURATION>;
         /// How long a client may take to answer a close
         close_timeout: Duration = "5s" in "10ms" to "5m", <DURATION>;
         /// From the accepted socket to the finished handshake
         handshake_timeout: Duration = "10s" in "10ms" to "5m", <DURATION>;
-        /// How long a client may take over the headers of a request
+        /// How long the headers of one request may take
         header_timeout: Duration = "5s" in "10ms" to "5m", <DURATION>;
     }
     "Limits" {
@@ -144,30 +144,30 @@ keys! {
         /// Messages at once above that rate, 0 for one second's worth
         message_burst: Option<NonZeroU32> = "0" in "0" to "1000000", <COUNT>;
         /// Connections on this instance, 0 for as many as open files allow
-        max_connections: Option<NonZeroUsize> = "0" in "0" to "100000000", <COUNT>;
+        max_connections: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// Connections from one client address, 0 for no limit
-        max_connections_per_address: Option<NonZeroUsize> = "0" in "0" to "100000000", <COUNT>;
+        max_connections_per_address: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// What a client that was turned away is told to wait, in whole seconds
         retry_after: Duration = "5s" in "1s" to "1h", <DURATION>;
     }
     "Trust" {
-        /// Pages that browsers may connect from; none for the same host, * for all
+        /// Whose pages may connect, * for all; none for the same host only
         allowed_origins: OriginPolicy = "", <ORIGINS>;
         /// Proxies whose word for a client's address is taken
         trusted_proxies: Vec<IpNet> = "", <NETWORKS>;
-        /// Whether trusted proxies begin each connection with a PROXY protocol v2 header
+        /// Whether trusted proxies speak PROXY protocol v2
         proxy_protocol: bool = "false", <BOOL>;
     }
     "Draining" {
-        /// After SIGTERM: not ready but still serving, until load balancers have noticed
+        /// How long it serves on after SIGTERM, while no longer ready
         drain_delay: Duration = "2s" in "0s" to "1h", <DURATION>;
-        /// The time over which connections are then closed, evenly
+        /// How long it then takes to close all connections, evenly
         drain_window: Duration = "20s" in "0s" to "24h", <DURATION>;
     }
     "Logging" {
         /// The form of a log line, text or json
         log_format: LogFormat = "text", <FORMAT>;
-        /// Least level that is logged, or a filter such as info,fanfare_broker=debug
+        /// Least level logged, or a filter: info,fanfare_broker=debug
         log_level: LogLevel = "info", <LEVEL>;
     }
 }

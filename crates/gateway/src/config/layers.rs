@@ -14,8 +14,8 @@ use super::value::{Raw, Value};
 /// The file that is read when none is named.
 pub const FILE: &str = "fanfare.toml";
 
-/// What a configuration is made from, beside the defaults.
-#[derive(Debug, Default)]
+/// What a configuration is made from, beside the defaults. Not `Debug`: passwords are still in it.
+#[derive(Default)]
 pub struct Sources {
     /// The file that `--config` names.
     pub file: Option<PathBuf>,
@@ -51,8 +51,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// What was said for each key, by the highest layer that said anything.
-#[derive(Debug)]
+/// What was said for each key, by the highest layer that said anything. Not `Debug` either.
 pub struct Settings(BTreeMap<&'static str, (Raw, Layer)>);
 
 impl Settings {

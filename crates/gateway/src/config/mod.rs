@@ -11,6 +11,8 @@ pub mod layers;
 pub mod log;
 pub mod origin;
 pub mod redis;
+#[cfg(test)]
+mod reference;
 mod rules;
 mod units;
 pub mod value;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::value::{Hint, Kind, Raw, Value};
+use super::value::{Hint, Kind, Raw, Value, string};
 
 /// Largest first, the order in which the parts of one duration are written.
 const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -53,7 +53,7 @@ impl Value for Duration {
         let millis = u64::try_from(self.as_millis()).unwrap_or(u64::MAX);
         // "90s" and "60s" read better than "1m30s" and "1m"; "300s" does not read better than "5m".
         let exact = |unit: u64, from: u64| millis % unit == 0 && millis >= from * unit;
-        Some(string(match () {
+        Some(string(&match () {
             () if millis == 0 => "0s".to_owned(),
             () if exact(3_600_000, 2) => format!("{}h", millis / 3_600_000),
             () if exact(60_000, 2) => format!("{}m", millis / 60_000),
@@ -103,16 +103,12 @@ impl Value for usize {
             .iter()
             .find(|(_, bytes)| *self >= *bytes && self.is_multiple_of(*bytes))
             .unwrap_or(&("B", 1));
-        Some(if bytes == 1 { self.to_string() } else { string(format!("{}{name}", self / bytes)) })
+        Some(if bytes == 1 { self.to_string() } else { string(&format!("{}{name}", self / bytes)) })
     }
 
     fn within(&self, low: &Self, high: &Self) -> bool {
         (low..=high).contains(&self)
     }
-}
-
-fn string(text: String) -> String {
-    super::value::string(&text)
 }
 
 fn is_number(text: &str) -> bool {

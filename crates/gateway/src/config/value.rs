@@ -8,8 +8,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use ipnet::IpNet;
 
-/// What a layer said for a key, before the key's type has been applied.
-#[derive(Debug, Clone, PartialEq)]
+/// What a layer said for a key, before the key's type has been applied. Not `Debug`: it may be a password.
 pub enum Raw {
     /// A default, a variable or a flag: text without a type. Lists are separated by commas.
     Word(String),
@@ -249,10 +248,10 @@ pub fn items(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The items of a list written in the file, each of which must be a string.
-pub fn texts(raw: &Raw) -> Result<Vec<&str>, Hint> {
+pub fn texts<'a>(raw: &'a Raw) -> Result<Vec<&'a str>, Hint> {
     let Raw::List(items) = raw else { return Err(None) };
-    let text = |item| match item {
-        &Raw::Text(ref text) => Ok(text.as_str()),
+    let text = |item: &'a Raw| match item {
+        Raw::Text(text) => Ok(text.as_str()),
         other => Err(Some(format!("{} is not a string", other.quoted()))),
     };
     items.iter().map(text).collect()

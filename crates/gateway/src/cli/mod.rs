@@ -1,0 +1,154 @@
+//! The command line: what to do, with which configuration. Decides nothing about how a gateway runs; [`run`] is handed
+//! the function that serves.
+//!
+//! Whatever is wrong with flags, variables or the file is one line on standard error and exit code 2.
+
+mod config;
+mod flags;
+mod healthcheck;
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ErrorKind};
+use clap::{ArgMatches, Command};
+
+use crate::config::Config;
+
+/// Does what the arguments say, the first of which is the program's own name, and returns what the process exits with.
+/// `serve` is called with a whole and consistent configuration, or not at all.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    serve: impl FnOnce(Config) -> ExitCode,
+) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let surroundings = Surroundings { variables: env::vars_os().collect(), directory: PathBuf::new() };
+    dispatch(&matches, surroundings, serve).unwrap_or_else(|failure| {
+        eprintln!("fanfare: {}", failure.line);
+        ExitCode::from(failure.code)
+    })
+}
+
+/// What a configuration is read from beside the command line.
+struct Surroundings {
+    variables: Vec<(OsString, OsString)>,
+    directory: PathBuf,
+}
+
+/// A line for standard error, and what to exit with.
+struct Failure {
+    line: String,
+    code: u8,
+}
+
+impl From<crate::config::ConfigError> for Failure {
+    fn from(error: crate::config::ConfigError) -> Self {
+        Self { line: error.to_string(), code: 2 }
+    }
+}
+
+fn dispatch(
+    matches: &ArgMatches,
+    surroundings: Surroundings,
+    serve: impl FnOnce(Config) -> ExitCode,
+) -> Result<ExitCode, Failure> {
+    match matches.subcommand() {
+        None => Ok(serve(flags::load(matches, surroundings)?.0)),
+        Some(("serve", matches)) => Ok(serve(flags::load(matches, surroundings)?.0)),
+        Some(("config", matches)) => {
+            let (config, settings) = flags::load(matches, surroundings)?;
+            config::print(&config, &settings);
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(("healthcheck", matches)) => healthcheck::run(matches, surroundings).map(|()| ExitCode::SUCCESS),
+        Some((name, _)) => unreachable!("clap knows no command {name}"),
+    }
+}
+
+fn command() -> Command {
+    let serve = Command::new("serve").about("Run a gateway; what bare `fanfare` does");
+    let config =
+        Command::new("config").about("Show the configuration in force, and where each value came from");
+    flags::add(Command::new("fanfare"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .after_help(EXAMPLES)
+        .max_term_width(100)
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .subcommand(flags::add(serve))
+        .subcommand(flags::add(config))
+        .subcommand(healthcheck::command())
+}
+
+const ABOUT: &str = "\
+A WebSocket gateway that scales sideways: what a client sends to a channel reaches every client of
+that channel, on every instance that shares a Redis.";
+
+const EXAMPLES: &str = "\
+Every flag is also a key of fanfare.toml (drain_window = \"6s\") and a variable of the environment
+(FANFARE_DRAIN_WINDOW=6s). Flags win over variables, and variables over the file.
+
+Examples:
+  fanfare                                            one instance, from memory, on 127.0.0.1:8080
+  fanfare --listen :8080 --redis redis://10.0.0.5    one of many, joined by Redis
+  fanfare config --config /etc/fanfare.toml          check a file, and see what it amounts to
+  fanfare healthcheck --ready                        exit with 0 if clients may be sent here";
+
+/// Help and version go to standard output; anything else is a line of ours instead of clap's several.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody is left to be told when the reader of the help has gone away.
+            let _gone = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _gone = error.print();
+            ExitCode::from(2)
+        }
+        _ => {
+            eprintln!("fanfare: {}", usage_line(error));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn usage_line(error: &clap::Error) -> String {
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    let (what, name, meant) = match error.kind() {
+        ErrorKind::UnknownArgument => ("flag", context(ContextKind::InvalidArg), ContextKind::SuggestedArg),
+        ErrorKind::InvalidSubcommand => {
+            ("command", context(ContextKind::InvalidSubcommand), ContextKind::SuggestedSubcommand)
+        }
+        ErrorKind::ArgumentConflict if context(ContextKind::InvalidSubcommand).is_some() => {
+            let name = context(ContextKind::InvalidSubcommand).unwrap_or_default();
+            return format!("flags follow their command: `fanfare {name} --…`");
+        }
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            return format!(
+                "{}; see `fanfare --help`",
+                line.trim_start_matches("error: ").trim_end_matches('.')
+            );
+        }
+    };
+    let what = match &name {
+        // Words where clap expected a flag or a command are neither.
+        Some(name) if !name.starts_with('-') && what == "flag" => "argument",
+        _ => what,
+    };
+    let ending = match context(meant) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => "see `fanfare --help`".to_owned(),
+    };
+    format!("unknown {what} `{}`; {ending}", name.unwrap_or_default())
+}

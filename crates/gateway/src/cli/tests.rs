@@ -1,0 +1,246 @@
+//! The whole way from a command line, an environment and a file to a configuration or a line on standard error.
+
+use std::fs;
+
+use super::*;
+use crate::config::{KEYS, Settings};
+
+/// What a user has set: arguments and `NAME=value` variables separated by spaces, and the text of `fanfare.toml`.
+fn load(arguments: &str, variables: &str, file: &str) -> Result<(Config, Settings), String> {
+    let directory = tempfile::tempdir().unwrap();
+    if !file.is_empty() {
+        fs::write(directory.path().join("fanfare.toml"), file).unwrap();
+    }
+    let here = format!("{}/", directory.path().display());
+    let read = |variable: &str| {
+        let (name, value) = variable.split_once('=').unwrap();
+        (name.into(), value.replace("HERE/", &here).into())
+    };
+    let surroundings = Surroundings {
+        variables: variables.split_whitespace().map(read).collect(),
+        directory: directory.path().to_owned(),
+    };
+    let arguments = arguments.split_whitespace().map(|argument| argument.replace("HERE/", &here));
+    let matches = command()
+        .try_get_matches_from([String::from("fanfare")].into_iter().chain(arguments))
+        .map_err(|error| usage_line(&error))?;
+    let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    flags::load(matches, surroundings).map_err(|error| error.to_string().replace(&here, ""))
+}
+
+#[test]
+fn a_later_layer_wins() {
+    let file = "drain_window = \"1s\"\nallowed_origins = [\"https://a.example\"]\nredis = \"redis://file\"";
+    for (arguments, variables, file, expected) in [
+        ("", "", "", "20s default"),
+        ("", "", file, "1s fanfare.toml line 1"),
+        ("", "FANFARE_DRAIN_WINDOW=2s", file, "2s FANFARE_DRAIN_WINDOW"),
+        ("--drain-window 3s", "FANFARE_DRAIN_WINDOW=2s", file, "3s --drain-window"),
+        ("serve --drain-window=3s", "FANFARE_DRAIN_WINDOW=2s", file, "3s --drain-window"),
+        ("config --drain-window 3s", "", "", "3s --drain-window"),
+        ("", "FANFARE_CONFIG= HOME=/root", file, "1s fanfare.toml line 1"),
+        ("--config HERE/fanfare.toml", "FANFARE_CONFIG=/nonexistent", file, "1s fanfare.toml line 1"),
+    ] {
+        let (config, settings) = load(arguments, variables, file).unwrap();
+        let layer = settings.layer("drain_window").to_string();
+        let layer = layer.rsplit_once('/').map_or(layer.as_str(), |(_, name)| name);
+        assert_eq!(format!("{:?} {layer}", config.drain_window), expected, "{arguments} {variables}");
+    }
+}
+
+#[test]
+fn every_sort_of_value_is_read_from_every_layer() {
+    for (arguments, variables, file, key, written) in [
+        ("--workers 3", "", "", "workers", "3"),
+        ("", "FANFARE_WORKERS=3", "", "workers", "3"),
+        ("", "", "workers = 3", "workers", "3"),
+        ("", "", "message_limit = 0x1_0000", "message_limit", "\"64KiB\""),
+        ("--message-limit 1MB", "", "", "message_limit", "\"1MB\""),
+        ("--page false", "", "", "page", "false"),
+        ("--page=false", "", "", "page", "false"),
+        ("--page", "FANFARE_PAGE=false", "", "page", "true"),
+        ("", "FANFARE_PAGE=false", "", "page", "false"),
+        ("", "", "page = false", "page", "false"),
+        (
+            "--trusted-proxies 10.0.0.0/8 --trusted-proxies ::1,127.0.0.1",
+            "",
+            "",
+            "trusted_proxies",
+            r#"["10.0.0.0/8", "::1", "127.0.0.1"]"#,
+        ),
+        ("", "FANFARE_TRUSTED_PROXIES=10.0.0.0/8,::1/128", "", "trusted_proxies", r#"["10.0.0.0/8", "::1"]"#),
+        (
+            "",
+            "",
+            "trusted_proxies = [\"10.0.0.0/8\", \"::1\"]",
+            "trusted_proxies",
+            r#"["10.0.0.0/8", "::1"]"#,
+        ),
+        ("", "", "allowed_origins = \"*\"", "allowed_origins", r#"["*"]"#),
+        ("", "FANFARE_ALLOWED_ORIGINS=", "allowed_origins = [\"*\"]", "allowed_origins", "[]"),
+        ("", "FANFARE_INTERNAL_LISTEN=:9090", "", "internal_listen", "\":9090\""),
+        ("--log-format json", "", "", "log_format", "\"json\""),
+    ] {
+        let (config, _) = load(arguments, variables, file).unwrap();
+        let key = KEYS.iter().find(|row| row.name == key).unwrap();
+        assert_eq!((key.written)(&config).as_deref(), Some(written), "{arguments} {variables} {file}");
+    }
+    let (config, _) = load("", "FANFARE_REDIS=", "redis = \"redis://file\"").unwrap();
+    assert_eq!(config.redis, None, "an empty variable unsets what the file has set");
+}
+
+#[test]
+fn a_service_named_fanfare_may_stand_beside_the_gateway() {
+    let links = "FANFARE_SERVICE_HOST=10.0.0.1 FANFARE_SERVICE_PORT=80 FANFARE_SERVICE_PORT_HTTP=80 \
+        FANFARE_PORT=tcp://10.0.0.1:80 FANFARE_PORT_80_TCP=tcp://10.0.0.1:80 FANFARE_PORT_80_TCP_PROTO=tcp \
+        FANFARE_PORT_80_TCP_PORT=80 FANFARE_PORT_80_TCP_ADDR=10.0.0.1 FANFARE_GATEWAY_SERVICE_HOST=10.0.0.1 \
+        FANFARE_GATEWAY_PORT_80_TCP_ADDR=10.0.0.1";
+    assert_eq!(load("", links, "").unwrap().0, Config::default());
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_line() {
+    for (arguments, variables, file, line) in WRONG {
+        match load(arguments, variables, file) {
+            Err(error) => assert_eq!(error, *line),
+            Ok(_) => panic!("accepted: {arguments} {variables} {file}"),
+        }
+    }
+}
+
+/// Arguments, variables, file, and the line.
+#[rustfmt::skip]
+const WRONG: &[(&str, &str, &str, &str)] = &[
+    // Names.
+    ("", "", "\n# a comment\ndrain_windw = \"6s\"", "unknown key `drain_windw` in fanfare.toml line 3; did you mean `drain_window`?"),
+    ("", "", "drain-window = \"6s\"", "unknown key `drain-window` in fanfare.toml line 1; did you mean `drain_window`?"),
+    ("", "", "redis_url = \"redis://h\"", "unknown key `redis_url` in fanfare.toml line 1; did you mean `redis`?"),
+    ("", "", "origins = []", "unknown key `origins` in fanfare.toml line 1; did you mean `allowed_origins`?"),
+    ("", "", "colour = \"red\"", "unknown key `colour` in fanfare.toml line 1"),
+    ("", "", "page = true\n[limits]\nmessage = 1", "`limits` in fanfare.toml line 2 is a table: keys are flat, such as `drain_window`"),
+    ("", "", "drain.window = \"6s\"", "`drain` in fanfare.toml line 1 is a table: keys are flat, such as `drain_window`"),
+    ("", "FANFARE_DRAIN_WINDW=6s", "", "unknown variable `FANFARE_DRAIN_WINDW`; did you mean `FANFARE_DRAIN_WINDOW`?"),
+    ("", "FANFARE_PORT=8080", "", "unknown variable `FANFARE_PORT`"),
+    ("--drain-windw 6s", "", "", "unknown flag `--drain-windw`; did you mean `--drain-window`?"),
+    ("--colour red", "", "", "unknown flag `--colour`; see `fanfare --help`"),
+    ("confg", "", "", "unknown command `confg`; did you mean `config`?"),
+    ("config now", "", "", "unknown argument `now`; see `fanfare --help`"),
+    ("--workers 2 config", "", "", "flags follow their command: `fanfare config --…`"),
+    ("--listen", "", "", "a value is required for '--listen <ADDRESS>' but none was supplied; see `fanfare --help`"),
+    ("--workers 2 --workers 3", "", "", "the argument '--workers <COUNT>' cannot be used multiple times; see `fanfare --help`"),
+    // The file.
+    ("--config HERE/other.toml", "", "", "cannot read other.toml: No such file or directory (os error 2)"),
+    ("", "FANFARE_CONFIG=HERE/other.toml", "", "cannot read other.toml: No such file or directory (os error 2)"),
+    ("", "", "page = true\nworkers = ", "fanfare.toml line 2: string values must be quoted, expected literal string"),
+    ("", "", "page = true\npage = false", "fanfare.toml line 2: duplicate key"),
+    // Types.
+    ("", "", "drain_window = 6", r#"`drain_window` (fanfare.toml line 1): expected a duration such as "250ms", "6s" or "1m30s", found 6; a duration names its unit: "6s" or "6ms""#),
+    ("", "FANFARE_DRAIN_WINDOW=6", "", r#"`drain_window` (FANFARE_DRAIN_WINDOW): expected a duration such as "250ms", "6s" or "1m30s", found "6"; a duration names its unit: "6s" or "6ms""#),
+    ("--drain-window soon", "", "", r#"`drain_window` (--drain-window): expected a duration such as "250ms", "6s" or "1m30s", found "soon""#),
+    ("", "", "drain_window = 1.5", r#"`drain_window` (fanfare.toml line 1): expected a duration such as "250ms", "6s" or "1m30s", found a number with a fraction"#),
+    ("--message-limit 64k", "", "", r#"`message_limit` (--message-limit): expected a size such as 65536, "64KiB" or "1MiB", found "64k"; write "64KiB""#),
+    ("", "", "message_limit = -1", r#"`message_limit` (fanfare.toml line 1): expected a size such as 65536, "64KiB" or "1MiB", found -1"#),
+    ("", "", "workers = \"4\"", r#"`workers` (fanfare.toml line 1): expected a whole number, found "4"; write it without quotes"#),
+    ("--workers four", "", "", r#"`workers` (--workers): expected a whole number, found "four""#),
+    ("--message-rate 99999999999", "", "", r#"`message_rate` (--message-rate): expected a whole number, found "99999999999"; the largest possible is 4294967295"#),
+    ("", "", "page = \"true\"", r#"`page` (fanfare.toml line 1): expected true or false, found "true"; write it without quotes"#),
+    ("--page=no", "", "", r#"`page` (--page): expected true or false, found "no""#),
+    ("--log-format xml", "", "", r#"`log_format` (--log-format): expected "text" or "json", found "xml""#),
+    ("--log-level inof", "", "", r#"`log_level` (--log-level): expected "off", "error", "warn", "info", "debug", "trace" or a filter such as "info,fanfare_broker=debug", found "inof""#),
+    ("--listen 8080", "", "", r#"`listen` (--listen): expected an address such as "127.0.0.1:8080", "[::]:8080" or ":8080", found "8080"; a port alone is ":8080""#),
+    ("--listen ::1", "", "", r#"`listen` (--listen): expected an address such as "127.0.0.1:8080", "[::]:8080" or ":8080", found "::1"; the port is missing: "[::1]:8080""#),
+    ("--listen 127.0.0.1:80800", "", "", r#"`listen` (--listen): expected an address such as "127.0.0.1:8080", "[::]:8080" or ":8080", found "127.0.0.1:80800"; a port is a number from 0 to 65535"#),
+    ("--trusted-proxies 10.0.0.1/8", "", "", r#"`trusted_proxies` (--trusted-proxies): expected a list of addresses and networks such as "10.0.0.0/8" or "::1", found "10.0.0.1/8"; "10.0.0.1/8" is an address inside a network; the network is "10.0.0.0/8""#),
+    ("", "", "trusted_proxies = [\"::1\", 4]", r#"`trusted_proxies` (fanfare.toml line 1): expected a list of addresses and networks such as "10.0.0.0/8" or "::1", found ["::1", 4]; 4 is not a string"#),
+    ("", "", "allowed_origins = [\"wss://a.example\"]", r#"`allowed_origins` (fanfare.toml line 1): expected a list of origins such as "https://example.com", "*.example.com" or "self", or "*", found ["wss://a.example"]; "wss://a.example" is where a client connects to; an origin is the page it comes from, http or https"#),
+    // Secrets are not shown, not even wrong ones.
+    ("", "FANFARE_REDIS=http://:hunter2@h", "", r#"`redis` (FANFARE_REDIS): expected a URL such as "redis://user:password@host:6379/0" or "rediss://host", found something else (not shown, it may hold a password); it begins with redis:// or, for TLS, rediss://"#),
+    ("", "", "redis = [\"hunter2\"]", r#"`redis` (fanfare.toml line 1): expected a URL such as "redis://user:password@host:6379/0" or "rediss://host", found something else (not shown, it may hold a password)"#),
+    // Ranges.
+    ("--workers 65", "", "", "`workers` (--workers): expected between 0 and 64, found 65"),
+    ("--idle-timeout 0s", "", "", r#"`idle_timeout` (--idle-timeout): expected between 10ms and 24h, found "0s""#),
+    ("--retry-after 500ms", "", "", r#"`retry_after` (--retry-after): expected between 1s and 1h, found "500ms""#),
+    ("", "", "redis_prefix = \"\"", r#"`redis_prefix` (fanfare.toml line 1): expected 1 to 64 visible ASCII characters, found """#),
+    // Combinations.
+    ("--ping-interval 60s", "", "", r#"`ping_interval` ("60s", --ping-interval) must be shorter than `idle_timeout` ("60s", default): a quiet client would be cut before its first ping"#),
+    ("", "", "idle_timeout = \"20s\"", r#"`ping_interval` ("30s", default) must be shorter than `idle_timeout` ("20s", fanfare.toml line 1): a quiet client would be cut before its first ping"#),
+    ("--header-timeout 11s", "", "", r#"`header_timeout` ("11s", --header-timeout) must not be longer than `handshake_timeout` ("10s", default): the headers are a part of the handshake"#),
+    ("--message-limit 2MiB", "", "", r#"`message_limit` ("2MiB", --message-limit) must not be larger than `outbox_limit` ("1MiB", default): the largest message would cut whoever cannot take it at once"#),
+    ("--internal-listen :8080", "", "", r#"`internal_listen` (":8080", --internal-listen) cannot share its address with `listen` ("127.0.0.1:8080", default): clients would reach what is for operators"#),
+    ("--redis-prefix chat", "", "", r#"`redis_prefix` ("chat", --redis-prefix) needs `redis` (not set, default): an instance without Redis serves alone"#),
+    ("--redis-timeout 1s", "", "", r#"`redis_timeout` ("1s", --redis-timeout) needs `redis` (not set, default): an instance without Redis serves alone"#),
+    ("--redis-spool 1MiB", "", "", r#"`redis_spool` ("1MiB", --redis-spool) needs `redis` (not set, default): an instance without Redis serves alone"#),
+    ("--redis-spool 1KiB --redis redis://h", "", "", r#"`redis_spool` ("1KiB", --redis-spool) must be 0 or at least `message_limit` ("64KiB", default): the largest message would never fit"#),
+    ("--message-burst 5", "", "", "`message_burst` (5, --message-burst) needs `message_rate` (0, default): without a rate there is nothing to burst above"),
+    ("--max-connections 5 --max-connections-per-address 6", "", "", "`max_connections_per_address` (6, --max-connections-per-address) must not be larger than `max_connections` (5, --max-connections): no address could ever reach it"),
+    ("--proxy-protocol", "", "", "`proxy_protocol` (true, --proxy-protocol) needs `trusted_proxies` ([], default): its header is read from proxies that are named there, and from nobody else"),
+];
+
+#[test]
+fn what_config_prints_is_a_file_for_the_same_configuration() {
+    let arguments = "--listen [::]:9000 --internal-listen 127.0.0.1:9100 --workers 3 --page false \
+        --redis rediss://cache.example:6380/2 --redis-prefix chat --redis-timeout 1500ms --redis-spool 0 \
+        --ping-interval 90s --idle-timeout 2m --message-limit 1000 --message-rate 10 --message-burst 20 \
+        --max-connections 1000 --max-connections-per-address 10 --allowed-origins https://*.example.com:*,self,null \
+        --trusted-proxies 10.0.0.0/8,::1 --proxy-protocol --drain-window 1h --log-format json --log-level warn,fanfare=debug";
+    for arguments in ["", "--allowed-origins *", arguments] {
+        let (wanted, settings) = load(arguments, "", "").unwrap();
+        let text = config::text(&wanted, &settings);
+        let (again, _) = load("", "", &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(again, wanted, "{text}");
+        for key in KEYS {
+            assert!(
+                text.contains(&format!("\n{} = ", key.name))
+                    || text.contains(&format!("\n# {} is not set", key.name))
+            );
+        }
+    }
+}
+
+#[test]
+fn the_files_that_are_shipped_are_right() {
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
+    let entries = fs::read_dir(deploy).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| [path.join("fanfare.toml"), path]);
+    let files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "toml")).collect();
+    let found = files.iter().filter(|path| path.is_file()).map(|path| {
+        let read = load("", "FANFARE_REDIS=redis://127.0.0.1", &fs::read_to_string(path).unwrap());
+        read.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    });
+    assert!(found.count() >= 1, "the example is one");
+}
+
+#[test]
+fn config_says_where_values_came_from_and_masks_secrets() {
+    let (config, settings) =
+        load("--workers 2", "FANFARE_REDIS=redis://app:hunter2@h/1", "page = false").unwrap();
+    let text = config::text(&config, &settings);
+    assert!(!text.contains("hunter2") && !format!("{config:?}").contains("hunter2"), "{text}");
+    let squeezed: Vec<String> =
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "workers = 2 # --workers",
+        "redis = \"redis://app:***@h/1\" # FANFARE_REDIS, masked",
+        "idle_timeout = \"60s\" # default",
+        "# internal_listen is not set (default)",
+    ] {
+        assert!(squeezed.iter().any(|printed| printed == line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn help_fits_a_terminal_and_names_everything() {
+    command().debug_assert();
+    let help = command().render_help().to_string();
+    for line in help.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    for key in KEYS {
+        assert!(help.contains(&format!("--{} ", key.flag())), "{}", key.name);
+        assert!(help.contains(&format!("\n{}:\n", key.group)), "{}", key.group);
+    }
+    for command in command().get_subcommands() {
+        assert!(help.contains(&format!("\n  {} ", command.get_name())), "{}", command.get_name());
+    }
+}
