@@ -2,9 +2,18 @@
 //!
 //! A [`Broker`] takes what this instance's clients publish and hands what anybody published to the
 //! instance's [`Relay`]. It knows no sockets: who is interested is asked of the relay, by channel.
+//!
+//! [`Memory`] serves one instance by itself; [`Redis`] joins any number of them.
 
-use std::future::Future;
+mod memory;
+mod redis;
+
+use std::future::{Future, ready};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
+
+pub use self::memory::Memory;
+pub use self::redis::{ConfigError, Redis, RedisConfig};
 
 use fanfare_protocol::{Channel, Publication};
 
@@ -30,6 +39,7 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Broker: Send + Sync + 'static {
     /// Resolves when every publication made from now on will reach the relay. While the broker is away it
     /// resolves at once: local publications arrive, and what others publish is announced as a gap later.
+    /// The interest is registered by the call itself, so a `release` must follow even if the future is dropped.
     fn subscribe<'a>(&'a self, channel: &'a Channel) -> Pending<'a, ()>;
 
     /// Nobody may be interested any more. The broker lets a while pass, asks `wanted`, and unsubscribes.
@@ -41,6 +51,12 @@ pub trait Broker: Send + Sync + 'static {
     /// Resolves when there is room for more; publishers wait for it between reads, so a slow bus slows
     /// its publishers and fills no memory. It does not wait for a broker that is away.
     fn ready(&self) -> Pending<'_, ()>;
+
+    /// Resolves when everything published so far is at the bus, or when the broker is away: what an
+    /// instance that is about to end waits for, within a deadline of its own.
+    fn flush(&self) -> Pending<'_, ()> {
+        Box::pin(ready(()))
+    }
 
     /// What it does now, and how often things have happened: cached, never asked over the network.
     fn status(&self) -> Status;
@@ -99,4 +115,14 @@ pub struct Status {
     pub spool_bytes: u64,
     /// Publications that others will never see, because the spool was full.
     pub spool_dropped: u64,
+}
+
+/// Which of `parts` a channel belongs to; the same for as long as the process runs.
+fn part_of(channel: &Channel, parts: usize) -> usize {
+    if parts == 1 {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    channel.hash(&mut hasher);
+    (hasher.finish() % parts as u64) as usize
 }

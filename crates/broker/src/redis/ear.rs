@@ -1,0 +1,174 @@
+//! Reads what the bus brings and hands it over: publications to the relay, canaries and what other instances say to the
+//! lane. It is quick, for Redis cuts off whoever does not keep up with it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfare_protocol::{Channel, Envelope, Opened};
+use futures_util::{FutureExt, Stream, StreamExt};
+use redis::Msg;
+use tokio::time::Instant;
+
+use super::control::Lost;
+use super::fault::Fault;
+use super::keys::Key;
+use super::lane::{Lane, Order};
+use super::origins::Origins;
+use crate::part_of;
+
+/// The listening half of a lane's subscriber; it outlives the connections, for what it remembers of the others.
+pub(super) struct Ear {
+    lane: Arc<Lane>,
+    origins: Origins,
+    last_heard: LastHeard,
+    payload_limit: usize,
+    /// This lane's number, and how many there are.
+    part: (usize, usize),
+}
+
+/// When the last message came, of whatever kind.
+#[derive(Clone)]
+pub(super) struct LastHeard {
+    start: Instant,
+    millis: Arc<AtomicU64>,
+}
+
+/// What a number of messages left to be done when they had been read.
+struct Heard {
+    now: std::time::Instant,
+    /// The last number that the lane had given out before they were read.
+    last: u64,
+    canary: Option<u64>,
+    lost: Vec<Lost>,
+}
+
+impl Ear {
+    pub fn new(lane: Arc<Lane>, payload_limit: usize, part: (usize, usize)) -> Self {
+        let last_heard = LastHeard { start: Instant::now(), millis: Arc::default() };
+        Self { lane, origins: Origins::new(), last_heard, payload_limit, part }
+    }
+
+    pub fn last_heard(&self) -> LastHeard {
+        self.last_heard.clone()
+    }
+
+    /// Listens until the stream ends.
+    pub async fn listen(&mut self, stream: impl Stream<Item = Msg>) -> Fault {
+        let mut stream = pin!(stream);
+        let mut messages = Vec::with_capacity(CHUNK);
+        while let Some(message) = stream.next().await {
+            messages.push(message);
+            while messages.len() < CHUNK
+                && let Some(Some(message)) = stream.next().now_or_never()
+            {
+                messages.push(message);
+            }
+            let full = messages.len() == CHUNK;
+            self.hear(messages.drain(..));
+            if full {
+                tokio::task::yield_now().await;
+            }
+        }
+        Fault::Closed
+    }
+
+    fn hear(&mut self, messages: impl Iterator<Item = Msg>) {
+        let lane = self.lane.clone();
+        self.last_heard.now();
+        let mut heard =
+            Heard { now: std::time::Instant::now(), last: lane.last(), canary: None, lost: Vec::new() };
+        let mut order = lane.order.lock();
+        for message in messages {
+            if self.hear_one(&message, &mut order, &mut heard).is_none() {
+                lane.unknown.fetch_add(1, Relaxed);
+                if let Some(times) = lane.junk.happened(heard.now) {
+                    tracing::warn!(times, "a message on the bus cannot be read and is dropped");
+                }
+            }
+        }
+        let up_to = order.heard;
+        drop(order);
+        lane.heard(up_to, heard.canary);
+        for lost in heard.lost {
+            lane.announce(&lost, |channel| part_of(channel, self.part.1) == self.part.0);
+        }
+    }
+
+    /// Nothing, if it is nothing that an instance or a foreign publisher of this version would have sent.
+    fn hear_one(&mut self, message: &Msg, order: &mut Order, heard: &mut Heard) -> Option<()> {
+        let payload = message.get_payload_bytes();
+        match self.lane.keys.read(message.get_channel_name())? {
+            Key::Control => {
+                let (origin, lost) = Lost::read(payload)?;
+                if origin != self.lane.origin {
+                    heard.lost.push(lost);
+                }
+            }
+            Key::Canary => {
+                let Ok(Opened::Envelope(canary)) = Opened::read(Bytes::copy_from_slice(payload)) else {
+                    return None;
+                };
+                if canary.origin != self.lane.origin || canary.sequence > heard.last {
+                    return None;
+                }
+                order.heard = order.heard.max(canary.sequence);
+                heard.canary = heard.canary.max(Some(canary.sequence));
+            }
+            Key::Channel(channel) => {
+                if payload.len() > self.payload_limit {
+                    return None;
+                }
+                match Opened::read(Bytes::copy_from_slice(payload)).ok()? {
+                    Opened::Foreign(publication) => self.lane.relay.deliver(&channel, publication),
+                    Opened::Envelope(envelope) if envelope.origin == self.lane.origin => {
+                        return self.hear_own(&channel, envelope, order, heard);
+                    }
+                    Opened::Envelope(envelope) => {
+                        if self.origins.advance(envelope.origin, envelope.sequence, heard.now) {
+                            self.lane.relay.deliver(&channel, envelope.publication);
+                        } else {
+                            self.lane.duplicates.fetch_add(1, Relaxed);
+                        }
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn hear_own(&self, channel: &Channel, ours: Envelope, order: &mut Order, heard: &Heard) -> Option<()> {
+        if ours.sequence > heard.last {
+            return None;
+        }
+        if ours.sequence <= order.echoed {
+            self.lane.duplicates.fetch_add(1, Relaxed);
+            return Some(());
+        }
+        order.echoed = ours.sequence;
+        // If not, it was delivered at once, while the lane was down.
+        if ours.sequence > order.heard {
+            order.heard = ours.sequence;
+            self.lane.relay.deliver(channel, ours.publication);
+        }
+        Some(())
+    }
+}
+
+impl LastHeard {
+    fn now(&self) {
+        self.millis.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    /// Whether nothing at all has come since then, or what was awaited since then is overdue beyond any queue.
+    pub fn is_deaf(&self, since: Instant) -> bool {
+        let last = self.start + Duration::from_millis(self.millis.load(Relaxed));
+        last <= since || since.elapsed() > BEYOND_ANY_QUEUE
+    }
+}
+
+/// Read in one go, under one lock.
+const CHUNK: usize = 256;
+const BEYOND_ANY_QUEUE: Duration = Duration::from_secs(10);

@@ -1,0 +1,108 @@
+//! The broker that joins any number of instances through Redis' publish and subscribe. Redis only passes messages
+//! on; nothing is stored there.
+//!
+//! A [`Lane`] is one connection for publishing and one for listening; the channels are spread over the lanes.
+
+mod backoff;
+mod config;
+mod control;
+mod ear;
+mod fault;
+mod interest;
+mod keys;
+mod lane;
+mod link;
+mod log;
+mod occasionally;
+mod origins;
+mod publisher;
+mod subscriber;
+
+use std::iter::repeat_n;
+use std::sync::Arc;
+
+use fanfare_protocol::{Channel, Publication};
+use redis::Client;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::config::is_tls;
+use self::ear::Ear;
+use self::lane::Lane;
+use self::link::Link;
+use crate::{Broker, Pending, Relay, Status, part_of};
+
+pub use self::config::{ConfigError, RedisConfig};
+
+/// The instance's place on the bus. It works on the runtime that it was given until it is dropped.
+pub struct Redis {
+    lanes: Box<[Arc<Lane>]>,
+    /// Two for each lane.
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Redis {
+    /// Begins to connect and never gives up; that Redis is away is no error. Its tasks run on `runtime`.
+    pub fn start(config: &RedisConfig, relay: Arc<dyn Relay>, runtime: &Handle) -> Result<Self, ConfigError> {
+        let info = config.connection_info()?;
+        if is_tls(&info) {
+            // An error says that the process has chosen a provider already, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let address = info.addr().to_string();
+        let client = Client::open(info).map_err(|_| ConfigError::Url)?;
+        let link = Link::new(client, config.timeout);
+        let mut tasks = Vec::new();
+        let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
+            let part = (number, config.lanes);
+            let lobby = Some(Channel::lobby()).filter(|lobby| part_of(lobby, config.lanes) == number);
+            let lane = Arc::new(Lane::new(config, address.clone(), relay, lobby));
+            let ear = Ear::new(lane.clone(), config.payload_limit, part);
+            tasks.push(runtime.spawn(subscriber::subscribe(lane.clone(), link.clone(), ear)));
+            tasks.push(runtime.spawn(publisher::publish(lane.clone(), link.clone())));
+            lane
+        });
+        let lanes = lanes.collect();
+        Ok(Self { lanes, _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect() })
+    }
+
+    fn lane(&self, channel: &Channel) -> &Lane {
+        &self.lanes[part_of(channel, self.lanes.len())]
+    }
+}
+
+impl Broker for Redis {
+    fn subscribe<'a>(&'a self, channel: &'a Channel) -> Pending<'a, ()> {
+        self.lane(channel).subscribe(channel)
+    }
+
+    fn release(&self, channel: &Channel) {
+        self.lane(channel).release(channel);
+    }
+
+    fn publish(&self, channel: &Channel, publication: Publication) {
+        self.lane(channel).publish(channel, publication);
+    }
+
+    fn ready(&self) -> Pending<'_, ()> {
+        Box::pin(async {
+            for lane in &self.lanes {
+                lane.ready().await;
+            }
+        })
+    }
+
+    fn flush(&self) -> Pending<'_, ()> {
+        Box::pin(async {
+            for lane in &self.lanes {
+                lane.flush().await;
+            }
+        })
+    }
+
+    fn status(&self) -> Status {
+        let mut status = Status { up: true, ..Status::default() };
+        self.lanes.iter().for_each(|lane| lane.add_to(&mut status));
+        status
+    }
+}
