@@ -82,7 +82,6 @@ fn command() -> Command {
         .after_help(EXAMPLES)
         .max_term_width(100)
         .args_conflicts_with_subcommands(true)
-        .disable_help_subcommand(true)
         .subcommand(flags::add(serve))
         .subcommand(flags::add(config))
         .subcommand(healthcheck::command())

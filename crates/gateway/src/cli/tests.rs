@@ -117,6 +117,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("", "", "redis_url = \"redis://h\"", "unknown key `redis_url` in fanfare.toml line 1; did you mean `redis`?"),
     ("", "", "origins = []", "unknown key `origins` in fanfare.toml line 1; did you mean `allowed_origins`?"),
     ("", "", "colour = \"red\"", "unknown key `colour` in fanfare.toml line 1"),
+    ("", "", "zebra = 1\napple = 2", "unknown key `zebra` in fanfare.toml line 1"),
     ("", "", "page = true\n[limits]\nmessage = 1", "`limits` in fanfare.toml line 2 is a table: keys are flat, such as `drain_window`"),
     ("", "", "drain.window = \"6s\"", "`drain` in fanfare.toml line 1 is a table: keys are flat, such as `drain_window`"),
     ("", "FANFARE_DRAIN_WINDW=6s", "", "unknown variable `FANFARE_DRAIN_WINDW`; did you mean `FANFARE_DRAIN_WINDOW`?"),
