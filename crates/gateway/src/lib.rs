@@ -1,3 +1,23 @@
-//! A horizontally scaled WebSocket gateway.
+//! Fanfare, a horizontally scaled WebSocket gateway: the instance around the crates that decode, carry
+//! and deliver. `run` is its whole life and takes everything from outside, so that a test can call it;
+//! `serve` is what the binary makes of a configuration.
 
+mod admission;
+pub mod cli;
+mod client_address;
 pub mod config;
+mod http;
+mod instance;
+mod lifecycle;
+mod listener;
+mod page;
+mod readiness;
+mod relay;
+mod serve;
+mod session;
+mod telemetry;
+mod worker;
+
+pub use lifecycle::{Outcome, run};
+pub use listener::Listeners;
+pub use serve::serve;

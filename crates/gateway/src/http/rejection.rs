@@ -1,0 +1,153 @@
+//! Why a handshake was not answered with 101: one closed list, each with its status, its text and its
+//! count. The text says what was wrong and what was expected, and nothing about others.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use fanfare_protocol::ChannelError;
+use fanfare_websocket::handshake::HandshakeError;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::admission::Full;
+
+/// One refusal.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    #[error("not a WebSocket handshake: {0}")]
+    Malformed(#[from] HandshakeError),
+    #[error("unusable query: {key} is {value:?}; expected true or false")]
+    Query { key: &'static str, value: String },
+    #[error("{0}")]
+    ChannelName(#[from] ChannelError),
+    #[error("a channel name has a slash in it; write it as %2F")]
+    ChannelSlash,
+    #[error("pages of this origin may not connect; see allowed_origins")]
+    Origin,
+    #[error("this instance has as many connections as it may have; try again later")]
+    InstanceFull,
+    #[error("your address has as many connections as it may have; try again later")]
+    AddressFull,
+    #[error("this instance is being emptied; connect again to reach another")]
+    Draining,
+    #[error("the handshake took too long")]
+    Timeout,
+    #[error("no file was left to answer with")]
+    OutOfFiles,
+    #[error("the connection does not begin with a PROXY protocol header")]
+    ProxyHeader,
+    #[error("the client was gone before it was answered")]
+    Abandoned,
+}
+
+impl Rejection {
+    /// Every label, in the order of `index`.
+    pub const LABELS: [&str; 10] = [
+        "malformed",
+        "channel_name",
+        "origin",
+        "instance_full",
+        "address_full",
+        "draining",
+        "timeout",
+        "out_of_files",
+        "proxy_header",
+        "abandoned",
+    ];
+
+    /// The value of the metric label and log field `reason`.
+    pub fn label(&self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    /// The answer; `retry_after` is what those are told who may come again.
+    pub fn answer(&self, retry_after: Duration) -> Response<Body> {
+        let mut response = Response::new(Body::from(format!("{self}\n")));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        match self {
+            Self::Malformed(error) if error.status() == StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            }
+            Self::Malformed(error) if error.status() == StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET"));
+            }
+            Self::InstanceFull | Self::AddressFull | Self::Draining => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs()));
+            }
+            _ => {}
+        }
+        // What else came on this connection was meant for a WebSocket.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(error) => error.status(),
+            Self::Query { .. } | Self::ChannelName(_) | Self::ChannelSlash => StatusCode::BAD_REQUEST,
+            Self::Origin => StatusCode::FORBIDDEN,
+            Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Self::InstanceFull | Self::Draining | Self::OutOfFiles => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ProxyHeader | Self::Abandoned => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    fn index(&self) -> usize {
+        match self {
+            Self::Malformed(_) | Self::Query { .. } => 0,
+            Self::ChannelName(_) | Self::ChannelSlash => 1,
+            Self::Origin => 2,
+            Self::InstanceFull => 3,
+            Self::AddressFull => 4,
+            Self::Draining => 5,
+            Self::Timeout => 6,
+            Self::OutOfFiles => 7,
+            Self::ProxyHeader => 8,
+            Self::Abandoned => 9,
+        }
+    }
+}
+
+impl From<Full> for Rejection {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Instance => Self::InstanceFull,
+            Full::Address => Self::AddressFull,
+        }
+    }
+}
+
+/// How often each happened. Handshakes are refused by any worker, and rarely enough for shared counts.
+#[derive(Default)]
+pub struct Rejected {
+    counts: [AtomicU64; Rejection::LABELS.len()],
+    accept_errors: AtomicU64,
+}
+
+impl Rejected {
+    /// Counts and logs one.
+    pub fn count(&self, rejection: &Rejection, client: std::net::IpAddr) {
+        self.counts[rejection.index()].fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(reason = rejection.label(), %client, "handshake rejected: {rejection}");
+    }
+
+    /// Counts a failed `accept`.
+    pub fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts, in the order of `Rejection::LABELS`.
+    pub fn read(&self) -> impl Iterator<Item = u64> {
+        self.counts.iter().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Failed accepts.
+    pub fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,99 @@
+//! The ordinary routes: the page, health, metrics, and an operator's one command. They may be on one
+//! address or on two; a route that could harm others is only on the operators' own.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{AppendHeaders, IntoResponse};
+use axum::routing::{delete, get};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::instance::Instance;
+use crate::page;
+
+type Headers<const N: usize> = AppendHeaders<[(HeaderName, HeaderValue); N]>;
+
+/// What clients can reach, and all else where operators have no address of their own.
+pub fn public(instance: Arc<Instance>) -> Router {
+    let mut routes = Router::new().route("/instance", get(about));
+    if instance.config.internal_listen.is_none() {
+        routes = routes.merge(health());
+    }
+    let mut routes = routes.with_state(instance.clone());
+    if instance.config.page {
+        routes = routes.merge(page::routes());
+    }
+    routes
+}
+
+/// What only operators can reach.
+pub fn internal(instance: Arc<Instance>) -> Router {
+    health().route("/connections/{id}", delete(kick)).with_state(instance)
+}
+
+fn health() -> Router<Arc<Instance>> {
+    Router::new()
+        .route("/livez", get(live))
+        .route("/healthz", get(live))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+}
+
+/// Whether the threads make progress, and nothing else: a restart would not bring Redis back.
+async fn live(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    let stuck = instance.readiness.stuck();
+    let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, uncached(), Json(json!({ "live": stuck.is_empty(), "stuck": stuck })))
+}
+
+/// Whether new clients should be sent here.
+async fn ready(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    let causes = instance.readiness.causes();
+    let status = if causes.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({ "ready": causes.is_empty(), "instance": instance.id, "causes": causes });
+    (status, uncached(), Json(body))
+}
+
+async fn metrics(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    (AppendHeaders([(CONTENT_TYPE, kind)]), instance.telemetry.render(&instance).await)
+}
+
+/// What the page shows of the instance.
+async fn about(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    let connections: u64 =
+        instance.hub.census().await.iter().flatten().map(|census| census.connections).sum();
+    let body = json!({
+        "instance": instance.id,
+        "version": env!("CARGO_PKG_VERSION"),
+        "connections": connections,
+        "channels": instance.hub.channels(),
+        "publications": instance.sum(|stats| &stats.messages_in),
+        "deliveries": instance.sum(|stats| &stats.deliveries),
+        "broker": if instance.config.redis.is_some() { "redis" } else { "memory" },
+        "broker_up": instance.broker.status().up,
+        "ready": instance.readiness.causes().is_empty(),
+    });
+    (uncached(), Json(body))
+}
+
+/// Ends one connection of this instance, by the id that its handshake's answer named.
+async fn kick(State(instance): State<Arc<Instance>>, Path(id): Path<String>) -> impl IntoResponse {
+    let Ok(id) = id.parse::<Uuid>() else {
+        return (StatusCode::BAD_REQUEST, format!("{id:?} is no connection's id; expected a UUID\n"));
+    };
+    if instance.hub.kick(id).await {
+        (StatusCode::OK, format!("connection {id} was ended\n"))
+    } else {
+        (StatusCode::NOT_FOUND, format!("this instance has no connection {id}\n"))
+    }
+}
+
+fn uncached() -> Headers<1> {
+    AppendHeaders([(CACHE_CONTROL, HeaderValue::from_static("no-store"))])
+}

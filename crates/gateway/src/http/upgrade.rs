@@ -1,0 +1,148 @@
+//! The handshake of a WebSocket: judged, admitted, let into its channel, and only then answered. It is
+//! not an axum handler because a worker's shard never leaves its thread, which axum's handlers may.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use axum::body::Body;
+use fanfare_hub::{Joined, Member};
+use fanfare_protocol::Channel;
+use fanfare_websocket::handshake;
+use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use percent_encoding::percent_decode_str;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::rejection::Rejection;
+use crate::admission::Permit;
+use crate::client_address::client_address;
+use crate::worker::Worker;
+
+/// A connection whose handshake has been answered, on its way out of hyper.
+pub struct Upgrade {
+    pub stream: OnUpgrade,
+    pub joined: Joined,
+    pub member: Member,
+    pub permit: Permit,
+}
+
+/// Where the service leaves it for the task that drives the connection.
+pub type Handoff = Rc<RefCell<Option<Upgrade>>>;
+
+const INSTANCE_ID: HeaderName = HeaderName::from_static("fanfare-instance");
+const CONNECTION_ID: HeaderName = HeaderName::from_static("fanfare-connection");
+
+/// Whether a path is a WebSocket's.
+pub fn is_upgrade(path: &str) -> bool {
+    path == "/ws" || path.starts_with("/ws/")
+}
+
+/// Answers a handshake: 101 with the rest in `handoff`, or a refusal, which is counted.
+pub async fn upgrade(
+    worker: &Worker,
+    peer: IpAddr,
+    deadline: Instant,
+    request: Request<Incoming>,
+    handoff: &Handoff,
+) -> Response<Body> {
+    let instance = &worker.instance;
+    let client = client_address(&instance.config, peer, request.headers());
+    let pending = Abandoned { worker, client };
+    let answer = timeout_at(deadline, accept(worker, client, request, handoff)).await;
+    std::mem::forget(pending);
+    answer.unwrap_or(Err(Rejection::Timeout)).unwrap_or_else(|rejection| {
+        instance.rejected.count(&rejection, client);
+        rejection.answer(instance.config.retry_after)
+    })
+}
+
+async fn accept(
+    worker: &Worker,
+    client: IpAddr,
+    mut request: Request<Incoming>,
+    handoff: &Handoff,
+) -> Result<Response<Body>, Rejection> {
+    let instance = &worker.instance;
+    if worker.is_draining() {
+        return Err(Rejection::Draining);
+    }
+    let headers = request.headers();
+    let accept = handshake::accept(request.method(), request.version(), headers)?;
+    let member = member(&request)?;
+    if !instance.config.allowed_origins.allows(text(headers, &ORIGIN), text(headers, &HOST)) {
+        return Err(Rejection::Origin);
+    }
+    let permit = instance.admission.admit(client)?;
+    let joined = worker.shard.join(&member);
+    if joined.is_unconfirmed() {
+        instance.broker.subscribe(&member.channel).await;
+        worker.shard.confirm(&member.channel);
+    }
+    tracing::debug!(id = %member.id, %client, channel = %member.channel, "connection accepted");
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    headers.insert(INSTANCE_ID, worker.instance_id.clone());
+    headers.insert(CONNECTION_ID, id_value(member.id));
+    let stream = hyper::upgrade::on(&mut request);
+    *handoff.borrow_mut() = Some(Upgrade { stream, joined, member, permit });
+    Ok(response)
+}
+
+fn member(request: &Request<Incoming>) -> Result<Member, Rejection> {
+    let path = request.uri().path();
+    let channel = match path.strip_prefix("/ws/") {
+        None => Channel::lobby(),
+        Some(name) if name.contains('/') => return Err(Rejection::ChannelSlash),
+        Some(name) => Channel::from_path(name)?,
+    };
+    let mut member = Member { id: Uuid::now_v7(), channel, echo: true, notices: false };
+    for pair in request.uri().query().unwrap_or_default().split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
+        match key {
+            "echo" => member.echo = flag("echo", value)?,
+            "notices" => member.notices = flag("notices", value)?,
+            // Others belong to the application, to a proxy, or to nobody.
+            _ => {}
+        }
+    }
+    Ok(member)
+}
+
+fn flag(key: &'static str, value: &str) -> Result<bool, Rejection> {
+    match &*percent_decode_str(value).decode_utf8_lossy() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(Rejection::Query { key, value: other.chars().take(40).collect() }),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    // A value that is no text matches nothing, rather than being as good as none.
+    headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"))
+}
+
+/// An id as a header's value.
+pub fn id_value(id: Uuid) -> HeaderValue {
+    let mut text = Uuid::encode_buffer();
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).expect("a UUID is ASCII")
+}
+
+/// Counts a client that goes while it waits to be answered: hyper then drops the future.
+struct Abandoned<'a> {
+    worker: &'a Worker,
+    client: IpAddr,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        self.worker.instance.rejected.count(&Rejection::Abandoned, self.client);
+    }
+}

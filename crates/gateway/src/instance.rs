@@ -1,0 +1,45 @@
+//! What all threads of one instance share. It starts nothing and ends nothing.
+
+use std::sync::Arc;
+
+use fanfare_broker::Broker;
+use fanfare_hub::{Count, Hub, Stats};
+use uuid::Uuid;
+
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::http::Rejected;
+use crate::readiness::Readiness;
+use crate::relay::HubRelay;
+use crate::telemetry::Telemetry;
+
+/// One running gateway.
+pub struct Instance {
+    pub id: Uuid,
+    pub config: Config,
+    pub hub: Arc<Hub>,
+    pub relay: Arc<HubRelay>,
+    pub broker: Arc<dyn Broker>,
+    pub admission: Arc<Admission>,
+    pub readiness: Arc<Readiness>,
+    pub rejected: Rejected,
+    pub telemetry: Telemetry,
+}
+
+/// How far the instance has come towards its end. It only moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// As usual. Not being ready does not show here.
+    Serving,
+    /// No new clients; those who are there are closed over the drain window.
+    Draining,
+    /// Whoever is left is closed at once.
+    Ending,
+}
+
+impl Instance {
+    /// A count of all workers together.
+    pub fn sum(&self, of: impl Fn(&Stats) -> &Count) -> u64 {
+        self.hub.stats().map(|stats| of(stats).read()).sum()
+    }
+}

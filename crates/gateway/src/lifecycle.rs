@@ -1,0 +1,150 @@
+//! The whole life of an instance: what starts after what, and how it ends. Configuration, bound
+//! listeners and the wish to end come from outside.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use fanfare_broker::{Broker, Memory, Relay};
+use fanfare_hub::Hub;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::http::internal;
+use crate::instance::{Instance, Phase};
+use crate::listener::Listeners;
+use crate::relay::{HubRelay, gap_notice};
+use crate::telemetry::Telemetry;
+use crate::worker;
+
+/// How an instance ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every connection was closed in its turn and has gone.
+    Drained,
+    /// So many were still there when it had to end.
+    Cut {
+        /// Connections that were closed at once.
+        connections: usize,
+    },
+}
+
+/// Serves until `shutdown` yields, then drains; a second time ends it at once. The current thread is
+/// the backend's: it runs the broker and the operators' address. `open_files` is the process' limit.
+///
+/// # Errors
+///
+/// When something cannot be started; nothing has been served then.
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    open_files: usize,
+    mut shutdown: mpsc::Receiver<()>,
+) -> anyhow::Result<Outcome> {
+    let (address, internal_address) = (listeners.address()?, listeners.internal_address()?);
+    let (hub, inboxes) = Hub::new(listeners.public.len(), gap_notice);
+    let relay = Arc::new(HubRelay::new(hub.clone()));
+    let instance = Arc::new(Instance {
+        id: Uuid::new_v4(),
+        broker: broker(&config, relay.clone())?,
+        admission: Admission::new(config.max_connections, config.max_connections_per_address, open_files),
+        readiness: Arc::default(),
+        rejected: crate::http::Rejected::default(),
+        telemetry: Telemetry::new()?,
+        config,
+        hub,
+        relay,
+    });
+    let (phase, _) = watch::channel(Phase::Serving);
+    let workers = inboxes.into_iter().zip(listeners.public).enumerate().map(|(number, (inbox, listener))| {
+        worker::start(number, inbox, listener, instance.clone(), phase.subscribe())
+    });
+    let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
+    start_backend(&instance, listeners.internal)?;
+    instance.readiness.serving();
+    tracing::info!(
+        %address,
+        internal_address = internal_address.map(tracing::field::display),
+        instance = %instance.id,
+        version = env!("CARGO_PKG_VERSION"),
+        workers = workers.len(),
+        broker = if instance.config.redis.is_some() { "redis" } else { "memory" },
+        "listening"
+    );
+    leave(&instance, &phase, &mut shutdown).await;
+    end(&instance, workers, &phase, &mut shutdown).await
+}
+
+fn broker(config: &Config, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {
+    Ok(match &config.redis {
+        None => Arc::new(Memory::new(relay)),
+        Some(_) => anyhow::bail!("no Redis yet"),
+    })
+}
+
+fn start_backend(
+    instance: &Arc<Instance>,
+    internal_listener: Option<std::net::TcpListener>,
+) -> anyhow::Result<()> {
+    tokio::spawn(instance.readiness.clone().watch(instance.hub.clone(), instance.broker.clone()));
+    let kept = instance.clone();
+    tokio::spawn(async move { kept.telemetry.upkeep().await });
+    if let Some(listener) = internal_listener {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let routes: Router = internal(instance.clone());
+        // axum's own loop is enough for operators: they open few connections and keep none.
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+    }
+    Ok(())
+}
+
+/// Waits for the first signal, then for load balancers to notice. A second signal cuts that short.
+async fn leave(instance: &Instance, phase: &watch::Sender<Phase>, shutdown: &mut mpsc::Receiver<()>) {
+    // A sender that is gone can never ask: then the wish to end has been given up with it.
+    let _ = shutdown.recv().await;
+    instance.readiness.draining();
+    let (delay, window) = (instance.config.drain_delay, instance.config.drain_window);
+    tracing::info!(?delay, ?window, "draining: not ready any more, still serving");
+    if let Ok(Some(())) = timeout(delay, shutdown.recv()).await {
+        phase.send_replace(Phase::Ending);
+    } else {
+        phase.send_replace(Phase::Draining);
+    }
+}
+
+/// Waits for the workers; a signal or the deadline ends them at once.
+async fn end(
+    instance: &Instance,
+    workers: Vec<JoinHandle<usize>>,
+    phase: &watch::Sender<Phase>,
+    shutdown: &mut mpsc::Receiver<()>,
+) -> anyhow::Result<Outcome> {
+    let join = move || workers.into_iter().map(|worker| worker.join().unwrap_or(0)).sum::<usize>();
+    let mut joined = tokio::task::spawn_blocking(join);
+    // The last connections to be closed have `close_timeout` to answer, and the wheel that cuts them is coarse.
+    let deadline = instance.config.drain_window + instance.config.close_timeout + Duration::from_secs(1);
+    let left = tokio::select! {
+        left = &mut joined => left?,
+        () = either(shutdown, deadline) => {
+            phase.send_replace(Phase::Ending);
+            joined.await?
+        }
+    };
+    let closed = instance.sum(|stats| &stats.closed[fanfare_hub::End::Drained.index()]);
+    tracing::info!(closed, left, "ended");
+    Ok(if left == 0 { Outcome::Drained } else { Outcome::Cut { connections: left } })
+}
+
+async fn either(shutdown: &mut mpsc::Receiver<()>, deadline: Duration) {
+    // A closed channel must not look like a second signal.
+    let again = async {
+        if shutdown.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let _ = timeout(deadline, again).await;
+}

@@ -1,0 +1,86 @@
+//! The loop that takes connections from one listener. It ends with the runtime; it never gives up and
+//! never spins, whatever `accept` says.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+/// How long a client that came when no file was left may take to send its request before it is
+/// answered; also what keeps the loop from spinning.
+const REFUSAL: Duration = Duration::from_millis(20);
+
+/// What happened in the loop, for those who count.
+pub trait Accepted {
+    /// A connection came.
+    fn connection(&self, stream: TcpStream, peer: SocketAddr);
+    /// `accept` failed for a reason that is not the peer's.
+    fn failed(&self, error: &io::Error);
+    /// A connection was refused because no file was left.
+    fn refused(&self, peer: SocketAddr);
+    /// What a refused client is told to wait, in seconds.
+    fn retry_after(&self) -> u64;
+}
+
+/// Accepts until the future is dropped.
+pub async fn accept(listener: TcpListener, accepted: impl Accepted) {
+    let mut reserve = File::open("/dev/null").ok();
+    loop {
+        let error = match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Frames are written whole; waiting for more to send would only delay them.
+                let _ = stream.set_nodelay(true);
+                accepted.connection(stream, peer);
+                continue;
+            }
+            Err(error) => error,
+        };
+        if is_peers_fault(&error) {
+            continue;
+        }
+        accepted.failed(&error);
+        if !is_out_of_files(&error) {
+            sleep(REFUSAL).await;
+            continue;
+        }
+        // The reserve is given up for as long as it takes to tell one client so. Without it the client
+        // would hang in the backlog, and `accept` would fail again at once, for ever.
+        drop(reserve.take());
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                accepted.refused(peer);
+                refuse(stream, accepted.retry_after()).await;
+            }
+            Err(_) => sleep(REFUSAL).await,
+        }
+        reserve = File::open("/dev/null").ok();
+    }
+}
+
+async fn refuse(stream: TcpStream, retry_after: u64) {
+    if timeout(REFUSAL, stream.readable()).await.is_ok() {
+        // Unread bytes would turn the answer into a reset.
+        let _ = stream.try_read(&mut [0; 4096]);
+    }
+    let says = "this instance has no open file left; try again later\n";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {retry_after}\r\nconnection: close\r\n\
+         content-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\r\n{says}",
+        says.len()
+    );
+    // One small write into an empty socket; if the client has gone, nobody is left to tell.
+    let _ = stream.try_write(answer.as_bytes());
+}
+
+/// The connection died before it was accepted.
+fn is_peers_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}

@@ -1,0 +1,104 @@
+//! Sockets that listen, bound before anything else starts. They are not accepted from here.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use anyhow::Context;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::{Config, ListenAddress};
+
+/// How many handshakes the kernel may hold for one worker; it takes less if `somaxconn` says so.
+const BACKLOG: i32 = 4096;
+
+/// The instance's bound sockets.
+pub struct Listeners {
+    /// One for each worker, all on one address.
+    pub public: Vec<TcpListener>,
+    /// For operators, if they have an address of their own.
+    pub internal: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds what the configuration asks for.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be resolved or bound, naming it.
+    pub fn bind(config: &Config) -> anyhow::Result<Self> {
+        let public = bind(&config.listen, config.worker_count())?;
+        let internal = match &config.internal_listen {
+            Some(address) => bind(address, 1)?.pop(),
+            None => None,
+        };
+        Ok(Self { public, internal })
+    }
+
+    /// The address for clients, with the port that the kernel chose if it was 0.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.public[0].local_addr()
+    }
+
+    /// The address for operators.
+    pub fn internal_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.internal.as_ref().map(TcpListener::local_addr).transpose()
+    }
+}
+
+/// Raises the limit of open files to what the system lets this process have, and returns it.
+///
+/// # Errors
+///
+/// When the limit cannot be read; one that cannot be raised stays as it is.
+#[expect(unsafe_code, reason = "two calls of libc with a struct on the stack")]
+pub fn raise_open_files() -> io::Result<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer for the whole call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+    // SAFETY: `raised` is only read.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        limit = raised;
+    }
+    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
+fn bind(address: &ListenAddress, count: usize) -> anyhow::Result<Vec<TcpListener>> {
+    let candidates = address.resolve().with_context(|| format!("cannot resolve {address}"))?;
+    let mut last = None;
+    for candidate in candidates {
+        match bind_all(candidate, count) {
+            Ok(listeners) => return Ok(listeners),
+            Err(error) => last = Some(error),
+        }
+    }
+    let error = last.unwrap_or_else(|| io::Error::other("the name has no address"));
+    Err(error).with_context(|| format!("cannot listen on {address}"))
+}
+
+fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    if address.port() != 0 {
+        // With SO_REUSEPORT the kernel would let a second instance of the same user share the port and
+        // deal clients out between the two. Nobody means that, so the port must be free without it.
+        drop(listen(address, false)?);
+    }
+    let first = listen(address, true)?;
+    let address = first.local_addr()?;
+    let others = (1..count).map(|_| listen(address, true));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

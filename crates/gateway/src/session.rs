@@ -1,0 +1,167 @@
+//! The protocol of one connection after its handshake: what it sends becomes publications, pongs and
+//! ends. It never writes to the socket itself, so nothing here waits for a client to read.
+
+use std::io::ErrorKind;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fanfare_hub::{End, Key, Member, Socket};
+use fanfare_protocol::{Kind, Publication, now_micros};
+use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
+use tokio::time::Instant;
+
+use crate::admission::Permit;
+use crate::worker::Worker;
+
+/// The most fragments of one message: with the smallest message limit worth having, a byte each.
+const FRAGMENTS: u32 = 16_384;
+
+/// One connection's state, from its first byte to its last.
+pub struct Session {
+    worker: Rc<Worker>,
+    key: Key,
+    member: Member,
+    decoder: Decoder,
+    bucket: Option<Bucket>,
+    /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
+    deaf: bool,
+    _permit: Permit,
+}
+
+impl Session {
+    /// The session of a connection that has been opened.
+    pub fn new(worker: Rc<Worker>, key: Key, member: Member, permit: Permit) -> Self {
+        let bucket = Bucket::new(&worker.instance.config);
+        Self {
+            worker,
+            key,
+            member,
+            decoder: Decoder::new(Role::Server),
+            bucket,
+            deaf: false,
+            _permit: permit,
+        }
+    }
+
+    /// Reads until the peer has gone or was made to. `early` is what came with the handshake.
+    pub async fn run(mut self, socket: Rc<Socket>, early: Bytes) {
+        if !early.is_empty() {
+            self.take_in(&mut early.to_vec());
+        }
+        while socket.readable().await.is_ok() {
+            // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
+            let published = {
+                let worker = self.worker.clone();
+                let mut scratch = worker.scratch.borrow_mut();
+                match socket.try_read(&mut scratch) {
+                    Ok(0) => break,
+                    Ok(read) => self.take_in(&mut scratch[..read]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                    Err(_) => break,
+                }
+            };
+            if published {
+                self.wait_for_room().await;
+            }
+        }
+        self.worker.shard.remove(self.key);
+    }
+
+    /// Decodes and carries out. True if something was published.
+    fn take_in(&mut self, mut bytes: &mut [u8]) -> bool {
+        let worker = self.worker.clone();
+        let (shard, config) = (&worker.shard, &worker.instance.config);
+        shard.stats().bytes_in.add(bytes.len() as u64);
+        let limits = Limits { message: config.message_limit, fragments: FRAGMENTS };
+        let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Role::Server));
+        let mut published = false;
+        while !self.deaf {
+            match decoder.next(&mut bytes, &limits) {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    shard.heard(self.key);
+                    match event {
+                        Event::Text(text) => published |= self.publish(Kind::Text, text.as_bytes()),
+                        Event::Binary(bytes) => published |= self.publish(Kind::Binary, bytes),
+                        Event::Ping(payload) => shard.send(self.key, &frame(Opcode::Pong, payload)),
+                        Event::Pong(_) => {}
+                        Event::Close(code, _) => self.end(End::ClosedByClient(code)),
+                    }
+                }
+                Err(offence) => {
+                    tracing::debug!(id = %self.member.id, "the client broke the protocol: {offence}");
+                    self.end(end_of(&offence));
+                }
+            }
+        }
+        self.decoder = decoder;
+        published
+    }
+
+    fn publish(&mut self, kind: Kind, payload: &[u8]) -> bool {
+        self.worker.shard.stats().messages_in.add(1);
+        if self.bucket.as_mut().is_some_and(|bucket| !bucket.take()) {
+            self.end(End::RateLimited);
+            return false;
+        }
+        if self.worker.shard.is_closing(self.key) {
+            // Told to go, it may not have heard yet; what it says now comes after its end.
+            self.deaf = true;
+            return false;
+        }
+        let publication = Publication {
+            kind,
+            payload: Bytes::copy_from_slice(payload),
+            exclude: (!self.member.echo).then_some(self.member.id),
+            published_at: now_micros(),
+        };
+        self.worker.instance.broker.publish(&self.member.channel, publication);
+        true
+    }
+
+    fn end(&mut self, end: End) {
+        self.deaf = true;
+        self.worker.shard.end(self.key, end);
+    }
+
+    /// A publisher reads on when the workers and the bus have room for what it may send.
+    async fn wait_for_room(&self) {
+        let instance = &self.worker.instance;
+        instance.hub.relieved().await;
+        instance.broker.ready().await;
+    }
+}
+
+fn end_of(offence: &Offence) -> End {
+    match offence {
+        Offence::TooBig { .. } => End::TooBig,
+        Offence::InvalidUtf8 => End::InvalidUtf8,
+        other => End::ProtocolError(other.close_code()),
+    }
+}
+
+/// A token bucket: `rate` a second, `burst` at once.
+struct Bucket {
+    tokens: f32,
+    rate: f32,
+    burst: f32,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(config: &crate::config::Config) -> Option<Self> {
+        let rate = config.message_rate?.get() as f32;
+        let burst = config.message_burst.map_or(rate, |burst| burst.get() as f32).max(1.0);
+        Some(Self { tokens: burst, rate, burst, filled: Instant::now() })
+    }
+
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let fresh = now.duration_since(self.filled).as_secs_f32() * self.rate;
+        self.filled = now;
+        self.tokens = (self.tokens + fresh).min(self.burst);
+        let enough = self.tokens >= 1.0;
+        self.tokens -= f32::from(u8::from(enough));
+        enough
+    }
+}

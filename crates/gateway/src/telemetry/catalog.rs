@@ -1,0 +1,136 @@
+//! Every metric of an instance: its name, kind, labels and meaning. The page prints these and no
+//! others, and `docs/metrics.md` is held against this list. Labels have few values, all known here:
+//! never a channel, a user or an address.
+
+/// What kind of number it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One row of the list.
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// The labels' names, for the reference.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the code that sets a metric names its labels itself"))]
+    pub labels: &'static str,
+    pub help: &'static str,
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels: "", help }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels: "", help }
+}
+
+impl Metric {
+    const fn by(self, labels: &'static str) -> Self {
+        Self { labels, ..self }
+    }
+}
+
+/// The list, without the `process_…` metrics, which are as everywhere.
+pub const METRICS: &[Metric] = &[
+    gauge("fanfare_connections", "Open connections, by protocol").by("protocol"),
+    gauge("fanfare_worker_connections", "Open connections of each worker").by("worker"),
+    gauge("fanfare_closing_connections", "Connections that were told to go and have not gone yet"),
+    counter("fanfare_connections_opened_total", "Connections whose handshake was answered, by protocol")
+        .by("protocol"),
+    counter("fanfare_connections_closed_total", "Connections that ended, by reason").by("reason"),
+    counter("fanfare_handshakes_rejected_total", "Handshakes that were not answered with 101, by reason")
+        .by("reason"),
+    counter(
+        "fanfare_accept_errors_total",
+        "Times that accepting a connection failed, as when no file was left",
+    ),
+    counter("fanfare_messages_in_total", "Messages that clients sent"),
+    counter("fanfare_messages_out_total", "Messages written or queued for clients, notices included"),
+    counter("fanfare_bytes_in_total", "Bytes read from clients after the handshake"),
+    counter("fanfare_bytes_out_total", "Bytes of frames written or queued for clients"),
+    counter("fanfare_publications_total", "Publications that this instance handed to its broker"),
+    counter("fanfare_deliveries_total", "Publications written or queued, one for each receiver"),
+    gauge("fanfare_outbox_bytes", "Bytes that wait for sockets that are full"),
+    gauge("fanfare_inbox_bytes", "Bytes of publications that wait for the workers"),
+    counter("fanfare_slow_consumers_total", "Connections cut because their outbox was full"),
+    gauge("fanfare_subscriptions", "Subscriptions of open connections"),
+    gauge("fanfare_channels", "Channels with subscribers on this instance"),
+    gauge("fanfare_broker_up", "1 while publications go to other instances and come from them"),
+    gauge("fanfare_broker_subscriptions", "Channels to which this instance is subscribed at the bus"),
+    Metric {
+        name: "fanfare_broker_lag_seconds",
+        kind: Kind::Histogram,
+        labels: "",
+        help: "From publication, by the publisher's clock, to the write to the last socket of a worker",
+    },
+    counter("fanfare_broker_reconnects_total", "Broken connections to the bus that were replaced"),
+    counter(
+        "fanfare_broker_duplicates_total",
+        "Publications that came a second time and were not relayed again",
+    ),
+    gauge("fanfare_broker_spool_bytes", "Bytes of publications that wait for the bus"),
+    counter(
+        "fanfare_broker_spool_dropped_total",
+        "Publications that others never see, because the spool was full",
+    ),
+    counter("fanfare_gaps_total", "Times that publications may have been missed, by cause").by("cause"),
+    counter(
+        "fanfare_unknown_envelopes_total",
+        "Messages on the bus that no version of the envelope explains",
+    ),
+    gauge("fanfare_ready", "1 while /readyz says so"),
+    gauge("fanfare_draining", "1 from the signal to end on"),
+    gauge("fanfare_drain_remaining_connections", "While draining, connections that are still there"),
+    gauge("fanfare_workers", "Threads that own connections"),
+    gauge("fanfare_build_info", "1, with the version and revision of the program").by("version, revision"),
+];
+
+/// Upper bounds of `fanfare_broker_lag_seconds`.
+pub const LAG_BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use fanfare_broker::GapCause;
+    use fanfare_hub::End;
+
+    use super::*;
+    use crate::http::Rejection;
+
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+
+    #[test]
+    fn the_reference_lists_every_metric_and_label() {
+        let mut rows = String::from("| name | type | labels | what |\n| --- | --- | --- | --- |\n");
+        for Metric { name, kind, labels, help } in METRICS {
+            let kind = format!("{kind:?}").to_lowercase();
+            writeln!(rows, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
+        }
+        let list =
+            |labels: &[&str]| labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        let mut causes: Vec<_> = GapCause::ALL.into_iter().map(GapCause::label).collect();
+        causes.push("inbox");
+        writeln!(rows, "\n`reason` of a closed connection: {}.", list(&End::LABELS)).unwrap();
+        writeln!(rows, "\n`reason` of a rejected handshake: {}.", list(&Rejection::LABELS)).unwrap();
+        writeln!(rows, "\n`cause` of a gap: {}.", list(&causes)).unwrap();
+        let (begin, end) = ("<!-- begin generated -->\n", "<!-- end generated -->");
+        let text = std::fs::read_to_string(FILE).unwrap();
+        let (before, rest) = text.split_once(begin).expect("docs/metrics.md has its begin mark");
+        let (found, after) = rest.split_once(end).expect("docs/metrics.md has its end mark");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(FILE, format!("{before}{begin}{rows}{end}{after}")).unwrap();
+        } else {
+            assert_eq!(
+                found, rows,
+                "docs/metrics.md is out of date: run the tests with UPDATE_DOCS=1 and commit it"
+            );
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What `/metrics` says. Workers count in plain integers of their own; here they are added up when
+//! somebody asks. The recorder belongs to the instance, not to the process, so that a test can run two.
+
+mod catalog;
+
+use std::time::Duration;
+
+use fanfare_hub::{Census, End};
+use metrics::{
+    counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_process::Collector;
+use tokio::time::timeout;
+
+use self::catalog::{Kind, LAG_BUCKETS, METRICS};
+use crate::http::Rejection;
+use crate::instance::Instance;
+
+/// How long a scrape waits for the workers to count.
+const CENSUS: Duration = Duration::from_secs(1);
+
+/// How often histograms are emptied of their raw samples, which otherwise pile up between scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The instance's recorder.
+pub struct Telemetry {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    process: Collector,
+}
+
+impl Telemetry {
+    /// A recorder that knows every metric of the catalog.
+    pub fn new() -> anyhow::Result<Self> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full("fanfare_broker_lag_seconds".into()), LAG_BUCKETS)?
+            .build_recorder();
+        let (handle, process) = (recorder.handle(), Collector::default());
+        with_local_recorder(&recorder, || {
+            for metric in METRICS {
+                match metric.kind {
+                    Kind::Counter => describe_counter!(metric.name, metric.help),
+                    Kind::Gauge => describe_gauge!(metric.name, metric.help),
+                    Kind::Histogram => describe_histogram!(metric.name, metric.help),
+                }
+            }
+            process.describe();
+        });
+        Ok(Self { recorder, handle, process })
+    }
+
+    /// Where workers put the seconds from publication to write.
+    pub fn lag(&self) -> metrics::Histogram {
+        with_local_recorder(&self.recorder, || histogram!("fanfare_broker_lag_seconds"))
+    }
+
+    /// Keeps the histograms small for as long as the instance lives.
+    pub async fn upkeep(&self) {
+        let mut interval = tokio::time::interval(UPKEEP);
+        loop {
+            interval.tick().await;
+            self.handle.run_upkeep();
+        }
+    }
+
+    /// The page in Prometheus' text format.
+    pub async fn render(&self, instance: &Instance) -> String {
+        // A stuck worker must not keep operators from seeing that it is stuck.
+        let census = timeout(CENSUS, instance.hub.census()).await.unwrap_or_default();
+        with_local_recorder(&self.recorder, || {
+            self.process.collect();
+            connections(instance, &census);
+            traffic(instance);
+            broker(instance);
+            lifecycle(instance, &census);
+        });
+        self.handle.render()
+    }
+}
+
+fn connections(instance: &Instance, census: &[Option<Census>]) {
+    let counted = || census.iter().flatten();
+    let total = |of: fn(&Census) -> u64| counted().map(of).sum::<u64>() as f64;
+    gauge!("fanfare_connections", "protocol" => "raw").set(total(|c| c.connections));
+    gauge!("fanfare_closing_connections").set(total(|c| c.closing));
+    gauge!("fanfare_subscriptions").set(total(|c| c.subscriptions));
+    gauge!("fanfare_outbox_bytes").set(total(|c| c.outbox_bytes));
+    gauge!("fanfare_inbox_bytes").set(instance.hub.inbox_bytes() as f64);
+    gauge!("fanfare_channels").set(instance.hub.channels() as f64);
+    for (worker, census) in census.iter().enumerate() {
+        let open = census.map_or(0, |census| census.connections);
+        gauge!("fanfare_worker_connections", "worker" => worker.to_string()).set(open as f64);
+    }
+    for (index, label) in End::LABELS.into_iter().enumerate() {
+        let closed = instance.sum(|stats| &stats.closed[index]);
+        counter!("fanfare_connections_closed_total", "reason" => label).absolute(closed);
+    }
+    counter!("fanfare_slow_consumers_total")
+        .absolute(instance.sum(|stats| &stats.closed[End::SlowConsumer.index()]));
+    counter!("fanfare_connections_opened_total", "protocol" => "raw")
+        .absolute(instance.sum(|stats| &stats.opened));
+    for (label, rejected) in Rejection::LABELS.into_iter().zip(instance.rejected.read()) {
+        counter!("fanfare_handshakes_rejected_total", "reason" => label).absolute(rejected);
+    }
+    counter!("fanfare_accept_errors_total").absolute(instance.rejected.accept_errors());
+}
+
+fn traffic(instance: &Instance) {
+    counter!("fanfare_messages_in_total").absolute(instance.sum(|stats| &stats.messages_in));
+    counter!("fanfare_messages_out_total").absolute(instance.sum(|stats| &stats.messages_out));
+    counter!("fanfare_bytes_in_total").absolute(instance.sum(|stats| &stats.bytes_in));
+    counter!("fanfare_bytes_out_total").absolute(instance.sum(|stats| &stats.bytes_out));
+    counter!("fanfare_publications_total").absolute(instance.sum(|stats| &stats.messages_in));
+    counter!("fanfare_deliveries_total").absolute(instance.sum(|stats| &stats.deliveries));
+}
+
+fn broker(instance: &Instance) {
+    let status = instance.broker.status();
+    gauge!("fanfare_broker_up").set(f64::from(u8::from(status.up)));
+    gauge!("fanfare_broker_subscriptions").set(status.subscriptions as f64);
+    gauge!("fanfare_broker_spool_bytes").set(status.spool_bytes as f64);
+    counter!("fanfare_broker_spool_dropped_total").absolute(status.spool_dropped);
+    counter!("fanfare_broker_reconnects_total").absolute(status.reconnects);
+    counter!("fanfare_broker_duplicates_total").absolute(status.duplicates);
+    counter!("fanfare_unknown_envelopes_total").absolute(status.unknown_envelopes);
+    for (cause, gaps) in instance.relay.gaps() {
+        counter!("fanfare_gaps_total", "cause" => cause.label()).absolute(gaps);
+    }
+    counter!("fanfare_gaps_total", "cause" => "inbox").absolute(instance.hub.overflows());
+}
+
+fn lifecycle(instance: &Instance, census: &[Option<Census>]) {
+    let draining = instance.readiness.is_draining();
+    let left: u64 = census.iter().flatten().map(|census| census.connections + census.closing).sum();
+    gauge!("fanfare_ready").set(f64::from(u8::from(instance.readiness.causes().is_empty())));
+    gauge!("fanfare_draining").set(f64::from(u8::from(draining)));
+    gauge!("fanfare_drain_remaining_connections").set(if draining { left as f64 } else { 0.0 });
+    gauge!("fanfare_workers").set(instance.hub.stats().count() as f64);
+    let (version, revision) =
+        (env!("CARGO_PKG_VERSION"), option_env!("FANFARE_REVISION").unwrap_or("unknown"));
+    gauge!("fanfare_build_info", "version" => version, "revision" => revision).set(1.0);
+}

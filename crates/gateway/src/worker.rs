@@ -1,0 +1,222 @@
+//! One thread that owns connections: its runtime, its listener, its shard. A connection that was
+//! accepted here never leaves. It decides nothing about when the instance ends; it is told.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use fanfare_hub::{End, Inbox, Settings, Shard, Socket};
+use http::HeaderValue;
+use http::header::CONNECTION;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tower::ServiceExt;
+
+use crate::config::Config;
+use crate::http::{Handoff, Rejection, Upgrade, id_value, is_upgrade, public, upgrade};
+use crate::instance::{Instance, Phase};
+use crate::listener::{Accepted, accept, read_header};
+use crate::session::Session;
+
+/// One read takes at most so much. Larger would only make a busy publisher less fair to its neighbours.
+const SCRATCH: usize = 64 << 10;
+
+/// A request's headers may take so much together.
+const HEADERS: usize = 16 << 10;
+
+/// After the instance was told to end at once, how long Close frames may take to be written.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What the tasks of one worker share.
+pub struct Worker {
+    pub instance: Arc<Instance>,
+    pub shard: Shard,
+    pub scratch: RefCell<Box<[u8]>>,
+    /// The instance's id, ready to be put into answers.
+    pub instance_id: HeaderValue,
+    router: Router,
+    draining: Cell<bool>,
+}
+
+/// Starts a worker on a thread of its own. The thread ends when its connections have, after the phase
+/// has left `Serving`; its result is how many had to be left behind.
+pub fn start(
+    number: usize,
+    inbox: Inbox,
+    listener: TcpListener,
+    instance: Arc<Instance>,
+    phase: watch::Receiver<Phase>,
+) -> io::Result<JoinHandle<usize>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        LocalSet::new().block_on(&runtime, async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a bound listener is valid");
+            Worker::new(inbox, instance).serve(listener, phase).await
+        })
+    })
+}
+
+impl Worker {
+    /// Whether handshakes are refused because the instance is being emptied.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn new(inbox: Inbox, instance: Arc<Instance>) -> Rc<Self> {
+        let broker = instance.broker.clone();
+        let release = move |channel: &_| broker.release(channel);
+        let shard = Shard::start(inbox, settings(&instance.config), instance.telemetry.lag(), release);
+        Rc::new(Self {
+            router: public(instance.clone()),
+            instance_id: id_value(instance.id),
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            draining: Cell::new(false),
+            instance,
+            shard,
+        })
+    }
+
+    async fn serve(
+        self: Rc<Self>,
+        listener: tokio::net::TcpListener,
+        mut phase: watch::Receiver<Phase>,
+    ) -> usize {
+        // The listener stays open to the end: health and metrics are asked for while draining, too.
+        spawn_local(accept(listener, Acceptor(self.clone())));
+        let ending = async |phase: &mut watch::Receiver<Phase>, least: Phase| {
+            // An error means that the lifecycle is gone; nothing is left to serve for.
+            let _ = phase.wait_for(|phase| *phase >= least).await;
+        };
+        ending(&mut phase, Phase::Draining).await;
+        self.draining.set(true);
+        tokio::select! {
+            () = self.drain() => {}
+            () = ending(&mut phase, Phase::Ending) => {}
+        }
+        let left = self.shard.len();
+        self.shard.drain(Duration::ZERO, End::ShutDown).await;
+        // Whoever is still there was not told before now; a moment is enough to write one frame.
+        let _ = timeout(LAST_WORDS, self.emptied()).await;
+        left
+    }
+
+    async fn drain(&self) {
+        self.shard.drain(self.instance.config.drain_window, End::Drained).await;
+        self.emptied().await;
+    }
+
+    async fn emptied(&self) {
+        while !self.shard.is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Everything that happens on one accepted connection until it is a WebSocket or has ended.
+    async fn converse(self: Rc<Self>, mut stream: TcpStream, mut peer: SocketAddr) {
+        let config = &self.instance.config;
+        let deadline = Instant::now() + config.handshake_timeout;
+        if config.proxy_protocol && config.trusts(peer.ip()) {
+            let header = timeout_at(deadline, read_header(&mut stream, peer)).await;
+            match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(client) => peer = client,
+                Err(error) => {
+                    tracing::debug!(%peer, "no PROXY header: {error}");
+                    return self.instance.rejected.count(&Rejection::ProxyHeader, peer.ip());
+                }
+            }
+        }
+        let handoff = Handoff::default();
+        let service = service_fn(|request| self.answer(peer.ip(), deadline, request, &handoff));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.header_timeout)
+            .half_close(false)
+            .max_buf_size(HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        if let Err(error) = connection.await {
+            tracing::debug!(%peer, "HTTP connection ended: {error}");
+            if error.is_timeout() {
+                self.instance.rejected.count(&Rejection::Timeout, peer.ip());
+            }
+        }
+        if let Some(upgrade) = handoff.take() {
+            self.clone().begin(upgrade).await;
+        }
+    }
+
+    async fn answer(
+        &self,
+        peer: IpAddr,
+        deadline: Instant,
+        request: http::Request<hyper::body::Incoming>,
+        handoff: &Handoff,
+    ) -> Result<http::Response<Body>, std::convert::Infallible> {
+        if is_upgrade(request.uri().path()) {
+            return Ok(upgrade(self, peer, deadline, request, handoff).await);
+        }
+        let mut response = self.router.clone().oneshot(request.map(Body::new)).await?;
+        if self.is_draining() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+
+    /// Takes the socket out of hyper and starts the session on it, in a task that holds no more than
+    /// an idle connection needs.
+    async fn begin(self: Rc<Self>, upgrade: Upgrade) {
+        let Upgrade { stream, joined, member, permit } = upgrade;
+        let parts = match stream.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<TcpStream>>) {
+            Ok(Ok(parts)) => parts,
+            _ => return joined.fail(),
+        };
+        let socket = Rc::new(Socket::new(parts.io.into_inner()));
+        let key = joined.open(socket.clone());
+        if self.is_draining() {
+            self.shard.end(key, End::Drained);
+        }
+        // Boxed by the task itself: a session is small, the handshake that ends here is not.
+        spawn_local(Session::new(self, key, member, permit).run(socket, parts.read_buf));
+    }
+}
+
+struct Acceptor(Rc<Worker>);
+
+impl Accepted for Acceptor {
+    fn connection(&self, stream: TcpStream, peer: SocketAddr) {
+        spawn_local(self.0.clone().converse(stream, peer));
+    }
+
+    fn failed(&self, error: &io::Error) {
+        self.0.instance.rejected.count_accept_error();
+        tracing::debug!("cannot accept: {error}");
+    }
+
+    fn refused(&self, peer: SocketAddr) {
+        self.0.instance.rejected.count(&Rejection::OutOfFiles, peer.ip());
+    }
+
+    fn retry_after(&self) -> u64 {
+        self.0.instance.config.retry_after.as_secs()
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        outbox_limit: config.outbox_limit,
+        ping_interval: config.ping_interval,
+        idle_timeout: config.idle_timeout,
+        close_timeout: config.close_timeout,
+    }
+}
