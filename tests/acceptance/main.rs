@@ -1,1 +1,19 @@
-//! Fanfare from outside.
+//! Fanfare from outside: the built binary, a real Redis, a real load balancer, clients that share no code
+//! with it. It reaches into no crate of the workspace; what it needs to know it reads from the wire, the log
+//! and `/metrics`.
+//!
+//! `FANFARE_BIN` names the binary; without it, it is built first.
+
+#![expect(clippy::unwrap_used, reason = "here an unwrap is an assertion")]
+
+mod config;
+mod connections;
+mod drain;
+mod handshake;
+mod harness;
+mod health;
+mod heartbeat;
+mod limits;
+mod metrics;
+mod redis_faults;
+mod relay;

@@ -1,0 +1,72 @@
+//! The configuration from outside: layers, refusals and the commands around them.
+
+use crate::harness::{Instance, refused_to_start, run_to_end};
+
+#[tokio::test]
+async fn what_is_wrong_is_one_line_that_names_it() {
+    type Row<'a> = (Option<&'a str>, &'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+    // (fanfare.toml, flags, variables, what the line must say)
+    let rows: &[Row] = &[
+        (Some("drain_windw = \"6s\""), &[], &[], &["drain_windw", "drain_window", "fanfare.toml"]),
+        (Some("drain_window = true"), &[], &[], &["drain_window"]),
+        (Some("drain_window = \"soon\""), &[], &[], &["drain_window", "soon"]),
+        (Some("[limits]\nmessage_limit = 3"), &[], &[], &["limits", "flat"]),
+        (Some("workers = "), &[], &[], &["fanfare.toml", "line 1"]),
+        (None, &[], &[("FANFARE_DRAIN_WINDO", "6s")], &["FANFARE_DRAIN_WINDO", "FANFARE_DRAIN_WINDOW"]),
+        (None, &[], &[("FANFARE_WORKERS", "many")], &["workers", "many"]),
+        (None, &["--ping-interval", "60s", "--idle-timeout", "30s"], &[], &["ping_interval", "idle_timeout"]),
+        (None, &["--redis", "http://127.0.0.1"], &[], &["redis"]),
+        (None, &["--proxy-protocol", "true"], &[], &["proxy_protocol", "trusted_proxies"]),
+        (None, &["--config", "/nonexistent/fanfare.toml"], &[], &["/nonexistent/fanfare.toml"]),
+    ];
+    for (file, flags, variables, says) in rows {
+        let (code, printed) = refused_to_start(*file, flags, variables).await;
+        let row = format!("{file:?} {flags:?} {variables:?}: {printed}");
+        assert_eq!(code, Some(2), "{row}");
+        assert_eq!(printed.trim_end().lines().count(), 1, "{row}");
+        for word in *says {
+            assert!(printed.contains(word), "{word:?} in {row}");
+        }
+    }
+    let (code, printed) = refused_to_start(None, &["--drain-windw", "6s"], &[]).await;
+    assert_eq!(code, Some(2));
+    assert!(printed.contains("--drain-window"), "{printed}");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_said() {
+    let instance = Instance::start(&[]).await;
+    let taken = instance.address().to_string();
+    let (code, printed) = refused_to_start(None, &["--listen", &taken], &[]).await;
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains(&taken), "{printed}");
+}
+
+#[tokio::test]
+async fn flags_win_over_variables_and_secrets_are_masked() {
+    let variables = [("FANFARE_DRAIN_WINDOW", "7s"), ("FANFARE_REDIS", "redis://user:hush@127.0.0.1:6379/3")];
+    let output = run_to_end(&["config", "--drain-window", "6s", "--message-limit", "1MiB"], &variables).await;
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("drain_window = \"6s\""), "{printed}");
+    assert!(!printed.contains("hush") && printed.contains("127.0.0.1:6379"), "{printed}");
+}
+
+#[tokio::test]
+async fn commands_for_people_and_containers() {
+    let help = run_to_end(&["--help"], &[]).await;
+    assert!(help.status.success());
+    let printed = String::from_utf8(help.stdout).unwrap();
+    for word in ["serve", "bench", "config", "healthcheck", "--listen", "--redis"] {
+        assert!(printed.contains(word), "{word} in {printed}");
+    }
+    let version = run_to_end(&["--version"], &[]).await;
+    assert!(String::from_utf8(version.stdout).unwrap().starts_with("fanfare "));
+
+    let mut instance = Instance::start(&[]).await;
+    let address = instance.address().to_string();
+    let check = async || run_to_end(&["healthcheck"], &[("FANFARE_LISTEN", &address)]).await.status.success();
+    assert!(check().await);
+    instance.kill().await;
+    assert!(!check().await);
+}

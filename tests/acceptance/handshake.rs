@@ -1,0 +1,216 @@
+//! Who gets in: what a handshake must say, from which page and address, and how long it may take.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, interval};
+
+use crate::harness::{Client, Instance, LoadBalancer, Response, Socket, eventually, request};
+
+async fn rejected(instance: &Instance, reason: &str) -> f64 {
+    instance.metric("fanfare_handshakes_rejected_total", &[("reason", reason)]).await
+}
+
+#[tokio::test]
+async fn what_is_no_handshake_is_answered() {
+    let instance = Instance::start(&[]).await;
+    let good = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    // (what is changed: header and value, or none for left out; the status)
+    let rows = [
+        ("Upgrade", None, 426),
+        ("Connection", None, 400),
+        ("Sec-WebSocket-Version", None, 426),
+        ("Sec-WebSocket-Version", Some("8"), 426),
+        ("Sec-WebSocket-Key", None, 400),
+        ("Sec-WebSocket-Key", Some("short"), 400),
+    ];
+    for (name, value, status) in rows {
+        let mut text = "GET /ws/bad HTTP/1.1\r\nHost: x\r\n".to_owned();
+        for (key, usual) in good {
+            let value = if key == name { value } else { Some(usual) };
+            text += &value.map(|value| format!("{key}: {value}\r\n")).unwrap_or_default();
+        }
+        let mut socket = Socket::connect(instance.address()).await;
+        socket.write(format!("{text}\r\n").as_bytes()).await.unwrap();
+        let answer = socket.response().await;
+        assert_eq!(answer.status, status, "{name}: {value:?}");
+        if status == 426 {
+            assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{name}: {value:?}");
+        }
+    }
+    assert_eq!(rejected(&instance, "malformed").await, rows.len() as f64);
+    let post = request(instance.address(), "POST", "/ws/bad", &[]).await.unwrap();
+    assert_eq!(post.status, 405);
+    assert_eq!(request(instance.address(), "GET", "/nothing", &[]).await.unwrap().status, 404);
+}
+
+/// Words in `Connection` and `Upgrade` are lists, and letters may be of either case (RFC 6455 section 4.2.1).
+#[tokio::test]
+async fn an_unusual_handshake_is_one() {
+    let instance = Instance::start(&[]).await;
+    let mut socket = Socket::connect(instance.address()).await;
+    let text = "GET /ws/odd HTTP/1.1\r\nhost: x\r\nupgrade: WebSocket\r\nconnection: keep-alive, uPGRADE\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        sec-websocket-protocol: chat, superchat\r\nsec-websocket-extensions: permessage-deflate\r\n\r\n";
+    socket.write(text.as_bytes()).await.unwrap();
+    let answer = socket.response().await;
+    assert_eq!(answer.status, 101);
+    // Nothing was agreed that is not spoken.
+    assert_eq!(answer.header("sec-websocket-protocol"), None);
+    assert_eq!(answer.header("sec-websocket-extensions"), None);
+}
+
+#[tokio::test]
+async fn pages_of_other_hosts_stay_outside() {
+    let patterns = ["--allowed-origins", "https://app.example.com,https://*.example.org"];
+    // (flags, Origin, whether it gets in); the Host is fanfare.test
+    let rows: [(&[&str], Option<&str>, bool); 14] = [
+        (&[], None, true),
+        (&[], Some("http://fanfare.test"), true),
+        (&[], Some("https://fanfare.test"), true),
+        (&[], Some("http://evil.test"), false),
+        (&[], Some("http://fanfare.test.evil.test"), false),
+        (&[], Some("null"), false),
+        (&patterns, None, true),
+        (&patterns, Some("https://app.example.com"), true),
+        (&patterns, Some("https://a.example.org"), true),
+        (&patterns, Some("http://app.example.com"), false),
+        (&patterns, Some("https://app.example.com.evil.test"), false),
+        (&patterns, Some("http://fanfare.test"), false),
+        (&["--allowed-origins", "*"], Some("http://evil.test"), true),
+        (&["--allowed-origins", "*"], Some("null"), true),
+    ];
+    for (flags, origin, gets_in) in rows {
+        let instance = Instance::start(flags).await;
+        let headers: Vec<_> = origin.map(|origin| ("Origin", origin)).into_iter().collect();
+        let answer = Socket::connect(instance.address()).await.upgrade("origin", &headers).await;
+        assert_eq!(answer.status, if gets_in { 101 } else { 403 }, "{flags:?} {origin:?}");
+        assert_eq!(rejected(&instance, "origin").await == 0.0, gets_in, "{flags:?} {origin:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_believed_from_proxies_only() {
+    let limit = ["--max-connections-per-address", "1"];
+    let trusting = [limit[0], limit[1], "--trusted-proxies", "127.0.0.1"];
+    // (trusts this machine, X-Forwarded-For of the first and the second, whether they count as one)
+    let rows = [
+        (false, "192.0.2.1", "192.0.2.2", true),
+        (true, "192.0.2.1", "192.0.2.2", false),
+        (true, "192.0.2.1", "192.0.2.1", true),
+        // What a client wrote itself stands left of what the proxy added.
+        (true, "10.9.9.9, 192.0.2.1", "10.8.8.8, 192.0.2.1", true),
+        (true, "192.0.2.1, 127.0.0.1", "192.0.2.2, 127.0.0.1", false),
+        (true, "2001:db8::1", "2001:db8:1::1", false),
+    ];
+    for (trusts, first, second, same) in rows {
+        let instance = Instance::start(if trusts { &trusting } else { &limit }).await;
+        let url = instance.url("proxied");
+        let _held = Client::try_connect(&url, &[("X-Forwarded-For", first)]).await.unwrap();
+        let second_got_in = Client::try_connect(&url, &[("X-Forwarded-For", second)]).await;
+        let status = second_got_in.err().map(|answer| answer.status);
+        assert_eq!(status, same.then_some(429), "{trusts} {first} {second}");
+    }
+}
+
+/// Version 2 of the PROXY protocol: signature, PROXY over TCP/IPv4, source 192.0.2.`last`.
+fn proxy_header(last: u8) -> Vec<u8> {
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0C".to_vec();
+    bytes.extend([192, 0, 2, last, 127, 0, 0, 1, 0x1F, 0x90, 0x1F, 0x91]);
+    bytes
+}
+
+#[tokio::test]
+async fn the_proxy_protocol_says_who_comes() {
+    let flags = [
+        "--proxy-protocol",
+        "true",
+        "--trusted-proxies",
+        "127.0.0.1",
+        "--max-connections-per-address",
+        "1",
+        "--internal-listen",
+        "127.0.0.1:0",
+    ];
+    let instance = Instance::start(&flags).await;
+    let join = async |last: u8| -> (Socket, Response) {
+        let mut socket = Socket::connect(instance.address()).await;
+        socket.write(&proxy_header(last)).await.unwrap();
+        let answer = socket.upgrade("proxied", &[]).await;
+        (socket, answer)
+    };
+    let first = join(1).await;
+    assert_eq!(first.1.status, 101);
+    assert_eq!(join(1).await.1.status, 429);
+    let other = join(2).await;
+    assert_eq!(other.1.status, 101);
+
+    // Without the header, or with a broken one, the connection is cut.
+    for bytes in [&b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n"] {
+        let mut socket = Socket::connect(instance.address()).await;
+        socket.write(bytes).await.unwrap();
+        socket.ended().await;
+    }
+    assert_eq!(rejected(&instance, "proxy_header").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_real_proxy_speaks_the_proxy_protocol() {
+    let flags =
+        ["--proxy-protocol", "true", "--trusted-proxies", "127.0.0.1", "--internal-listen", "127.0.0.1:0"];
+    let instance = Instance::start(&flags).await;
+    let balancer = LoadBalancer::start(&[&instance], "send-proxy-v2").await;
+    let mut client = Client::connect(balancer.url("proxied")).await;
+    client.send("through").await;
+    assert_eq!(client.next().await, "through".into());
+}
+
+#[tokio::test]
+async fn a_handshake_takes_no_longer_than_it_may() {
+    let flags = ["--header-timeout", "500ms", "--handshake-timeout", "1s"];
+    let instance = Instance::start(&flags).await;
+    // (how it dawdles: at once, then this again every 50 ms)
+    let rows: [(&str, &[u8], &[u8]); 3] = [
+        ("says nothing", b"", b""),
+        ("stops in the middle", b"GET /ws/slow HTTP/1.1\r\nHost: x\r\n", b""),
+        ("drips", b"GET /ws/slow HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"x"),
+    ];
+    for (done, (name, first, then)) in rows.into_iter().enumerate() {
+        let mut socket = Socket::connect(instance.address()).await;
+        let start = Instant::now();
+        socket.write(first).await.unwrap();
+        let mut ticks = interval(Duration::from_millis(50));
+        while start.elapsed() < Duration::from_secs(3) {
+            ticks.tick().await;
+            if !then.is_empty() && socket.write(then).await.is_err() || socket.has_ended().await {
+                break;
+            }
+        }
+        let took = start.elapsed();
+        assert!(took > Duration::from_millis(400), "{name}: cut after {took:?}");
+        assert!(took < Duration::from_millis(2500), "{name}: cut after {took:?}");
+        let counted = (done + 1) as f64;
+        eventually(name, async || rejected(&instance, "timeout").await == counted).await;
+    }
+    // Those who were in stay in.
+    assert!(Client::try_connect(&instance.url("fast"), &[]).await.is_ok());
+}
+
+#[tokio::test]
+async fn huge_headers_are_refused() {
+    let instance = Instance::start(&[]).await;
+    let mut socket = Socket::connect(instance.address()).await;
+    let huge = format!("GET /ws/huge HTTP/1.1\r\nHost: x\r\nX-Huge: {}\r\n\r\n", "x".repeat(1 << 20));
+    // It is cut or answered before all of it is read.
+    let _ = socket.write(huge.as_bytes()).await;
+    socket.ended().await;
+    eventually("it leaves nothing", async || {
+        instance.metric("fanfare_connections", &[("protocol", "raw")]).await == 0.0
+    })
+    .await;
+    assert!(instance.metric("process_resident_memory_bytes", &[]).await < 100e6);
+}

@@ -1,0 +1,69 @@
+//! What the tests stand on: processes that end with the test, clients, faults, and waiting for events.
+//! It judges nothing about Fanfare; that is the tests' part.
+
+mod balancer;
+mod client;
+mod http;
+mod instance;
+mod metrics;
+mod process;
+mod proxy;
+mod redis;
+mod socket;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use tokio::time::{Instant, interval};
+
+pub use balancer::LoadBalancer;
+pub use client::{Client, Said, fence};
+pub use http::{Response, request};
+pub use instance::{Instance, refused_to_start, run_to_end};
+pub use metrics::Metrics;
+pub use proxy::{Fault, TcpProxy};
+pub use redis::RedisServer;
+pub use socket::{Frame, Socket, frame};
+
+/// How long anything may take that is not about time. Generous, because the machine may be busy: a test
+/// that passes never waits for it.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds, asking every few milliseconds; panics with `what` after `DEADLINE`.
+pub async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) -> Duration {
+    within(DEADLINE, what, condition).await
+}
+
+/// As `eventually`, with a deadline that is part of what is promised. Gives the time it took.
+pub async fn within(deadline: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    let mut ticks = interval(Duration::from_millis(10));
+    loop {
+        ticks.tick().await;
+        if condition().await {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
+    }
+}
+
+/// Checks that `condition` holds, again and again, for as long as `span`.
+pub async fn throughout(span: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    let mut ticks = interval(Duration::from_millis(20));
+    while start.elapsed() < span {
+        ticks.tick().await;
+        assert!(condition().await, "no longer so after {:?}: {what}", start.elapsed());
+    }
+}
+
+/// A port for a server that cannot be told to let the kernel choose. It is outside the range from which
+/// outgoing connections take theirs, so a server that is restarted finds it free again.
+fn free_address() -> SocketAddr {
+    loop {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(12_000..32_000)));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! With Redis away: no socket closes, neighbours still hear each other, readiness says so, and when it is
+//! back everything is subscribed again within two seconds.
+
+use std::time::Duration;
+
+use crate::harness::{Client, Fault, Instance, RedisServer, Said, TcpProxy, eventually, throughout, within};
+
+/// Back "within 2 s", and what a busy machine may add.
+const BACK: Duration = Duration::from_millis(2500);
+
+struct Pair {
+    one: Instance,
+    other: Instance,
+    /// Two on `one`, one on `other`, all in the same channel.
+    clients: [Client; 3],
+}
+
+impl Pair {
+    async fn over(url: &str) -> Self {
+        let one = Instance::start(&["--redis", url]).await;
+        let other = Instance::start(&["--redis", url]).await;
+        let clients = [
+            Client::connect(one.url("faults")).await,
+            Client::connect(one.url("faults")).await,
+            Client::connect(other.url("faults")).await,
+        ];
+        Self { one, other, clients }
+    }
+
+    /// What the first says is heard by everybody, itself included.
+    async fn all_hear(&mut self, text: &str) {
+        self.clients[0].send(text).await;
+        for client in &mut self.clients {
+            until(client, text).await;
+        }
+    }
+
+    async fn neighbours_hear(&mut self, text: &str) {
+        self.clients[0].send(text).await;
+        until(&mut self.clients[1], text).await;
+        until(&mut self.clients[0], text).await;
+    }
+
+    async fn live(&self) -> bool {
+        self.one.page("/livez").await.status == 200 && self.other.page("/livez").await.status == 200
+    }
+
+    async fn up(&self) -> [bool; 2] {
+        [
+            self.one.metric("fanfare_broker_up", &[]).await == 1.0,
+            self.other.metric("fanfare_broker_up", &[]).await == 1.0,
+        ]
+    }
+
+    async fn nobody_was_closed(&self) {
+        for (instance, clients) in [(&self.one, 2.0), (&self.other, 1.0)] {
+            let metrics = instance.metrics().await;
+            assert_eq!(metrics.value("fanfare_connections_closed_total", &[]), 0.0);
+            assert_eq!(metrics.value("fanfare_connections", &[("protocol", "raw")]), clients);
+        }
+    }
+}
+
+/// Reads until `text` comes; what was said before a fault may come late.
+async fn until(client: &mut Client, text: &str) {
+    while client.next().await != Said::from(text) {}
+}
+
+#[tokio::test]
+async fn a_killed_redis_closes_no_socket() {
+    let mut redis = RedisServer::start().await;
+    let mut pair = Pair::over(&redis.url()).await;
+    pair.all_hear("before").await;
+    redis.kill().await;
+    eventually("both know", async || pair.up().await == [false, false]).await;
+    for number in 0..20 {
+        pair.neighbours_hear(&format!("alone {number}")).await;
+    }
+    eventually("readiness tells", async || pair.one.page("/readyz").await.status == 503).await;
+    assert!(pair.live().await);
+
+    redis.restart().await;
+    within(BACK, "everything is subscribed again", async || {
+        redis.subscribers("fanfare:channel:faults").await == 2
+    })
+    .await;
+    eventually("both know that it is back", async || pair.up().await == [true, true]).await;
+    pair.all_hear("after").await;
+    pair.nobody_was_closed().await;
+    assert!(pair.one.metric("fanfare_broker_reconnects_total", &[]).await >= 1.0);
+    assert!(pair.one.metric("fanfare_gaps_total", &[("cause", "disconnected")]).await >= 1.0);
+    eventually("ready again", async || pair.one.page("/readyz").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_paused_redis_is_found_out() {
+    let redis = RedisServer::start().await;
+    let mut pair = Pair::over(&redis.url()).await;
+    pair.all_hear("before").await;
+    redis.pause().await;
+    within(Duration::from_secs(8), "both know", async || pair.up().await == [false, false]).await;
+    pair.neighbours_hear("alone").await;
+    throughout(Duration::from_millis(500), "alive", async || pair.live().await).await;
+    redis.resume().await;
+    eventually("both know that it is back", async || pair.up().await == [true, true]).await;
+    pair.all_hear("after").await;
+    pair.nobody_was_closed().await;
+}
+
+#[tokio::test]
+async fn an_instance_starts_without_redis() {
+    let mut redis = RedisServer::absent();
+    let url = redis.url();
+    let one = Instance::start(&["--redis", &url]).await;
+    let other = Instance::start(&["--redis", &url]).await;
+    assert_eq!(one.page("/readyz").await.status, 503);
+    assert_eq!(one.page("/livez").await.status, 200);
+    let mut clients = [
+        Client::connect(one.url("faults")).await,
+        Client::connect(one.url("faults")).await,
+        Client::connect(other.url("faults")).await,
+    ];
+    clients[0].send("alone").await;
+    until(&mut clients[1], "alone").await;
+    redis.restart().await;
+    eventually("ready", async || one.page("/readyz").await.status == 200).await;
+    within(BACK, "subscribed", async || redis.subscribers("fanfare:channel:faults").await == 2).await;
+    let mut pair = Pair { one, other, clients };
+    pair.all_hear("together").await;
+    pair.nobody_was_closed().await;
+}
+
+/// One instance's way to Redis is a black hole; the other does not notice.
+#[tokio::test]
+async fn a_black_hole_is_found_and_left() {
+    let redis = RedisServer::start().await;
+    let proxy = TcpProxy::start(redis.address()).await;
+    let one = Instance::start(&["--redis", &format!("redis://{}", proxy.address())]).await;
+    let other = Instance::start(&["--redis", &redis.url()]).await;
+    let clients = [
+        Client::connect(one.url("faults?notices=true")).await,
+        Client::connect(one.url("faults")).await,
+        Client::connect(other.url("faults")).await,
+    ];
+    let mut pair = Pair { one, other, clients };
+    pair.all_hear("before").await;
+
+    proxy.set(Fault::Blackhole);
+    within(Duration::from_secs(6), "the one knows", async || pair.up().await == [false, true]).await;
+    pair.neighbours_hear("in the hole").await;
+    pair.clients[2].send("outside").await;
+    until(&mut pair.clients[2], "outside").await;
+
+    proxy.set(Fault::None);
+    proxy.reset_all();
+    eventually("it is back", async || pair.up().await == [true, true]).await;
+    // Who asked for it is told that something may have been missed.
+    until(&mut pair.clients[0], r#"{"fanfare":"gap","channel":"faults"}"#).await;
+    pair.all_hear("after").await;
+    pair.nobody_was_closed().await;
+}
+
+#[tokio::test]
+async fn latency_and_resets_lose_no_order() {
+    let redis = RedisServer::start().await;
+    let proxy = TcpProxy::start(redis.address()).await;
+    let mut pair = Pair::over(&format!("redis://{}", proxy.address())).await;
+    proxy.set(Fault::Latency(Duration::from_millis(100)));
+    for number in 0..100 {
+        pair.clients[0].send(format!("{number}").as_str()).await;
+    }
+    let expected: Vec<Said> = (0..100).map(|number| Said::Text(number.to_string())).collect();
+    for client in &mut pair.clients {
+        assert_eq!(client.take(100).await, expected);
+    }
+    proxy.set(Fault::None);
+    for round in 0..5 {
+        proxy.reset_all();
+        eventually("subscribed again", async || {
+            pair.up().await == [true, true] && redis.subscribers("fanfare:channel:faults").await == 2
+        })
+        .await;
+        pair.all_hear(&format!("after reset {round}")).await;
+    }
+    pair.nobody_was_closed().await;
+    // Each message once: nothing else is on its way to anybody.
+    for turn in 0..3 {
+        pair.all_hear(&format!("last {turn}")).await;
+    }
+}
+
+/// A way too narrow for what is said: Redis cuts the instance off, which is a gap and no silence.
+#[tokio::test]
+async fn a_way_too_narrow_is_a_gap() {
+    let redis = RedisServer::start().await;
+    redis.cli(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 0"]).await;
+    let proxy = TcpProxy::start(redis.address()).await;
+    let narrow = Instance::start(&["--redis", &format!("redis://{}", proxy.address())]).await;
+    let mut listener = Client::connect(narrow.url("narrow")).await;
+    let wide = Instance::start(&["--redis", &redis.url()]).await;
+    let mut speaker = Client::connect(wide.url("narrow?echo=false")).await;
+    proxy.set(Fault::Bandwidth(100_000));
+    let mut published = 0;
+    let gaps = async || narrow.metric("fanfare_gaps_total", &[]).await;
+    while gaps().await == 0.0 {
+        speaker.send(Said::Binary(vec![9; 60_000])).await;
+        published += 1;
+        assert!(published < 2000, "never cut off");
+    }
+    proxy.set(Fault::None);
+    eventually("it is back", async || narrow.metric("fanfare_broker_up", &[]).await == 1.0).await;
+    speaker.send("wide again").await;
+    until(&mut listener, "wide again").await;
+    assert_eq!(narrow.metric("fanfare_connections_closed_total", &[]).await, 0.0);
+}
+
+/// Publishing goes on for as long as it may while Redis is away, and takes no more memory than its spool.
+#[tokio::test]
+async fn memory_is_bounded_while_redis_is_away() {
+    const SPOOL: f64 = 1024.0 * 1024.0;
+    let mut redis = RedisServer::start().await;
+    let instance = Instance::start(&["--redis", &redis.url(), "--redis-spool", "1MiB"]).await;
+    let mut client = Client::connect(instance.url("spool")).await;
+    redis.kill().await;
+    eventually("it knows", async || instance.metric("fanfare_broker_up", &[]).await == 0.0).await;
+    for number in 0..200 {
+        client.send(Said::Binary(vec![number as u8; 60_000])).await;
+        assert_eq!(client.next().await, Said::Binary(vec![number as u8; 60_000]));
+    }
+    let metrics = instance.metrics().await;
+    assert!(metrics.value("fanfare_broker_spool_bytes", &[]) <= SPOOL);
+    assert!(metrics.value("fanfare_broker_spool_dropped_total", &[]) > 0.0);
+    assert!(metrics.value("process_resident_memory_bytes", &[]) < 100e6);
+}
+
+/// The last to leave a channel ends the instance's interest in it; the lobby is always heard.
+#[tokio::test]
+async fn an_instance_hears_what_its_clients_want() {
+    let redis = RedisServer::start().await;
+    let instance = Instance::start(&["--redis", &redis.url()]).await;
+    let first = Client::connect(instance.url("wanted")).await;
+    let second = Client::connect(instance.url("wanted")).await;
+    assert_eq!(redis.subscribers("fanfare:channel:wanted").await, 1);
+    assert_eq!(redis.subscribers("fanfare:channel:lobby").await, 1);
+    first.close().await;
+    drop(second);
+    eventually("nobody wants it any more", async || redis.subscribers("fanfare:channel:wanted").await == 0)
+        .await;
+    assert_eq!(redis.subscribers("fanfare:channel:lobby").await, 1);
+}
+
+#[tokio::test]
+async fn what_redis_refuses_is_said_without_the_password() {
+    let redis = RedisServer::start().await;
+    redis.cli(&["CONFIG", "SET", "requirepass", "right"]).await;
+    let url = |password: &str| format!("redis://:{password}@{}", redis.address());
+    let wrong = Instance::start(&["--redis", &url("notthisone")]).await;
+    let told = wrong.page("/readyz").await;
+    assert_eq!(told.status, 503);
+    assert!(!told.body.contains("notthisone"));
+    wrong
+        .log()
+        .find("the refusal", |line| {
+            let text = line.to_string();
+            text.contains("WRONGPASS") || text.to_lowercase().contains("password") || text.contains("NOAUTH")
+        })
+        .await;
+    assert!(wrong.log().lines().iter().all(|line| !line.to_string().contains("notthisone")));
+
+    let right = Instance::start(&["--redis", &url("right"), "--redis-prefix", "mine"]).await;
+    eventually("ready with the password", async || right.page("/readyz").await.status == 200).await;
+    let _client = Client::connect(right.url("prefixed")).await;
+    let heard =
+        redis.cli(&["-a", "right", "--no-auth-warning", "PUBSUB", "NUMSUB", "mine:channel:prefixed"]).await;
+    assert!(heard.ends_with('1'), "{heard}");
+}
