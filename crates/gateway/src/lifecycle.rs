@@ -6,8 +6,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use fanfare_broker::{Broker, Memory, Relay};
+use fanfare_broker::{Broker, Memory, Redis, RedisConfig, Relay};
 use fanfare_hub::Hub;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -20,6 +21,9 @@ use crate::listener::Listeners;
 use crate::relay::{HubRelay, gap_notice};
 use crate::telemetry::Telemetry;
 use crate::worker;
+
+/// The longest header of a server's frame (RFC 6455 section 5.2).
+const FRAME_HEADER: usize = 10;
 
 /// How an instance ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +86,17 @@ pub async fn run(
 fn broker(config: &Config, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {
     Ok(match &config.redis {
         None => Arc::new(Memory::new(relay)),
-        Some(_) => anyhow::bail!("no Redis yet"),
+        Some(url) => {
+            let redis = RedisConfig {
+                prefix: config.redis_prefix.to_string(),
+                timeout: config.redis_timeout,
+                spool_bytes: config.redis_spool,
+                // A foreign publisher's message that no outbox can hold would cut every subscriber.
+                payload_limit: config.outbox_limit.saturating_sub(FRAME_HEADER),
+                ..RedisConfig::new(url.expose())
+            };
+            Arc::new(Redis::start(&redis, relay, &Handle::current())?)
+        }
     })
 }
 
@@ -134,6 +148,8 @@ async fn end(
             joined.await?
         }
     };
+    // What the last clients said must reach the other instances, if Redis takes it.
+    let _ = timeout(instance.config.redis_timeout, instance.broker.flush()).await;
     let closed = instance.sum(|stats| &stats.closed[fanfare_hub::End::Drained.index()]);
     tracing::info!(closed, left, "ended");
     Ok(if left == 0 { Outcome::Drained } else { Outcome::Cut { connections: left } })
