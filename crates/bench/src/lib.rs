@@ -1,1 +1,42 @@
-//! bench
+//! Load generator and delivery auditor for WebSocket relays: what `fanfare bench` does, as a library.
+//!
+//! [`Fanout`] sends to one channel and checks every delivery, [`Idle`] and [`Connect`] measure what connections
+//! cost, and [`Floor`] is the yardstick: the least that the same writes can cost. They return reports, and tell
+//! a [`Progress`] how far they are; nothing here prints.
+//!
+//! The program must cost far less than the server that it shares a machine with. So it is built on epoll, with
+//! one scratch buffer for each thread, no memory for what is idle, and one `read` a delivery.
+
+mod audience;
+mod audit;
+mod connect;
+mod connection;
+mod error;
+mod fanout;
+mod flight;
+mod floor;
+mod idle;
+mod latency;
+mod losses;
+mod progress;
+mod publishers;
+mod report;
+mod schedule;
+mod stamp;
+mod swarm;
+mod sys;
+mod table;
+mod target;
+mod usage;
+
+pub use connect::Connect;
+pub use error::BenchError;
+pub use fanout::{Fanout, Load};
+pub use floor::{Floor, Program, play};
+pub use idle::Idle;
+pub use latency::Quantiles;
+pub use losses::Complaint;
+pub use progress::{Bar, Progress, Silent};
+pub use report::{AuditReport, ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, Round, Slice};
+pub use target::{Target, TargetError};
+pub use usage::{Cpu, Processes};

@@ -1,0 +1,240 @@
+//! One client's socket, from connect to its end. It owns no buffer while nothing is incomplete: it reads into
+//! scratch memory that all connections of a thread share. It never decides to come back: that is the swarm's.
+
+use std::io::{self, Read, Write};
+
+use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, client, put_masked_frame};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use crate::sys;
+use crate::target::Target;
+
+/// What a server may send at once; the runs here send much less.
+const LIMITS: Limits = Limits { message: 16 << 20, fragments: 1 << 16 };
+
+/// A connection to a server, or the attempt at one.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    state: State,
+    /// What the socket has not taken yet.
+    unsent: Vec<u8>,
+    /// We have said that we are going.
+    leaving: bool,
+}
+
+/// What happens on a connection while it lasts.
+#[derive(Debug)]
+pub(crate) enum Happening<'h> {
+    /// The handshake is done; it took so many nanoseconds from connect.
+    Opened { took: u64 },
+    /// A message.
+    Message { text: bool, payload: &'h [u8] },
+    /// An answer to our ping.
+    Pong,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The server said why.
+    Closed { code: Option<u16>, reason: String },
+    /// We said that we were going, and the server let us.
+    Left,
+    /// It was cut without a word.
+    Lost(String),
+    /// The server broke the protocol.
+    Offence(String),
+    /// The handshake was answered with another status than 101.
+    Refused(u16),
+    /// There never was a WebSocket connection.
+    Unconnected(String),
+}
+
+#[derive(Debug)]
+enum State {
+    Handshaking(Box<Handshake>),
+    Open(Decoder),
+}
+
+#[derive(Debug)]
+struct Handshake {
+    started: u64,
+    key: String,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    /// Begins to connect. The rest happens in [`Connection::ready`].
+    pub(crate) fn open(target: &Target, registry: &Registry, token: Token) -> Result<Self, End> {
+        let unconnected = |error: io::Error| End::Unconnected(error.kind().to_string());
+        let mut stream = TcpStream::connect(target.address).map_err(unconnected)?;
+        registry
+            .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
+            .map_err(unconnected)?;
+        let key = client::new_key();
+        Ok(Self {
+            stream,
+            unsent: client::request(&target.host, &target.path, &key),
+            state: State::Handshaking(Box::new(Handshake {
+                started: sys::monotonic(),
+                key,
+                answer: Vec::new(),
+            })),
+            leaving: false,
+        })
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// Does what the socket is ready for. `hung_up` says that the server will send no more, so that the end
+    /// of its stream has to be read and not only what came before it.
+    pub(crate) fn ready(
+        &mut self,
+        hung_up: bool,
+        scratch: &mut [u8],
+        on: &mut impl FnMut(Happening<'_>, u64),
+    ) -> Result<(), End> {
+        self.flush()?;
+        loop {
+            let read = match self.stream.read(scratch) {
+                Ok(0) => return Err(self.cut("the server hung up".to_owned())),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(()),
+                Err(error) => return Err(self.cut(error.kind().to_string())),
+            };
+            let now = sys::monotonic();
+            self.take(&mut scratch[..read], now, on)?;
+            // A short read means that the socket is empty: whatever comes later makes a new event (epoll(7)).
+            // Reading once more to be told so would be the larger part of this program's work.
+            if read < scratch.len() && !hung_up {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Queues a message, or a ping; [`Connection::flush`] sends it.
+    pub(crate) fn queue(&mut self, opcode: Opcode, payload: &[u8]) {
+        put_masked_frame(&mut self.unsent, opcode, payload, fastrand::u32(..).to_ne_bytes());
+    }
+
+    /// Says that we are going.
+    pub(crate) fn leave(&mut self) -> Result<(), End> {
+        self.leaving = true;
+        self.queue(Opcode::Close, &CloseCode::NORMAL.get().to_be_bytes());
+        self.flush()
+    }
+
+    /// Hands the socket as much as it takes.
+    pub(crate) fn flush(&mut self) -> Result<(), End> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(written) if written == self.unsent.len() => self.unsent = Vec::new(),
+                Ok(written) => drop(self.unsent.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => break,
+                Err(error) => return Err(self.cut(error.kind().to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what was read apart.
+    fn take(
+        &mut self,
+        bytes: &mut [u8],
+        now: u64,
+        on: &mut impl FnMut(Happening<'_>, u64),
+    ) -> Result<(), End> {
+        let State::Handshaking(handshake) = &mut self.state else { return self.decode(bytes, now, on) };
+        handshake.answer.extend_from_slice(bytes);
+        let Some(length) = client::response(&handshake.answer, &handshake.key).map_err(refused)? else {
+            return Ok(());
+        };
+        let took = now.saturating_sub(handshake.started);
+        let mut early = handshake.answer.split_off(length);
+        self.state = State::Open(Decoder::new(Role::Client));
+        // Publishers are paced one by one; a delayed segment would be taken for the server's latency.
+        self.stream.set_nodelay(true).map_err(|error| self.cut(error.kind().to_string()))?;
+        on(Happening::Opened { took }, now);
+        self.decode(&mut early, now, on)
+    }
+
+    /// Takes the frames in what was read.
+    fn decode(
+        &mut self,
+        mut bytes: &mut [u8],
+        now: u64,
+        on: &mut impl FnMut(Happening<'_>, u64),
+    ) -> Result<(), End> {
+        let State::Open(decoder) = &mut self.state else { return Ok(()) };
+        let mut answers = Vec::new();
+        let mut ended = None;
+        while ended.is_none() {
+            match decoder.next(&mut bytes, &LIMITS) {
+                Ok(None) => break,
+                Ok(Some(Event::Text(payload))) => {
+                    on(Happening::Message { text: true, payload: payload.as_bytes() }, now);
+                }
+                Ok(Some(Event::Binary(payload))) => on(Happening::Message { text: false, payload }, now),
+                Ok(Some(Event::Pong(_))) => on(Happening::Pong, now),
+                Ok(Some(Event::Ping(payload))) => answers.push((Opcode::Pong, payload.to_vec())),
+                Ok(Some(Event::Close(code, reason))) => {
+                    let code = code.map(CloseCode::get);
+                    let echo = code.map_or_else(Vec::new, |code| code.to_be_bytes().to_vec());
+                    answers.push((Opcode::Close, echo));
+                    ended = Some(End::Closed { code, reason: reason.to_owned() });
+                }
+                Err(offence) => ended = Some(End::Offence(offence.to_string())),
+            }
+        }
+        for (opcode, payload) in answers {
+            if opcode != Opcode::Close || !self.leaving {
+                self.queue(opcode, &payload);
+            }
+        }
+        let flushed = self.flush();
+        match ended {
+            Some(End::Closed { .. }) if self.leaving => Err(End::Left),
+            Some(end) => Err(end),
+            None => flushed,
+        }
+    }
+
+    /// What it means that the stream broke.
+    fn cut(&self, why: String) -> End {
+        match self.state {
+            State::Handshaking(_) => End::Unconnected(why),
+            State::Open(_) if self.leaving => End::Left,
+            State::Open(_) => End::Lost(why),
+        }
+    }
+}
+
+fn refused(error: client::ClientError) -> End {
+    match error {
+        client::ClientError::Refused { status, .. } => End::Refused(status),
+        other => End::Unconnected(other.to_string()),
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed { code: Some(code), reason } if reason.is_empty() => write!(f, "closed {code}"),
+            Self::Closed { code: Some(code), reason } => write!(f, "closed {code} {reason}"),
+            Self::Closed { code: None, .. } => write!(f, "closed without a code"),
+            Self::Left => write!(f, "left"),
+            Self::Lost(why) => write!(f, "lost: {why}"),
+            Self::Offence(why) => write!(f, "protocol broken: {why}"),
+            Self::Refused(status) => write!(f, "refused with HTTP {status}"),
+            Self::Unconnected(why) => write!(f, "not connected: {why}"),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The part that writes: accept, answer the handshakes, then nothing but one frame to every socket when a message
+//! is due. Whatever it did beyond that would raise the floor, so it reads nothing and queues nothing; a socket
+//! that does not take a frame at once ends it.
+
+use std::io::{BufRead, Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use bytes::BytesMut;
+use fanfare_websocket::{Opcode, handshake, put_frame};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use serde::{Deserialize, Serialize};
+
+use crate::error::BenchError;
+use crate::schedule::Schedule;
+use crate::stamp::{Pattern, Stamp};
+use crate::sys;
+
+/// What a writer needs to know from the start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WriterSettings {
+    pub(super) run: u64,
+    pub(super) size: usize,
+    pub(super) text: bool,
+    pub(super) subscribers: usize,
+}
+
+/// A number of messages to write.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Order {
+    pub(super) rate: f64,
+    pub(super) count: u64,
+    /// The first one's number.
+    pub(super) first: u64,
+    pub(super) seed: u64,
+}
+
+/// Accepts its receivers, then carries out orders until `input` ends.
+pub(super) fn write(
+    settings: &WriterSettings,
+    input: &mut dyn BufRead,
+    output: &mut dyn Write,
+) -> Result<(), BenchError> {
+    sys::raise_open_files()?;
+    let pattern = Pattern::new(settings.size, settings.text)
+        .map_err(|smallest| BenchError::Setting(format!("the smallest message is {smallest} bytes")))?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    say(output, &format!("listening ws://{}/", listener.local_addr()?))?;
+    let mut sockets = Vec::with_capacity(settings.subscribers);
+    for _ in 0..settings.subscribers {
+        let (mut socket, _) = listener.accept()?;
+        answer(&mut socket)?;
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        sockets.push(socket);
+    }
+    say(output, "accepted")?;
+    let mut line = String::new();
+    let mut pattern = pattern;
+    while input.read_line(&mut line)? > 0 {
+        let order: Order =
+            serde_json::from_str(&line).map_err(|error| BenchError::Floor(format!("{error}: {line}")))?;
+        carry_out(&order, settings.run, &mut pattern, &sockets)?;
+        say(output, "written")?;
+        line.clear();
+    }
+    Ok(())
+}
+
+fn carry_out(
+    order: &Order,
+    run: u64,
+    pattern: &mut Pattern,
+    sockets: &[TcpStream],
+) -> Result<(), BenchError> {
+    let opcode = if pattern.is_text() { Opcode::Text } else { Opcode::Binary };
+    let schedule = Schedule::new(sys::monotonic(), order.rate, order.seed);
+    let mut frame = BytesMut::new();
+    for (sequence, intended) in (order.first..order.first + order.count).zip(schedule) {
+        frame.clear();
+        put_frame(&mut frame, opcode, pattern.stamp(&Stamp { run, publisher: 0, sequence, intended }));
+        sys::sleep_until(intended);
+        for mut socket in sockets {
+            if socket.write(&frame)? != frame.len() {
+                return Err(BenchError::Floor("a socket took a part of a frame".to_owned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Answers one handshake.
+fn answer(socket: &mut TcpStream) -> Result<(), BenchError> {
+    let mut request = Vec::new();
+    let mut scratch = [0; 1024];
+    while !request.ends_with(b"\r\n\r\n") {
+        let read = socket.read(&mut scratch)?;
+        if read == 0 || request.len() > 16 * 1024 {
+            return Err(BenchError::Floor("a receiver did not send a handshake".to_owned()));
+        }
+        request.extend_from_slice(&scratch[..read]);
+    }
+    let headers: HeaderMap = String::from_utf8_lossy(&request)
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(':'))
+        .filter_map(|(name, value)| {
+            Some((name.parse::<HeaderName>().ok()?, value.trim().parse::<HeaderValue>().ok()?))
+        })
+        .collect();
+    let accept = handshake::accept(&Method::GET, Version::HTTP_11, &headers)
+        .map_err(|error| BenchError::Floor(error.to_string()))?;
+    socket.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")?;
+    socket.write_all(b"Sec-WebSocket-Accept: ")?;
+    socket.write_all(accept.as_bytes())?;
+    socket.write_all(b"\r\n\r\n")?;
+    Ok(())
+}
+
+fn say(output: &mut dyn Write, line: &str) -> Result<(), BenchError> {
+    writeln!(output, "{line}")?;
+    output.flush()?;
+    Ok(())
+}

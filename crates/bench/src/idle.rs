@@ -1,0 +1,180 @@
+//! What a connection costs that does nothing: memory, after everything has calmed down, and whether all of them are
+//! really there. It publishes nothing, so what a connection costs that has once been used is not seen here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fanfare_websocket::Opcode;
+
+use crate::audience::farewell;
+use crate::connection::End;
+use crate::error::BenchError;
+use crate::fanout::within_open_files;
+use crate::latency::Latencies;
+use crate::progress::Progress;
+use crate::report::IdleReport;
+use crate::swarm::{Swarm, Watch};
+use crate::sys;
+use crate::target::Target;
+use crate::usage::Processes;
+
+/// If nothing has happened for so long, nothing will.
+const PATIENCE: u64 = 15_000_000_000;
+
+/// Memory is read this often, until it has not moved for three readings.
+const READ_EVERY: u64 = 500_000_000;
+
+/// What still counts as not moving: this part of the whole.
+const STILL: u64 = 1_000;
+
+/// The longest wait for memory to stand still.
+const CALM_WITHIN: u64 = 20_000_000_000;
+
+/// Idle connections to measure.
+#[derive(Debug, Clone)]
+pub struct Idle {
+    /// The instances; connections take them in turn.
+    pub targets: Vec<Target>,
+    /// How many connections.
+    pub connections: usize,
+    /// Handshakes under way at a time.
+    pub concurrency: usize,
+    /// The server's, for memory.
+    pub processes: Processes,
+}
+
+impl Idle {
+    /// Runs it.
+    ///
+    /// # Errors
+    ///
+    /// A setting that makes no sense, or a process that cannot be read. Connections that do not come about, or do
+    /// not last, are in the report.
+    pub fn run(&self, progress: &mut dyn Progress) -> Result<IdleReport, BenchError> {
+        if self.targets.is_empty() || self.connections == 0 {
+            return Err(BenchError::Setting("a URL and at least one connection are needed".to_owned()));
+        }
+        within_open_files(self.connections)?;
+        let mut swarm = Swarm::new(self.targets.clone().into(), self.connections, 0, self.concurrency)?;
+        let mut seen = Seen::new();
+        let resident_before = self.resident()?;
+        let cpu_before = self.processes.cpu()?;
+        progress.stage("connecting", self.connections as u64);
+        swarm.connect_all();
+        wait(&mut swarm, &mut seen, self.connections, progress, |seen| seen.opened + seen.failed)?;
+        let cpu = self.processes.cpu()?.since(cpu_before);
+        let resident = self.calm(&mut swarm, &mut seen, progress)?;
+        let open = swarm.open();
+        progress.stage("pinging", open as u64);
+        for who in 0..self.connections {
+            swarm.with(who, &mut seen, |connection| {
+                connection.queue(Opcode::Ping, b"alive?");
+                connection.flush()
+            });
+        }
+        wait(&mut swarm, &mut seen, open, progress, |seen| seen.pongs)?;
+        farewell(&mut swarm, self.connections)?;
+        let grown = resident.zip(resident_before).map(|(after, before)| after as f64 - before as f64);
+        let measured = !self.processes.is_empty() && open > 0;
+        Ok(IdleReport {
+            connections: self.connections,
+            open,
+            alive: seen.pongs,
+            resident_before,
+            resident,
+            kib_per_connection: grown.filter(|_| measured).map(|bytes| bytes / 1024.0 / open as f64),
+            connect_micros: measured.then(|| cpu.total as f64 / 1e3 / open as f64),
+            handshake: seen.handshakes.quantiles(),
+            ends: seen.ends,
+        })
+    }
+
+    fn resident(&self) -> Result<Option<u64>, BenchError> {
+        if self.processes.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.processes.resident()?))
+    }
+
+    /// Reads memory until it stands still.
+    fn calm(
+        &self,
+        swarm: &mut Swarm,
+        seen: &mut Seen,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<u64>, BenchError> {
+        let Some(mut last) = self.resident()? else { return Ok(None) };
+        progress.stage("waiting for calm", CALM_WITHIN / 1_000_000_000);
+        let began = sys::monotonic();
+        let mut still = 0;
+        let mut next = began + READ_EVERY;
+        while still < 3 && sys::monotonic() < began + CALM_WITHIN {
+            swarm.turn(Some(Duration::from_millis(50)), seen)?;
+            if sys::monotonic() < next {
+                continue;
+            }
+            next += READ_EVERY;
+            progress.at((sys::monotonic() - began) / 1_000_000_000);
+            let now = self.resident()?.unwrap_or(last);
+            still = if now.abs_diff(last) <= last / STILL { still + 1 } else { 0 };
+            last = now;
+        }
+        Ok(Some(last))
+    }
+}
+
+/// Turns until `done` says that it is `total`, or nothing has happened for a while.
+fn wait(
+    swarm: &mut Swarm,
+    seen: &mut Seen,
+    total: usize,
+    progress: &mut dyn Progress,
+    done: impl Fn(&Seen) -> usize,
+) -> Result<(), BenchError> {
+    let mut last = (done(seen), sys::monotonic());
+    while last.0 < total && sys::monotonic() < last.1 + PATIENCE {
+        swarm.turn(Some(Duration::from_millis(50)), seen)?;
+        if done(seen) != last.0 {
+            last = (done(seen), sys::monotonic());
+            progress.at(last.0 as u64);
+        }
+    }
+    Ok(())
+}
+
+/// What has happened to the connections.
+#[derive(Debug)]
+struct Seen {
+    opened: usize,
+    failed: usize,
+    pongs: usize,
+    handshakes: Latencies,
+    ends: BTreeMap<String, u64>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { opened: 0, failed: 0, pongs: 0, handshakes: Latencies::new(), ends: BTreeMap::new() }
+    }
+}
+
+impl Watch for Seen {
+    fn opened(&mut self, _who: usize, took: u64, _now: u64) {
+        self.opened += 1;
+        self.handshakes.record(0, took);
+    }
+
+    fn message(&mut self, _who: usize, _text: bool, _payload: &[u8], _now: u64) {}
+
+    fn pong(&mut self, _who: usize) {
+        self.pongs += 1;
+    }
+
+    fn ended(&mut self, _who: usize, end: End, _now: u64) -> Option<u64> {
+        if matches!(end, End::Refused(_) | End::Unconnected(_)) {
+            self.failed += 1;
+        }
+        *self.ends.entry(end.to_string()).or_default() += 1;
+        None
+    }
+}

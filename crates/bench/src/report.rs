@@ -1,0 +1,267 @@
+//! What a run found, as data: for `--json`, for tests, and for the tables in `table`. It holds no judgement but
+//! [`FanoutReport::is_sound`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::latency::Quantiles;
+use crate::losses::Complaint;
+use crate::usage::Cpu;
+
+/// What `fanout` found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FanoutReport {
+    /// How many subscribed.
+    pub subscribers: usize,
+    /// How many published.
+    pub publishers: usize,
+    /// Bytes of each message.
+    pub size: usize,
+    /// Messages a second in all, when paced.
+    pub rate: Option<f64>,
+    /// Messages under way of each publisher, when flat out.
+    pub in_flight: Option<usize>,
+    /// One slice of time after another.
+    pub rounds: Vec<Round>,
+    /// The median of the rounds' ratios to the floor.
+    pub ratio_to_floor: Option<f64>,
+    /// What the server used over all rounds.
+    pub cost: Option<Cost>,
+    /// What the floor used over all rounds.
+    pub floor_cost: Option<Cost>,
+    /// What became of every delivery, warm-up included.
+    pub audit: AuditReport,
+    /// From the intended time of sending to receipt, over all rounds.
+    pub latency: Quantiles,
+    /// How much later than intended this program itself sent.
+    pub lateness: Quantiles,
+    /// From connect to the end of the handshake.
+    pub handshake: Quantiles,
+    /// How subscribers' connections ended before the run did.
+    pub ends: BTreeMap<String, u64>,
+    /// How many of them in each second since they began to connect.
+    pub ends_by_second: Vec<u32>,
+    /// How publishers' connections ended before the run did.
+    pub publisher_ends: BTreeMap<String, u64>,
+    /// Gaps that subscribers were told of.
+    pub notices: u64,
+    /// How long those that came back had been away.
+    pub away: Quantiles,
+    /// Subscribers that were connected in the end.
+    pub connected_at_end: usize,
+    /// Resident memory of the server at the end, in bytes, all connections open.
+    pub resident: Option<u64>,
+    /// Whether disconnections were expected, so that a loss which was announced is no fault.
+    pub reconnect: bool,
+}
+
+/// A slice of time with the server, and one with the floor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// With the server.
+    pub server: Slice,
+    /// With the floor, the server being idle.
+    pub floor: Option<Slice>,
+    /// The server's CPU time per delivery over the floor's.
+    pub ratio: Option<f64>,
+}
+
+/// What happened in a slice of time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Messages sent.
+    pub messages: u64,
+    /// Deliveries received: those to subscribers, and those to other publishers.
+    pub deliveries: u64,
+    /// How long it took: when paced, no less than the schedule.
+    pub seconds: f64,
+    /// Deliveries over seconds.
+    pub deliveries_per_second: f64,
+    /// Messages under way that did not reach everybody in time, when flat out.
+    pub given_up: u64,
+    /// From the intended time of sending to receipt.
+    pub latency: Quantiles,
+    /// What the server used, if its processes were named.
+    pub cost: Option<Cost>,
+    /// What this program used.
+    pub generator: Cpu,
+}
+
+/// CPU time, over some deliveries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// In all.
+    pub cpu: Cpu,
+    /// For how many deliveries.
+    pub deliveries: u64,
+    /// Microseconds for each, exact.
+    pub micros: f64,
+    /// Of these, outside the kernel; by the kernel's sampling.
+    pub user_micros: f64,
+}
+
+/// What became of every delivery.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Messages times subscribers, less what was not accepted.
+    pub expected: u64,
+    /// Once and in order.
+    pub delivered_once: u64,
+    /// A second time, and every further time.
+    pub duplicate: u64,
+    /// After one that was sent later.
+    pub reordered: u64,
+    /// Missing inside a gap that the subscriber was told of, or while it was not connected.
+    pub lost_announced: u64,
+    /// Missing without a word.
+    pub lost_silent: u64,
+    /// What nobody sent, or what was altered on its way.
+    pub phantom: u64,
+    /// Messages (not deliveries) that were written to a connection which broke, and reached nobody.
+    pub unaccepted: u64,
+    /// The first few offences.
+    pub complaints: Vec<Complaint>,
+}
+
+/// What `idle` found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IdleReport {
+    /// Connections that were asked for.
+    pub connections: usize,
+    /// Connections that were open when memory was read.
+    pub open: usize,
+    /// Connections that answered a ping afterwards.
+    pub alive: usize,
+    /// Resident memory before, in bytes.
+    pub resident_before: Option<u64>,
+    /// Resident memory with all of them open and quiet, in bytes.
+    pub resident: Option<u64>,
+    /// The difference, for each connection, in KiB.
+    pub kib_per_connection: Option<f64>,
+    /// CPU time to connect them, in microseconds for each.
+    pub connect_micros: Option<f64>,
+    /// From connect to the end of the handshake.
+    pub handshake: Quantiles,
+    /// How connections ended, or why they never came about.
+    pub ends: BTreeMap<String, u64>,
+}
+
+/// What `connect` found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConnectReport {
+    /// Connections that were asked for.
+    pub connections: usize,
+    /// Connections that opened, and closed as they should.
+    pub completed: u64,
+    /// How many a second.
+    pub connects_per_second: f64,
+    /// The server's CPU time for each, from connect to close, in microseconds.
+    pub micros: Option<f64>,
+    /// Of these, outside the kernel; by the kernel's sampling.
+    pub user_micros: Option<f64>,
+    /// From connect to the end of the handshake.
+    pub handshake: Quantiles,
+    /// What went wrong, by kind; a refusal has its HTTP status.
+    pub failures: BTreeMap<String, u64>,
+}
+
+/// What `floor` found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FloorReport {
+    /// How many sockets are written to.
+    pub subscribers: usize,
+    /// Bytes of each message.
+    pub size: usize,
+    /// Messages a second.
+    pub rate: f64,
+    /// One slice of time after another.
+    pub rounds: Vec<Slice>,
+    /// Over all rounds.
+    pub cost: Cost,
+}
+
+impl FanoutReport {
+    /// Whether everything that was due came once and in order. With `reconnect`, what was lost may have been
+    /// announced; without, nothing may be lost.
+    pub fn is_sound(&self) -> bool {
+        let audit = &self.audit;
+        let lost = audit.lost_silent + if self.reconnect { 0 } else { audit.lost_announced };
+        audit.duplicate + audit.reordered + audit.phantom + lost == 0
+    }
+}
+
+impl IdleReport {
+    /// Whether all connections opened, and stayed.
+    pub fn is_sound(&self) -> bool {
+        self.alive == self.connections
+    }
+}
+
+impl ConnectReport {
+    /// Whether all connections opened, and closed as they should.
+    pub fn is_sound(&self) -> bool {
+        self.completed == self.connections as u64
+    }
+}
+
+impl Cost {
+    /// What `cpu` means for each of so many deliveries.
+    pub(crate) fn new(cpu: Cpu, deliveries: u64) -> Self {
+        let each = 1e-3 / deliveries.max(1) as f64;
+        Self {
+            cpu,
+            deliveries,
+            micros: cpu.total as f64 * each,
+            user_micros: cpu.user_share_of_total() * each,
+        }
+    }
+
+    /// Some costs together. Sampled times are better the more of them there are.
+    pub(crate) fn sum<'c>(costs: impl Iterator<Item = &'c Self>) -> Option<Self> {
+        let mut cpu = Cpu::default();
+        let mut deliveries = 0;
+        for cost in costs {
+            cpu += cost.cpu;
+            deliveries += cost.deliveries;
+        }
+        (deliveries > 0).then(|| Self::new(cpu, deliveries))
+    }
+}
+
+/// The middle one, or the mean of the two in the middle.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        even if even % 2 == 0 => Some(f64::midpoint(values[middle - 1], values[middle])),
+        _ => Some(values[middle]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        for (values, expected) in [
+            (vec![], None),
+            (vec![3.0], Some(3.0)),
+            (vec![3.0, 1.0], Some(2.0)),
+            (vec![9.0, 1.0, 2.0], Some(2.0)),
+        ] {
+            assert_eq!(median(values), expected);
+        }
+    }
+
+    #[test]
+    fn costs_are_per_delivery() {
+        let cost = Cost::new(Cpu { total: 6_000_000, user: 10, system: 30 }, 1_000);
+        assert!((cost.micros - 6.0).abs() < 1e-9 && (cost.user_micros - 1.5).abs() < 1e-9, "{cost:?}");
+        let twice = Cost::sum([cost, cost].iter()).unwrap();
+        assert!((twice.micros - 6.0).abs() < 1e-9 && twice.deliveries == 2_000, "{twice:?}");
+        assert_eq!(Cost::sum([].iter()), None);
+    }
+}

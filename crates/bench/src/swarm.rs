@@ -1,0 +1,204 @@
+//! Many connections on one thread: opened a bounded number at a time, read with one scratch buffer, brought
+//! back when they are lost, if whoever watches wants that. It attaches no meaning to what they receive.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Events, Poll, Registry, Token, Waker};
+
+use crate::connection::{Connection, End, Happening};
+use crate::sys;
+use crate::target::Target;
+
+/// Makes the swarm's `turn` return; nothing else is attached to it.
+pub(crate) const WAKE: Token = Token(usize::MAX);
+
+/// Watches what happens to a swarm's connections, which it knows by index.
+pub(crate) trait Watch {
+    /// The handshake is done; it took so many nanoseconds.
+    fn opened(&mut self, who: usize, took: u64, now: u64);
+
+    /// A message came.
+    fn message(&mut self, who: usize, text: bool, payload: &[u8], now: u64);
+
+    /// An answer to a ping came.
+    fn pong(&mut self, _who: usize) {}
+
+    /// The connection, or the attempt at one, has ended. Returns when to try again, if at all.
+    fn ended(&mut self, who: usize, end: End, now: u64) -> Option<u64>;
+}
+
+/// Connections to some targets, taken in turn.
+#[derive(Debug)]
+pub(crate) struct Swarm {
+    poll: Poll,
+    events: Events,
+    scratch: Box<[u8]>,
+    targets: Arc<[Target]>,
+    members: Vec<Member>,
+    /// To be opened as soon as fewer than `concurrency` handshakes are under way.
+    waiting: VecDeque<usize>,
+    /// To be opened at a time.
+    later: BinaryHeap<Reverse<(u64, usize)>>,
+    concurrency: usize,
+    handshaking: usize,
+    open: usize,
+}
+
+#[derive(Debug)]
+struct Member {
+    connection: Option<Connection>,
+    /// Index of the target to go to next.
+    target: usize,
+}
+
+impl Swarm {
+    /// A swarm of `size` connections, of which none is open yet. The first goes to the target `first`.
+    pub(crate) fn new(
+        targets: Arc<[Target]>,
+        size: usize,
+        first: usize,
+        concurrency: usize,
+    ) -> io::Result<Self> {
+        let members = (0..size)
+            .map(|index| Member { connection: None, target: (first + index) % targets.len() })
+            .collect();
+        Ok(Self {
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            scratch: vec![0; 256 * 1024].into_boxed_slice(),
+            targets,
+            members,
+            waiting: VecDeque::new(),
+            later: BinaryHeap::new(),
+            concurrency: concurrency.max(1),
+            handshaking: 0,
+            open: 0,
+        })
+    }
+
+    pub(crate) fn waker(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), WAKE)
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        self.poll.registry()
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Lets everybody connect, in the turns to come.
+    pub(crate) fn connect_all(&mut self) {
+        self.waiting.extend(0..self.members.len());
+    }
+
+    /// Lets nobody connect any more.
+    pub(crate) fn connect_none(&mut self) {
+        self.waiting.clear();
+        self.later.clear();
+    }
+
+    /// Waits for something to happen, at most for `timeout`, and deals with all that has happened.
+    pub(crate) fn turn(&mut self, timeout: Option<Duration>, watch: &mut impl Watch) -> io::Result<()> {
+        let now = sys::monotonic();
+        while let Some(Reverse((when, who))) = self.later.peek().copied()
+            && when <= now
+        {
+            self.later.pop();
+            self.waiting.push_back(who);
+        }
+        while self.handshaking < self.concurrency
+            && let Some(who) = self.waiting.pop_front()
+        {
+            self.open_one(who, watch);
+        }
+        let next = self.later.peek().map(|Reverse((when, _))| Duration::from_nanos(when.saturating_sub(now)));
+        let timeout = [timeout, next].into_iter().flatten().min();
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
+        }
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            if event.token().0 < self.members.len() {
+                self.ready(event.token().0, event.is_read_closed() || event.is_error(), watch);
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    /// Whether this one is open.
+    pub(crate) fn is_open(&self, who: usize) -> bool {
+        self.members[who].connection.as_ref().is_some_and(Connection::is_open)
+    }
+
+    /// Does something to an open connection: queues a message, flushes, leaves. Nothing, if it is not open.
+    pub(crate) fn with(
+        &mut self,
+        who: usize,
+        watch: &mut impl Watch,
+        act: impl FnOnce(&mut Connection) -> Result<(), End>,
+    ) {
+        let Some(connection) = self.members[who].connection.as_mut().filter(|one| one.is_open()) else {
+            return;
+        };
+        if let Err(end) = act(connection) {
+            self.end(who, end, watch);
+        }
+    }
+
+    fn open_one(&mut self, who: usize, watch: &mut impl Watch) {
+        let member = &mut self.members[who];
+        let target = &self.targets[member.target];
+        member.target = (member.target + 1) % self.targets.len();
+        match Connection::open(target, self.poll.registry(), Token(who)) {
+            Ok(connection) => {
+                member.connection = Some(connection);
+                self.handshaking += 1;
+            }
+            Err(end) => {
+                if let Some(when) = watch.ended(who, end, sys::monotonic()) {
+                    self.later.push(Reverse((when, who)));
+                }
+            }
+        }
+    }
+
+    fn ready(&mut self, who: usize, hung_up: bool, watch: &mut impl Watch) {
+        let Some(connection) = &mut self.members[who].connection else { return };
+        let was_open = connection.is_open();
+        let result = connection.ready(hung_up, &mut self.scratch, &mut |happening, now| match happening {
+            Happening::Opened { took } => watch.opened(who, took, now),
+            Happening::Message { text, payload } => watch.message(who, text, payload, now),
+            Happening::Pong => watch.pong(who),
+        });
+        if !was_open && connection.is_open() {
+            self.handshaking -= 1;
+            self.open += 1;
+        }
+        if let Err(end) = result {
+            self.end(who, end, watch);
+        }
+    }
+
+    fn end(&mut self, who: usize, end: End, watch: &mut impl Watch) {
+        // Closing the socket takes it out of the poll as well.
+        if let Some(connection) = self.members[who].connection.take() {
+            if connection.is_open() {
+                self.open -= 1;
+            } else {
+                self.handshaking -= 1;
+            }
+        }
+        if let Some(when) = watch.ended(who, end, sys::monotonic()) {
+            self.later.push(Reverse((when, who)));
+        }
+    }
+}

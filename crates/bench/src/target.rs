@@ -1,0 +1,115 @@
+//! Where a run connects to: a `ws://` address, resolved once. TLS is not spoken here: a run measures the server,
+//! and a terminating proxy would be measured with it.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use http::Uri;
+
+/// One server's address, and the channel that a run uses there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub(crate) address: SocketAddr,
+    /// As the `Host` header has it.
+    pub(crate) host: String,
+    /// Path and query, beginning with `/`.
+    pub(crate) path: String,
+}
+
+/// Why an address cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// It is no URL.
+    #[error("`{0}` is not a URL; expected ws://HOST:PORT/PATH")]
+    NotUrl(String),
+    /// It is a URL of something else.
+    #[error("`{0}` does not begin with ws://, and nothing else is spoken here")]
+    Scheme(String),
+    /// Its host has no address.
+    #[error("the host of `{url}` has no address: {error}")]
+    Unresolved {
+        /// As it was given.
+        url: String,
+        /// What the resolver said.
+        error: String,
+    },
+}
+
+impl Target {
+    /// The path that is used where the URL names none.
+    pub const DEFAULT_PATH: &'static str = "/ws/bench";
+
+    /// Parses and resolves `url`.
+    pub fn resolve(url: &str) -> Result<Self, TargetError> {
+        let uri: Uri = url.parse().map_err(|_| TargetError::NotUrl(url.to_owned()))?;
+        if uri.scheme_str() != Some("ws") {
+            return Err(TargetError::Scheme(url.to_owned()));
+        }
+        let authority = uri.authority().ok_or_else(|| TargetError::NotUrl(url.to_owned()))?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let unresolved = |error: String| TargetError::Unresolved { url: url.to_owned(), error };
+        let address = (host, authority.port_u16().unwrap_or(80))
+            .to_socket_addrs()
+            .map_err(|error| unresolved(error.to_string()))?
+            .next()
+            .ok_or_else(|| unresolved("it resolves to nothing".to_owned()))?;
+        let path = match uri.path_and_query().map_or("/", |path| path.as_str()) {
+            "/" => Self::DEFAULT_PATH.to_owned(),
+            path => path.to_owned(),
+        };
+        Ok(Self { address, host: authority.as_str().to_owned(), path })
+    }
+
+    /// The same, with a query parameter more.
+    pub(crate) fn with(&self, parameter: &str) -> Self {
+        let joint = if self.path.contains('?') { '&' } else { '?' };
+        Self { path: format!("{}{joint}{parameter}", self.path), ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_resolved() {
+        let rows = [
+            ("ws://127.0.0.1:8080", "127.0.0.1:8080", "127.0.0.1:8080", "/ws/bench"),
+            ("ws://127.0.0.1:8080/", "127.0.0.1:8080", "127.0.0.1:8080", "/ws/bench"),
+            ("ws://127.0.0.1/ws/a%20b", "127.0.0.1:80", "127.0.0.1", "/ws/a%20b"),
+            ("ws://[::1]:81/ws?echo=false", "[::1]:81", "[::1]:81", "/ws?echo=false"),
+        ];
+        for (url, address, host, path) in rows {
+            let expected =
+                Target { address: address.parse().unwrap(), host: host.to_owned(), path: path.to_owned() };
+            assert_eq!(Target::resolve(url), Ok(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn other_addresses_are_named() {
+        let rows = [
+            (
+                "http://127.0.0.1/",
+                "`http://127.0.0.1/` does not begin with ws://, and nothing else is spoken here",
+            ),
+            (
+                "wss://127.0.0.1/",
+                "`wss://127.0.0.1/` does not begin with ws://, and nothing else is spoken here",
+            ),
+            ("127.0.0.1:80", "`127.0.0.1:80` does not begin with ws://, and nothing else is spoken here"),
+            ("a b", "`a b` is not a URL; expected ws://HOST:PORT/PATH"),
+        ];
+        for (url, expected) in rows {
+            assert_eq!(Target::resolve(url).unwrap_err().to_string(), expected);
+        }
+        let error = Target::resolve("ws://nobody.invalid:1/").unwrap_err();
+        assert!(matches!(error, TargetError::Unresolved { .. }), "{error}");
+    }
+
+    #[test]
+    fn parameters_are_appended() {
+        let target = Target::resolve("ws://127.0.0.1:1/ws/a").unwrap().with("echo=false");
+        assert_eq!(target.path, "/ws/a?echo=false");
+        assert_eq!(target.with("notices=true").path, "/ws/a?echo=false&notices=true");
+    }
+}
