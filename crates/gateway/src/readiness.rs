@@ -120,6 +120,7 @@ impl Readiness {
             state.broker = broken;
         } else if first || now - *state.differs_since.get_or_insert(now) >= HYSTERESIS {
             match &broken {
+                Some(broken) if first => tracing::info!("not ready yet: {}", broken.because),
                 Some(broken) => tracing::warn!("not ready: {}", broken.because),
                 None => tracing::info!("ready: the broker is back"),
             }

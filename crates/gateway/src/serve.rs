@@ -57,8 +57,10 @@ fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
 }
 
 fn start_logging(config: &Config) {
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(config.log_level.filter()).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(config.log_level.filter())
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // A second call in one process, as a test makes it, finds logging started.
     let _ = match config.log_format {
         LogFormat::Text => builder.try_init(),

@@ -78,7 +78,7 @@ impl Worker {
         let release = move |channel: &_| broker.release(channel);
         let shard = Shard::start(inbox, settings(&instance.config), instance.telemetry.lag(), release);
         Rc::new(Self {
-            router: public(instance.clone()),
+            router: public(&instance),
             instance_id: id_value(instance.id),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             draining: Cell::new(false),

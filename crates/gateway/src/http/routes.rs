@@ -19,7 +19,7 @@ use crate::page;
 type Headers<const N: usize> = AppendHeaders<[(HeaderName, HeaderValue); N]>;
 
 /// What clients can reach, and all else where operators have no address of their own.
-pub fn public(instance: Arc<Instance>) -> Router {
+pub fn public(instance: &Arc<Instance>) -> Router {
     let mut routes = Router::new().route("/instance", get(about));
     if instance.config.internal_listen.is_none() {
         routes = routes.merge(health());
