@@ -1,7 +1,7 @@
 //! Every end of a connection: what the client is told, what is counted, what is logged, and that nothing of
 //! it stays.
 
-use crate::harness::{Client, Frame, Instance, Socket, eventually, frame};
+use crate::harness::{Client, Frame, Instance, Socket, eventually, frame, request};
 
 /// One end: how the instance is set, what the client does, and what must come of it.
 struct Row {
@@ -19,7 +19,9 @@ enum Act {
     Nothing,
     Reset,
     Fin,
-    /// The instance gets this signal so many times.
+    /// An operator ends it, by the id that the handshake's answer named.
+    Kick,
+    /// The instance gets this signal.
     Signal(&'static str),
 }
 
@@ -61,8 +63,8 @@ fn rows() -> Vec<Row> {
         row(
             "close reason of no UTF-8",
             masked(Frame::CLOSE, b"\x03\xE8\xFF"),
-            (1007, "invalid UTF-8"),
-            "invalid_utf8",
+            (1007, "protocol error"),
+            wrong,
         ),
         Row {
             name: "too big",
@@ -93,6 +95,13 @@ fn rows() -> Vec<Row> {
             reason: "timed_out",
         },
         Row {
+            name: "kick",
+            flags: &["--internal-listen", "127.0.0.1:0"],
+            act: Act::Kick,
+            told: (1008, "kicked"),
+            reason: "kicked",
+        },
+        Row {
             name: "drain",
             flags: &["--drain-delay", "0s", "--drain-window", "200ms"],
             act: Act::Signal("TERM"),
@@ -118,7 +127,8 @@ async fn every_end_is_told_counted_and_logged() {
 
 async fn check(Row { name, flags, act, told, reason }: Row) {
     let mut instance = Instance::start(flags).await;
-    let mut socket = Socket::join(instance.address(), "ends").await;
+    let mut socket = Socket::connect(instance.address()).await;
+    let answer = socket.upgrade("ends", &[]).await;
     let mut signalled = false;
     match act {
         Act::Write(bytes) => socket.write(&bytes).await.unwrap(),
@@ -129,6 +139,13 @@ async fn check(Row { name, flags, act, told, reason }: Row) {
             socket.shutdown().await;
         }
         Act::Fin => socket.shutdown().await,
+        Act::Kick => {
+            let path = format!("/connections/{}", answer.header("fanfare-connection").unwrap());
+            let outside = request(instance.address(), "DELETE", &path, &[]).await.unwrap();
+            assert_eq!(outside.status, 404, "clients can kick: {outside:?}");
+            let kicked = request(instance.internal_address(), "DELETE", &path, &[]).await.unwrap();
+            assert_eq!(kicked.status, 200, "{kicked:?}");
+        }
         Act::Signal(signal) => {
             signalled = true;
             instance.signal(signal).await;

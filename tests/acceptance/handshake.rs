@@ -21,7 +21,7 @@ async fn what_is_no_handshake_is_answered() {
     ];
     // (what is changed: header and value, or none for left out; the status)
     let rows = [
-        ("Upgrade", None, 426),
+        ("Upgrade", None, 400),
         ("Connection", None, 400),
         ("Sec-WebSocket-Version", None, 426),
         ("Sec-WebSocket-Version", Some("8"), 426),

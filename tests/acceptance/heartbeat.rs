@@ -73,10 +73,12 @@ async fn any_frame_counts_as_life() {
                     socket.send(opcode, answer).await.unwrap();
                 }
             }
+            socket
         }));
     }
+    let mut alive = Vec::new();
     for watch in watches {
-        watch.await.unwrap();
+        alive.push(watch.await.unwrap());
     }
     assert_eq!(instance.metric("fanfare_connections", &[("protocol", "raw")]).await, 4.0);
 }
