@@ -1,0 +1,391 @@
+//! `fanfare bench`: the face of the load generator and auditor in `fanfare_bench`. Here are its arguments, its
+//! output and its exit status; what is measured, and how, is decided there.
+//!
+//! Exit status: 0 when all is sound, 1 when something was lost, doubled or out of order or the run failed, 2
+//! for arguments that cannot be used.
+#![expect(clippy::print_stdout, reason = "the report goes to standard output, for pipes")]
+
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use fanfare_bench::{Bar, BenchError, Connect, Fanout, Floor, Idle, Load, Processes, Program, Target, play};
+use serde::Serialize;
+
+/// The subcommand and its own subcommands.
+pub fn command() -> Command {
+    Command::new("bench")
+        .about("Measure a gateway, and check every delivery")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(fanout())
+        .subcommand(idle())
+        .subcommand(connect())
+        .subcommand(floor())
+        .subcommand(part())
+}
+
+/// Runs what was asked for, prints its report, and returns the exit status.
+pub fn run(matches: &ArgMatches) -> ExitCode {
+    let outcome = match matches.subcommand() {
+        Some(("fanout", matches)) => run_fanout(matches),
+        Some(("idle", matches)) => run_idle(matches),
+        Some(("connect", matches)) => run_connect(matches),
+        Some(("floor", matches)) => run_floor(matches),
+        Some(("floor-part", matches)) => run_part(matches),
+        _ => Err(BenchError::Setting("expected fanout, idle, connect or floor".to_owned())),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("fanfare bench: {error}");
+            if matches!(error, BenchError::Setting(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Whether all was sound.
+type Outcome = Result<bool, BenchError>;
+
+fn fanout() -> Command {
+    Command::new("fanout")
+        .about("Publish to one channel and check every delivery to its subscribers")
+        .long_about(
+            "Publish to one channel and check every delivery to its subscribers: once, in order, nothing silent.\n\n\
+             Subscribers and publishers take the URLs in turn; all must name the same channel (without a path, \
+             /ws/bench). Subscribers join with notices=true, publishers with echo=false: with one publisher, every \
+             delivery is to a subscriber and checked; what several publishers get from one another is read and \
+             counted as delivered, and not checked.\n\n\
+             Latency counts from the moment at which a message should have been sent. CPU time and memory are those \
+             of the processes given with --pid. Without --reconnect a loss that was announced is a fault as well.",
+        )
+        .arg(urls())
+        .arg(number("subscribers", "N", "Connections that subscribe").required(true))
+        .arg(number("publishers", "P", "Connections that publish, in turn").default_value("1"))
+        .args(message())
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .value_name("R")
+                .value_parser(value_parser!(f64))
+                .help("Messages a second in all"),
+        )
+        .arg(
+            Arg::new("deliveries-per-second")
+                .long("deliveries-per-second")
+                .value_name("R")
+                .value_parser(value_parser!(f64))
+                .help("The rate as deliveries to subscribers a second"),
+        )
+        .arg(number("in-flight", "K", "Flat out: each publisher keeps K messages under way, and sends the next when every subscriber has one"))
+        .group(ArgGroup::new("load").args(["rate", "deliveries-per-second", "in-flight"]).required(true))
+        .args(timing())
+        .arg(number("rounds", "N", "Rounds of that duration [default: 3 with --floor or --in-flight, else 1]"))
+        .arg(number("threads", "N", "Threads for the subscribers").default_value("1"))
+        .arg(concurrency("128"))
+        .arg(switch("reconnect", "Clients that lose their connection come back, to the next URL; a loss that was announced is then no fault"))
+        .arg(switch("floor", "Measure the floor in alternating slices, and report the ratio to it; needs --pid and a rate"))
+        .arg(pids())
+        .arg(seed())
+        .arg(json())
+}
+
+fn run_fanout(matches: &ArgMatches) -> Outcome {
+    let subscribers = count(matches, "subscribers");
+    let load = match (matches.get_one::<f64>("rate"), matches.get_one::<f64>("deliveries-per-second")) {
+        (Some(rate), _) => Load::Rate(*rate),
+        (_, Some(deliveries)) => Load::Rate(deliveries / subscribers.max(1) as f64),
+        _ => Load::InFlight(count(matches, "in-flight")),
+    };
+    let with_floor = matches.get_flag("floor");
+    let rounds = if with_floor || matches!(load, Load::InFlight(_)) { 3 } else { 1 };
+    let fanout = Fanout {
+        targets: targets(matches)?,
+        subscribers,
+        publishers: count(matches, "publishers"),
+        size: count(matches, "size"),
+        text: matches.get_flag("text"),
+        load,
+        duration: duration(matches, "duration"),
+        warmup: duration(matches, "warmup"),
+        rounds: matches.get_one("rounds").copied().unwrap_or(rounds),
+        settle: duration(matches, "settle"),
+        threads: count(matches, "threads"),
+        concurrency: count(matches, "concurrency"),
+        processes: processes(matches)?,
+        reconnect: matches.get_flag("reconnect"),
+        floor: if with_floor { Some(this_program()?) } else { None },
+        seed: seed_of(matches),
+    };
+    let report = fanout.run(&mut Bar::new())?;
+    print(matches, &report)?;
+    Ok(report.is_sound())
+}
+
+fn idle() -> Command {
+    Command::new("idle")
+        .about("Open connections that do nothing, and read what they cost in memory")
+        .arg(urls())
+        .arg(number("connections", "N", "How many").required(true))
+        .arg(concurrency("128"))
+        .arg(pids())
+        .arg(json())
+}
+
+fn run_idle(matches: &ArgMatches) -> Outcome {
+    let idle = Idle {
+        targets: targets(matches)?,
+        connections: count(matches, "connections"),
+        concurrency: count(matches, "concurrency"),
+        processes: processes(matches)?,
+    };
+    let report = idle.run(&mut Bar::new())?;
+    print(matches, &report)?;
+    Ok(report.is_sound())
+}
+
+fn connect() -> Command {
+    Command::new("connect")
+        .about("Connect, shake hands and close, over and over, and read what it costs")
+        .arg(urls())
+        .arg(number("connections", "N", "How many in all").required(true))
+        .arg(concurrency("64"))
+        .arg(pids())
+        .arg(json())
+}
+
+fn run_connect(matches: &ArgMatches) -> Outcome {
+    let connect = Connect {
+        targets: targets(matches)?,
+        connections: count(matches, "connections"),
+        concurrency: count(matches, "concurrency"),
+        processes: processes(matches)?,
+    };
+    let report = connect.run(&mut Bar::new())?;
+    print(matches, &report)?;
+    Ok(report.is_sound())
+}
+
+fn floor() -> Command {
+    Command::new("floor")
+        .about("Measure the yardstick: one thread that only writes a prepared frame to as many sockets")
+        .arg(number("subscribers", "N", "Sockets to write to").required(true))
+        .args(message())
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .value_name("R")
+                .value_parser(value_parser!(f64))
+                .help("Messages a second"),
+        )
+        .arg(
+            Arg::new("deliveries-per-second")
+                .long("deliveries-per-second")
+                .value_name("R")
+                .value_parser(value_parser!(f64))
+                .help("The rate as deliveries a second"),
+        )
+        .group(ArgGroup::new("load").args(["rate", "deliveries-per-second"]).required(true))
+        .args(timing())
+        .arg(number("rounds", "N", "Rounds of that duration").default_value("3"))
+        .arg(number("threads", "N", "Threads for the receivers").default_value("1"))
+        .arg(seed())
+        .arg(json())
+}
+
+fn run_floor(matches: &ArgMatches) -> Outcome {
+    let subscribers = count(matches, "subscribers");
+    let deliveries = matches.get_one::<f64>("deliveries-per-second").copied().unwrap_or_default();
+    let rate = matches.get_one("rate").copied().unwrap_or(deliveries / subscribers.max(1) as f64);
+    let floor = Floor {
+        subscribers,
+        size: count(matches, "size"),
+        text: matches.get_flag("text"),
+        rate,
+        duration: duration(matches, "duration"),
+        warmup: duration(matches, "warmup"),
+        rounds: count(matches, "rounds"),
+        settle: duration(matches, "settle"),
+        threads: count(matches, "threads"),
+        seed: seed_of(matches),
+    };
+    print(matches, &floor.run(&this_program()?, &mut Bar::new())?)?;
+    Ok(true)
+}
+
+/// How this program starts itself to play a part in a floor; nothing for people.
+fn part() -> Command {
+    Command::new("floor-part")
+        .hide(true)
+        .arg(Arg::new("part").required(true))
+        .arg(Arg::new("settings").required(true))
+}
+
+fn run_part(matches: &ArgMatches) -> Outcome {
+    let text = |name: &str| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
+    let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
+    play(text("part"), text("settings"), &this_program()?, &mut input, &mut output)?;
+    Ok(true)
+}
+
+fn this_program() -> Result<Program, BenchError> {
+    Ok(Program {
+        path: std::env::current_exe()?,
+        arguments: vec!["bench".to_owned(), "floor-part".to_owned()],
+    })
+}
+
+fn urls() -> Arg {
+    Arg::new("url")
+        .value_name("URL")
+        .num_args(1..)
+        .required(true)
+        .help("Instances to connect to, in turn: ws://HOST:PORT/PATH")
+}
+
+fn message() -> [Arg; 2] {
+    [
+        number("size", "BYTES", "Bytes of each message, its stamp included").default_value("128"),
+        switch("text", "Send text messages, not binary ones"),
+    ]
+}
+
+fn timing() -> [Arg; 3] {
+    let time = |name: &'static str, default: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("TIME")
+            .value_parser(parse_duration)
+            .default_value(default)
+            .help(help)
+    };
+    [
+        time("duration", "10s", "How long each round measures"),
+        time("warmup", "1s", "How long each round runs before it measures"),
+        time("settle", "5s", "How long to wait for what is missing, after the last delivery"),
+    ]
+}
+
+fn concurrency(default: &'static str) -> Arg {
+    number("concurrency", "C", "Handshakes under way at a time").default_value(default)
+}
+
+fn pids() -> Arg {
+    Arg::new("pid")
+        .long("pid")
+        .value_name("PID")
+        .action(ArgAction::Append)
+        .value_parser(value_parser!(u32))
+        .help("A process of the server, for its CPU time and memory; may be repeated")
+}
+
+fn seed() -> Arg {
+    Arg::new("seed")
+        .long("seed")
+        .value_name("N")
+        .value_parser(value_parser!(u64))
+        .default_value("1")
+        .help("The same seed makes the same schedule")
+}
+
+fn json() -> Arg {
+    switch("json", "Print the report as JSON")
+}
+
+fn number(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).value_parser(value_parser!(usize)).help(help)
+}
+
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+fn targets(matches: &ArgMatches) -> Result<Vec<Target>, BenchError> {
+    let urls = matches.get_many::<String>("url").unwrap_or_default();
+    urls.map(|url| Target::resolve(url).map_err(|error| BenchError::Setting(error.to_string()))).collect()
+}
+
+fn processes(matches: &ArgMatches) -> Result<Processes, BenchError> {
+    let pids = matches.get_many::<u32>("pid").unwrap_or_default().copied().collect();
+    Processes::new(pids).map_err(|error| BenchError::Setting(error.to_string()))
+}
+
+/// An argument that is required or has a default, or 0, which the library refuses where it makes no sense.
+fn count(matches: &ArgMatches, name: &str) -> usize {
+    matches.get_one(name).copied().unwrap_or_default()
+}
+
+fn duration(matches: &ArgMatches, name: &str) -> Duration {
+    matches.get_one(name).copied().unwrap_or_default()
+}
+
+fn seed_of(matches: &ArgMatches) -> u64 {
+    matches.get_one("seed").copied().unwrap_or_default()
+}
+
+/// A number with `ms`, `s`, `m` or `h` behind it.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let problem = || format!("`{text}` is not a time; expected a number and ms, s, m or h, such as 1.5s");
+    let unit_at = text.find(|letter: char| letter.is_ascii_alphabetic()).ok_or_else(problem)?;
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(problem()),
+    };
+    let number: f64 = number.parse().map_err(|_| problem())?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| problem())
+}
+
+fn print<R: Serialize + Display>(matches: &ArgMatches, report: &R) -> Result<(), BenchError> {
+    if matches.get_flag("json") {
+        let json = serde_json::to_string_pretty(report)
+            .map_err(|error| BenchError::Io(std::io::Error::other(error)))?;
+        println!("{json}");
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, millis) in
+            [("10s", 10_000), ("250ms", 250), ("1.5s", 1_500), ("2m", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["10", "s", "-1s", "1d", ""] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_load_is_one_of_three() {
+        let parse = |arguments: &str| {
+            command()
+                .try_get_matches_from(format!("bench fanout ws://a --subscribers 1 {arguments}").split(' '))
+        };
+        for arguments in
+            ["--rate 1", "--deliveries-per-second 1", "--in-flight 1", "--rate 1 --pid 1 --pid 2"]
+        {
+            assert!(parse(arguments).is_ok(), "{arguments}");
+        }
+        for arguments in ["--json", "--rate 1 --in-flight 1", "--rate x"] {
+            assert!(parse(arguments).is_err(), "{arguments}");
+        }
+    }
+}
