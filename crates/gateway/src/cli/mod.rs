@@ -3,6 +3,7 @@
 //!
 //! Whatever is wrong with flags, variables or the file is one line on standard error and exit code 2.
 
+mod bench;
 mod config;
 mod flags;
 mod healthcheck;
@@ -68,6 +69,7 @@ fn dispatch(
             Ok(ExitCode::SUCCESS)
         }
         Some(("healthcheck", matches)) => healthcheck::run(matches, surroundings).map(|()| ExitCode::SUCCESS),
+        Some(("bench", matches)) => Ok(bench::run(matches)),
         Some((name, _)) => unreachable!("clap knows no command {name}"),
     }
 }
@@ -85,6 +87,7 @@ fn command() -> Command {
         .subcommand(flags::add(serve))
         .subcommand(flags::add(config))
         .subcommand(healthcheck::command())
+        .subcommand(bench::command())
 }
 
 const ABOUT: &str = "\
@@ -99,7 +102,8 @@ Examples:
   fanfare                                            one instance, from memory, on 127.0.0.1:8080
   fanfare --listen :8080 --redis redis://10.0.0.5    one of many, joined by Redis
   fanfare config --config /etc/fanfare.toml          check a file, and see what it amounts to
-  fanfare healthcheck --ready                        exit with 0 if clients may be sent here";
+  fanfare healthcheck --ready                        exit with 0 if clients may be sent here
+  fanfare bench fanout ws://127.0.0.1:8080/ws/bench --subscribers 1000 --rate 20";
 
 /// Help and version go to standard output; anything else is a line of ours instead of clap's several.
 fn usage(error: &clap::Error) -> ExitCode {
@@ -126,6 +130,12 @@ fn usage_line(error: &clap::Error) -> String {
         ErrorKind::UnknownArgument => ("flag", context(ContextKind::InvalidArg), ContextKind::SuggestedArg),
         ErrorKind::InvalidSubcommand => {
             ("command", context(ContextKind::InvalidSubcommand), ContextKind::SuggestedSubcommand)
+        }
+        ErrorKind::MissingRequiredArgument => {
+            return format!(
+                "missing {}; see `fanfare --help`",
+                context(ContextKind::InvalidArg).unwrap_or_default()
+            );
         }
         ErrorKind::ArgumentConflict if context(ContextKind::InvalidSubcommand).is_some() => {
             let name = context(ContextKind::InvalidSubcommand).unwrap_or_default();

@@ -128,6 +128,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("config now", "", "", "unknown argument `now`; see `fanfare --help`"),
     ("--workers 2 config", "", "", "flags follow their command: `fanfare config --…`"),
     ("--listen", "", "", "a value is required for '--listen <ADDRESS>' but none was supplied; see `fanfare --help`"),
+    ("bench connect", "", "", "missing --connections <N>, <URL>...; see `fanfare --help`"),
     ("--workers 2 --workers 3", "", "", "the argument '--workers <COUNT>' cannot be used multiple times; see `fanfare --help`"),
     // The file.
     ("--config HERE/other.toml", "", "", "cannot read other.toml: No such file or directory (os error 2)"),
@@ -233,15 +234,26 @@ fn config_says_where_values_came_from_and_masks_secrets() {
 #[test]
 fn help_fits_a_terminal_and_names_everything() {
     command().debug_assert();
+    narrow(&["fanfare"], &command());
     let help = command().render_help().to_string();
-    for line in help.lines() {
-        assert!(line.chars().count() <= 100, "{line}");
-    }
     for key in KEYS {
         assert!(help.contains(&format!("--{} ", key.flag())), "{}", key.name);
         assert!(help.contains(&format!("\n{}:\n", key.group)), "{}", key.group);
     }
     for command in command().get_subcommands() {
         assert!(help.contains(&format!("\n  {} ", command.get_name())), "{}", command.get_name());
+    }
+}
+
+/// Holds the help of a command, and of all those below it, against the width of a terminal.
+fn narrow(path: &[&str], command: &Command) {
+    let asked = [path, &["--help"]].concat();
+    let help = super::command().try_get_matches_from(asked).unwrap_err().to_string();
+    // Clap breaks no usage line.
+    for line in help.lines().filter(|line| !line.starts_with("Usage:")) {
+        assert!(line.chars().count() <= 100, "{path:?}: {line}");
+    }
+    for command in command.get_subcommands() {
+        narrow(&[path, &[command.get_name()]].concat(), command);
     }
 }
