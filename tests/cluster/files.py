@@ -43,8 +43,10 @@ def prometheus(docker):
 
 
 def alerts(docker):
-    """Each alert speaks when it must and is silent when it must not"""
+    """Each alert speaks when it must, is silent when it must not, and is in the operators' document"""
     rules = re.findall(r"- alert: (\w+)", (DEPLOY / "prometheus/alerts.yml").read_text())
+    documented = re.findall(r"^\| (Fanfare\w+) \|", (DEPLOY / "README.md").read_text(), re.M)
+    assert sorted(documented) == sorted(rules), f"only in one of both: {set(documented) ^ set(rules)}"
     tests = ROOT / "tests/cluster/alerts.test.yml"
     rows = tests.read_text().split("- eval_time:")
     speaks = {name for name in rules if any(f'alertname="{name}"' in row and "exp_samples" in row for row in rows)}
