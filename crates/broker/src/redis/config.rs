@@ -103,8 +103,10 @@ impl RedisConfig {
 
     /// redis-rs leaves Nagle's delay on and dead peers to the kernel's two hours.
     fn tcp_settings(&self) -> TcpSettings {
+        // The kernel counts whole seconds, and refuses 0.
+        let second = Duration::from_secs(1);
         let keepalive =
-            TcpKeepalive::new().with_time(self.timeout).with_interval(Duration::from_secs(1)).with_retries(3);
+            TcpKeepalive::new().with_time(self.timeout.max(second)).with_interval(second).with_retries(3);
         TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(self.timeout * 2)
     }
 }

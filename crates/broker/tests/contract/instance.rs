@@ -1,0 +1,220 @@
+//! A broker with a relay that remembers everything, and the ways to wait for what it should remember.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfare_broker::{Broker, Gap, GapCause, Memory, Redis, RedisConfig, Relay};
+use fanfare_protocol::{Channel, Kind, Publication};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+/// How long a test waits for what should happen; much longer than it takes.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a gateway would be to its broker.
+pub struct Instance {
+    pub broker: Arc<dyn Broker>,
+    pub relay: Arc<Recorder>,
+}
+
+/// One thing that the broker handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Delivered(Channel, String),
+    Gap(Gap),
+}
+
+/// A relay that remembers.
+pub struct Recorder {
+    wanted: Mutex<HashSet<Channel>>,
+    events: Mutex<Vec<Event>>,
+    changed: watch::Sender<()>,
+}
+
+impl Instance {
+    pub fn memory() -> Self {
+        let relay = Recorder::new();
+        Self { broker: Arc::new(Memory::new(relay.clone())), relay }
+    }
+
+    /// One that may still be connecting.
+    pub fn redis(config: &RedisConfig) -> Self {
+        let relay = Recorder::new();
+        let broker =
+            Redis::start(config, relay.clone(), &Handle::current()).expect("the configuration is right");
+        Self { broker: Arc::new(broker), relay }
+    }
+
+    /// One that is up, with the defaults.
+    pub async fn at(url: &str) -> Self {
+        let instance = Self::redis(&RedisConfig::new(url));
+        instance.until_up().await;
+        instance
+    }
+
+    /// A first client joins.
+    pub async fn join(&self, channel: &Channel) {
+        self.relay.wanted.lock().insert(channel.clone());
+        timeout(PATIENCE, self.broker.subscribe(channel)).await.expect("the subscription is confirmed");
+    }
+
+    /// The last client leaves.
+    pub fn leave(&self, channel: &Channel) {
+        self.relay.wanted.lock().remove(channel);
+        self.broker.release(channel);
+    }
+
+    pub fn publish(&self, channel: &Channel, text: &str) {
+        self.broker.publish(channel, Publication::new(Kind::Text, Bytes::copy_from_slice(text.as_bytes())));
+    }
+
+    pub async fn until_up(&self) {
+        let start = Instant::now();
+        eventually("it is up", async || {
+            let status = self.broker.status();
+            assert!(status.up || start.elapsed() < PATIENCE / 2, "{status:?}");
+            status.up
+        })
+        .await;
+    }
+
+    /// Waits until it is down, for a reason that contains these words.
+    pub async fn until_down(&self, because: &str) {
+        let down = async || self.broker.status().down_because.is_some_and(|said| said.contains(because));
+        eventually(&format!("it is down because: {because}"), down).await;
+    }
+}
+
+impl Recorder {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { wanted: Mutex::default(), events: Mutex::default(), changed: watch::Sender::new(()) })
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().clone()
+    }
+
+    /// What was delivered in a channel, in order.
+    pub fn delivered(&self, channel: &Channel) -> Vec<String> {
+        let ours = |event: &Event| match event {
+            Event::Delivered(at, text) if at == channel => Some(text.clone()),
+            _ => None,
+        };
+        self.events.lock().iter().filter_map(ours).collect()
+    }
+
+    /// The gaps in a channel, in order.
+    pub fn gaps(&self, channel: &Channel) -> Vec<GapCause> {
+        let ours = |event: &Event| match event {
+            Event::Gap(gap) if gap.channels.as_ref().is_none_or(|channels| channels.contains(channel)) => {
+                Some(gap.cause)
+            }
+            _ => None,
+        };
+        self.events.lock().iter().filter_map(ours).collect()
+    }
+
+    pub async fn until(&self, what: &str, mut there: impl FnMut(&Self) -> bool) {
+        let mut changed = self.changed.subscribe();
+        let waited = timeout(PATIENCE, async {
+            while !there(self) {
+                changed.changed().await.expect("the sender is ours");
+            }
+        });
+        if waited.await.is_err() {
+            let events = self.events();
+            let last = &events[events.len().saturating_sub(20)..];
+            panic!("waited for: {what}; {} events, the last: {last:#?}", events.len());
+        }
+    }
+
+    pub async fn until_delivered(&self, channel: &Channel, expected: &[&str]) {
+        self.until(&format!("{expected:?} in {channel}"), |relay| {
+            relay.delivered(channel).len() >= expected.len()
+        })
+        .await;
+        assert_eq!(self.delivered(channel), expected, "in {channel}");
+    }
+
+    pub async fn until_text(&self, channel: &Channel, text: &str) {
+        self.until(text, |relay| {
+            let event = Event::Delivered(channel.clone(), text.to_owned());
+            relay.events.lock().iter().rev().any(|other| *other == event)
+        })
+        .await;
+    }
+
+    fn record(&self, event: Event) {
+        self.events.lock().push(event);
+        self.changed.send_replace(());
+    }
+}
+
+impl Relay for Recorder {
+    fn deliver(&self, channel: &Channel, publication: Publication) {
+        let text = String::from_utf8_lossy(&publication.payload).into_owned();
+        self.record(Event::Delivered(channel.clone(), text));
+    }
+
+    fn gap(&self, gap: Gap) {
+        self.record(Event::Gap(gap));
+    }
+
+    fn wanted(&self, channel: &Channel) -> bool {
+        self.wanted.lock().contains(channel)
+    }
+}
+
+pub fn channel(name: &str) -> Channel {
+    Channel::new(name).expect("a channel's name")
+}
+
+/// Waits for what no event tells, asking again and again.
+pub async fn eventually(what: &str, mut there: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !there().await {
+        assert!(start.elapsed() < PATIENCE, "waited for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Checks what one subscriber got of publishers that number their messages "name:0", "name:1" …: each once, in each
+/// publisher's order, and none missing but across a gap. `whole` are the publishers of whom nothing may miss at all.
+pub fn audit(relay: &Recorder, channel: &Channel, counts: &HashMap<String, usize>, whole: &[&str]) {
+    let events = relay.events();
+    let gaps: Vec<_> = (0..events.len()).filter(|&at| is_gap(&events[at], channel)).collect();
+    for (publisher, &count) in counts {
+        let (mut next, mut last_at) = (0, 0);
+        // As if a last message had come at the end of time.
+        let end = [(events.len(), count)];
+        for (at, number) in numbers(&events, channel, publisher).into_iter().chain(end) {
+            assert!(number >= next, "{publisher}:{number} came twice or too late");
+            if number > next {
+                assert!(!whole.contains(&publisher.as_str()), "{publisher}:{next} to {number} are missing");
+                // What comes first after a break may be delivered a moment before the gap is announced.
+                let announced = gaps.iter().any(|&gap| gap > last_at);
+                assert!(announced, "{publisher}:{next} to {number} are missing in silence");
+            }
+            (next, last_at) = (number + 1, at);
+        }
+    }
+}
+
+fn is_gap(event: &Event, channel: &Channel) -> bool {
+    matches!(event, Event::Gap(gap) if gap.channels.as_ref().is_none_or(|channels| channels.contains(channel)))
+}
+
+/// Where each message of a publisher stands among the events, and its number.
+fn numbers(events: &[Event], channel: &Channel, publisher: &str) -> Vec<(usize, usize)> {
+    let number = |event: &Event| match event {
+        Event::Delivered(at, text) if at == channel => {
+            text.strip_prefix(publisher)?.strip_prefix(':')?.parse().ok()
+        }
+        _ => None,
+    };
+    events.iter().enumerate().filter_map(|(at, event)| Some((at, number(event)?))).collect()
+}

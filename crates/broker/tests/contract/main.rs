@@ -1,0 +1,254 @@
+//! What every broker owes its instance, asked of each, and below it what only Redis can suffer. Brokers, relays and
+//! redis-server are real; nothing is simulated but a bad network.
+
+mod faults;
+mod instance;
+mod proxy;
+mod redis_only;
+mod server;
+mod storms;
+mod tls;
+
+use std::sync::Arc;
+
+use fanfare_broker::RedisConfig;
+
+use crate::instance::{Instance, PATIENCE, channel, eventually};
+use crate::server::Server;
+
+/// The instances of one installation, and what they need.
+struct Cluster {
+    instances: Vec<Instance>,
+    server: Option<Server>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Home {
+    Memory,
+    Redis { lanes: usize },
+}
+
+impl Cluster {
+    /// From memory there is one instance; through Redis there are two.
+    async fn start(home: Home) -> Self {
+        let Home::Redis { lanes } = home else {
+            return Self { instances: vec![Instance::memory()], server: None };
+        };
+        let server = Server::start(&[]).await;
+        let config = RedisConfig { lanes, ..RedisConfig::new(server.url()) };
+        let instances = vec![Instance::redis(&config), Instance::redis(&config)];
+        for instance in &instances {
+            instance.until_up().await;
+        }
+        Self { instances, server: Some(server) }
+    }
+}
+
+/// One check for each home.
+macro_rules! for_every_home {
+    ($($check:ident),* $(,)?) => {
+        for_every_home!(memory: Home::Memory; $($check),*);
+        for_every_home!(redis: Home::Redis { lanes: 1 }; $($check),*);
+        for_every_home!(redis_with_two_lanes: Home::Redis { lanes: 2 }; $($check),*);
+    };
+    ($name:ident: $home:expr; $($check:ident),*) => {
+        mod $name {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $check() {
+                    super::$check(Cluster::start($home).await).await;
+                }
+            )*
+        }
+    };
+}
+
+for_every_home!(
+    publications_of_many_threads_have_one_order_everywhere,
+    a_subscription_is_confirmed_before_it_returns,
+    nothing_is_lost_or_doubled_while_others_come_and_go,
+    a_subscription_follows_its_clients,
+    publications_keep_their_kind_their_bytes_and_whom_they_leave_out,
+    ready_and_flush_resolve,
+);
+
+async fn publications_of_many_threads_have_one_order_everywhere(cluster: Cluster) {
+    const THREADS: usize = 4;
+    const EACH: usize = 500;
+    let channels: Vec<_> = (0..8).map(|n| channel(&format!("order {n}"))).collect();
+    for instance in &cluster.instances {
+        for channel in &channels {
+            instance.join(channel).await;
+        }
+    }
+    let threads: Vec<_> = (0..THREADS)
+        .flat_map(|thread| {
+            cluster.instances.iter().enumerate().map(move |(n, instance)| (thread, n, instance))
+        })
+        .map(|(thread, n, instance)| {
+            let (broker, channels) = (instance.broker.clone(), channels.clone());
+            std::thread::spawn(move || {
+                for number in 0..EACH {
+                    for channel in &channels {
+                        let text = format!("{n}/{thread}:{number}");
+                        broker.publish(
+                            channel,
+                            fanfare_protocol::Publication::new(fanfare_protocol::Kind::Text, text.into()),
+                        );
+                    }
+                }
+            })
+        })
+        .collect();
+    let publishers = threads.len();
+    threads.into_iter().for_each(|thread| thread.join().expect("it publishes"));
+    for channel in &channels {
+        let mut first = None;
+        for instance in &cluster.instances {
+            instance
+                .relay
+                .until("everything", |relay| relay.delivered(channel).len() >= publishers * EACH)
+                .await;
+            let delivered = instance.relay.delivered(channel);
+            assert_eq!(delivered.len(), publishers * EACH, "each once");
+            for publisher in 0..publishers {
+                let name = format!("{}/{}:", publisher / THREADS, publisher % THREADS);
+                let numbers =
+                    delivered.iter().filter_map(|text| text.strip_prefix(&name)?.parse::<usize>().ok());
+                assert!(numbers.eq(0..EACH), "{name} in its own order");
+            }
+            assert!(*first.get_or_insert(delivered.clone()) == delivered, "one order for all instances");
+        }
+    }
+}
+
+async fn a_subscription_is_confirmed_before_it_returns(cluster: Cluster) {
+    let publisher = cluster.instances.last().expect("there is one");
+    for n in 0..100 {
+        let channel = channel(&format!("new {n}"));
+        cluster.instances[0].join(&channel).await;
+        publisher.publish(&channel, "at once");
+    }
+    for n in 0..100 {
+        cluster.instances[0].relay.until_delivered(&channel(&format!("new {n}")), &["at once"]).await;
+    }
+}
+
+async fn nothing_is_lost_or_doubled_while_others_come_and_go(cluster: Cluster) {
+    const COUNT: usize = 2000;
+    let (steady, restless) = (channel("steady"), channel("restless"));
+    cluster.instances[0].join(&steady).await;
+    let publisher = cluster.instances.last().expect("there is one").broker.clone();
+    let (to_steady, to_restless) = (steady.clone(), restless.clone());
+    let publishing = std::thread::spawn(move || {
+        for number in 0..COUNT {
+            for channel in [&to_steady, &to_restless] {
+                publisher.publish(
+                    channel,
+                    fanfare_protocol::Publication::new(
+                        fanfare_protocol::Kind::Text,
+                        format!("p:{number}").into(),
+                    ),
+                );
+            }
+        }
+    });
+    while !publishing.is_finished() {
+        for instance in &cluster.instances {
+            instance.join(&restless).await;
+            instance.leave(&restless);
+        }
+        tokio::task::yield_now().await;
+    }
+    publishing.join().expect("it publishes");
+    let expected: Vec<_> = (0..COUNT).map(|number| format!("p:{number}")).collect();
+    let relay = &cluster.instances[0].relay;
+    relay.until("all", |relay| relay.delivered(&steady).len() >= COUNT).await;
+    assert_eq!(relay.delivered(&steady), expected);
+    let mut last = None;
+    for text in relay.delivered(&restless) {
+        let number: usize = text[2..].parse().expect("a number");
+        assert!(last < Some(number), "in order and once");
+        last = Some(number);
+    }
+}
+
+async fn a_subscription_follows_its_clients(cluster: Cluster) {
+    let Some(server) = &cluster.server else { return };
+    let [first, second] = &cluster.instances[..] else { panic!("there are two") };
+    let (kept, left) = (channel("kept"), channel("left"));
+    first.join(&kept).await;
+    first.join(&left).await;
+    second.join(&left).await;
+    assert_eq!(first.broker.status().subscriptions, 3, "the lobby too");
+    server.until_channels(&["kept", "left"]).await;
+    first.leave(&left);
+    eventually("the first has left", async || first.broker.status().subscriptions == 2).await;
+    server.until_channels(&["kept", "left"]).await;
+    second.leave(&left);
+    server.until_channels(&["kept"]).await;
+    first.leave(&kept);
+    first.join(&kept).await;
+    first.leave(&channel("never joined"));
+    first.leave(&fanfare_protocol::Channel::lobby());
+    second.join(&left).await;
+    first.publish(&left, "again");
+    second.relay.until_delivered(&left, &["again"]).await;
+    server.until_channels(&["kept", "left"]).await;
+}
+
+async fn publications_keep_their_kind_their_bytes_and_whom_they_leave_out(cluster: Cluster) {
+    use fanfare_protocol::{Kind, Publication};
+    /// Remembers whole publications, where the others' relay remembers texts.
+    struct Whole(parking_lot::Mutex<Vec<Publication>>);
+    impl fanfare_broker::Relay for Whole {
+        fn deliver(&self, _channel: &fanfare_protocol::Channel, publication: Publication) {
+            self.0.lock().push(publication);
+        }
+        fn gap(&self, gap: fanfare_broker::Gap) {
+            panic!("{gap:?}");
+        }
+        fn wanted(&self, _channel: &fanfare_protocol::Channel) -> bool {
+            true
+        }
+    }
+    let channel = channel("kinds");
+    let sent: Vec<_> = [
+        (Kind::Text, &b"hello"[..], None),
+        (Kind::Text, b"", Some(uuid::Uuid::from_u128(7))),
+        (Kind::Binary, b"hello", Some(uuid::Uuid::from_u128(8))),
+        (Kind::Binary, b"\xFA\x01\xFF\x00", None),
+    ]
+    .into_iter()
+    .map(|(kind, payload, exclude)| Publication { exclude, ..Publication::new(kind, payload.into()) })
+    .collect();
+    let relay = Arc::new(Whole(parking_lot::Mutex::default()));
+    let broker: Box<dyn fanfare_broker::Broker> = match &cluster.server {
+        None => Box::new(fanfare_broker::Memory::new(relay.clone())),
+        Some(server) => {
+            let runtime = tokio::runtime::Handle::current();
+            let config = RedisConfig::new(server.url());
+            Box::new(fanfare_broker::Redis::start(&config, relay.clone(), &runtime).expect("it is right"))
+        }
+    };
+    eventually("it is up", async || broker.status().up).await;
+    broker.subscribe(&channel).await;
+    let publisher = if cluster.server.is_some() { &*cluster.instances[0].broker } else { &*broker };
+    sent.iter().for_each(|publication| publisher.publish(&channel, publication.clone()));
+    eventually("all have come", async || relay.0.lock().len() >= sent.len()).await;
+    assert_eq!(*relay.0.lock(), sent);
+}
+
+async fn ready_and_flush_resolve(cluster: Cluster) {
+    let channel = channel("flushed");
+    for instance in &cluster.instances {
+        instance.publish(&channel, "x");
+        let done = async {
+            instance.broker.ready().await;
+            instance.broker.flush().await;
+        };
+        tokio::time::timeout(PATIENCE, done).await.expect("there is room, and all goes out");
+        assert_eq!(instance.broker.status().spool_bytes, 0);
+    }
+}

@@ -1,0 +1,163 @@
+//! A real Redis for a test: its own process, its own port, gone with the test.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use redis::{FromRedisValue, Value};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::instance::{PATIENCE, eventually};
+
+/// A redis-server on loopback.
+pub struct Server {
+    pub port: u16,
+    dir: TempDir,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// One that has answered. `arguments` are added to its command line.
+    pub async fn start(arguments: &[&str]) -> Self {
+        let mut server = Self::reserve(arguments);
+        server.run().await;
+        server
+    }
+
+    /// One that does not run yet, at a port that nobody else has.
+    pub fn reserve(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let dir = tempfile::tempdir().expect("a directory for Redis");
+        Self { port: free_port(), dir, arguments, child: None }
+    }
+
+    /// Starts it, again and again if somebody takes the port in between, and waits until it answers.
+    pub async fn run(&mut self) {
+        for _ in 0..10 {
+            self.spawn();
+            let answered = timeout(PATIENCE, async {
+                loop {
+                    if self.try_command::<Value>(&["PING"]).await.is_ok() {
+                        return true;
+                    }
+                    if !matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None))) {
+                        return false;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            });
+            if answered.await.expect("Redis answers") {
+                return;
+            }
+        }
+        panic!("redis-server does not start on port {}", self.port);
+    }
+
+    fn spawn(&mut self) {
+        let log = std::fs::File::create(self.dir.path().join("log")).expect("a log");
+        let child = Command::new("redis-server")
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--enable-debug-command",
+                "yes",
+            ])
+            .args(["--port", &self.port.to_string()])
+            .args(["--unixsocket", &self.socket(), "--dir"])
+            .arg(self.dir.path())
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .spawn()
+            .expect("redis-server is installed (apt-get install redis-server)");
+        self.child = Some(child);
+    }
+
+    /// As if the machine had lost its power.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it may be killed");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// `STOP` makes it silent with all its connections open, `CONT` ends that.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("it runs").id();
+        let status = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
+        assert!(status.expect("kill is there").success());
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn socket(&self) -> String {
+        self.dir.path().join("socket").display().to_string()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// An answer to a command, over the socket, where no TLS is in the way.
+    pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_command(words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    pub async fn try_command<T: FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        self.bytes_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>()).await
+    }
+
+    pub async fn bytes_command<T: FromRedisValue>(&self, words: &[&[u8]]) -> redis::RedisResult<T> {
+        let mut command = redis::Cmd::new();
+        words.iter().for_each(|word| {
+            command.arg(*word);
+        });
+        let url = match self.password() {
+            Some(password) => format!("unix://{}?pass={password}", self.socket()),
+            None => format!("unix://{}", self.socket()),
+        };
+        let client = redis::Client::open(url)?;
+        command.query_async(&mut client.get_multiplexed_async_connection().await?).await
+    }
+
+    fn password(&self) -> Option<&str> {
+        let at = self.arguments.iter().position(|argument| argument == "--requirepass")?;
+        self.arguments.get(at + 1).map(String::as_str)
+    }
+
+    /// The Redis channels that somebody is subscribed to, canaries left out.
+    pub async fn channels(&self) -> Vec<String> {
+        let mut channels: Vec<String> = self.command(&["PUBSUB", "CHANNELS"]).await;
+        channels.retain(|name| !name.contains(":canary:"));
+        channels.sort();
+        channels
+    }
+
+    /// Waits for exactly these channels of instances with the default prefix, besides those that they always hear.
+    pub async fn until_channels(&self, channels: &[&str]) {
+        let mut expected: Vec<_> = channels.iter().map(|name| format!("fanfare:channel:{name}")).collect();
+        expected.extend(["fanfare:channel:lobby".to_owned(), "fanfare:control".to_owned()]);
+        expected.sort();
+        expected.dedup();
+        eventually(&format!("the bus has {expected:?}"), async || self.channels().await == expected).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that the kernel chose and that is free again.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
+    listener.local_addr().expect("it is bound").port()
+}
