@@ -61,7 +61,7 @@ async fn ready(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
 
 async fn metrics(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    (AppendHeaders([(CONTENT_TYPE, kind)]), instance.telemetry.render(&instance).await)
+    ([(CONTENT_TYPE, kind)], instance.telemetry.render(&instance).await)
 }
 
 /// What the page shows of the instance.
