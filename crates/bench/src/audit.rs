@@ -314,3 +314,6 @@ impl Audit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
