@@ -53,8 +53,8 @@ mod tests {
             (&["10.0.0.0/8"], "10.0.0.9", &["10.0.0.8, 10.0.0.7"], "10.0.0.8"),
         ];
         for (trusted, peer, lines, expected) in rows {
-            let mut config = Config::default();
-            config.trusted_proxies = trusted.iter().map(|net| net.parse().unwrap()).collect();
+            let trusted_proxies = trusted.iter().map(|net| net.parse().unwrap()).collect();
+            let config = Config { trusted_proxies, ..Config::default() };
             let mut headers = HeaderMap::new();
             for line in *lines {
                 headers.append("x-forwarded-for", HeaderValue::from_str(line).unwrap());

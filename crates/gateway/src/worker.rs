@@ -208,7 +208,7 @@ impl Accepted for Acceptor {
     }
 
     fn retry_after(&self) -> u64 {
-        self.0.instance.config.retry_after.as_secs()
+        self.0.instance.config.retry_after_seconds()
     }
 }
 

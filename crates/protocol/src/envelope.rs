@@ -68,7 +68,7 @@ impl Envelope {
     pub fn encode(&self) -> Bytes {
         let header = if self.publication.exclude.is_some() { LONG } else { SHORT };
         let mut out = BytesMut::with_capacity(header + self.publication.payload.len());
-        out.put_slice(&[MAGIC, VERSION, header as u8, matches!(self.publication.kind, Kind::Binary) as u8]);
+        out.put_slice(&[MAGIC, VERSION, header as u8, kind_byte(self.publication.kind)]);
         out.put_slice(self.origin.as_bytes());
         out.put_u64(self.sequence);
         out.put_u64(self.publication.published_at);
@@ -113,6 +113,13 @@ impl Opened {
             sequence: u64_at(&message, 20),
             publication: Publication { kind, payload, exclude, published_at: u64_at(&message, 28) },
         }))
+    }
+}
+
+fn kind_byte(kind: Kind) -> u8 {
+    match kind {
+        Kind::Text => 0,
+        Kind::Binary => 1,
     }
 }
 

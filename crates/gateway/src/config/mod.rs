@@ -47,6 +47,11 @@ impl Config {
         self.workers.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 
+    /// What a client that was turned away is told to wait, in whole seconds, rounded up: `Retry-After` has no finer.
+    pub fn retry_after_seconds(&self) -> u64 {
+        self.retry_after.as_millis().div_ceil(1000) as u64
+    }
+
     /// Whether a peer's word about its client's address is to be taken. An IPv4 peer of an IPv6 socket is an IPv4 peer.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

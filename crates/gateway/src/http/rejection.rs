@@ -2,7 +2,6 @@
 //! count. The text says what was wrong and what was expected, and nothing about others.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use axum::body::Body;
 use fanfare_protocol::ChannelError;
@@ -61,8 +60,8 @@ impl Rejection {
         Self::LABELS[self.index()]
     }
 
-    /// The answer; `retry_after` is what those are told who may come again.
-    pub fn answer(&self, retry_after: Duration) -> Response<Body> {
+    /// The answer; those who may come again are told to wait so many seconds.
+    pub fn answer(&self, retry_after: u64) -> Response<Body> {
         let mut response = Response::new(Body::from(format!("{self}\n")));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
@@ -76,7 +75,7 @@ impl Rejection {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
             }
             Self::InstanceFull | Self::AddressFull | Self::Draining => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs()));
+                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
             }
             _ => {}
         }

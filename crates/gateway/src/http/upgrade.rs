@@ -56,7 +56,7 @@ pub async fn upgrade(
     std::mem::forget(pending);
     answer.unwrap_or(Err(Rejection::Timeout)).unwrap_or_else(|rejection| {
         instance.rejected.count(&rejection, client);
-        rejection.answer(instance.config.retry_after)
+        rejection.answer(instance.config.retry_after_seconds())
     })
 }
 
