@@ -13,6 +13,8 @@ use crate::GapCause;
 pub(super) enum Fault {
     /// Not tried yet.
     Starting,
+    /// Connected, and the first canary is not back.
+    Unproven,
     /// Nobody listens there.
     Refused,
     /// The host's name has no address.
@@ -111,6 +113,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Starting => f.write_str("has not answered yet"),
+            Self::Unproven => f.write_str("answers, but what is published has not come back yet"),
             Self::Refused => f.write_str("refuses connections"),
             Self::Unresolved => f.write_str("cannot be found: its name has no address"),
             Self::TimedOut(timeout) => write!(f, "did not answer within {timeout:?}"),

@@ -210,7 +210,7 @@ impl Lane {
         status.up &= bus.up;
         if !bus.up && status.down_because.is_none() {
             let fault = bus.subscriber.as_ref().err().or(bus.publisher.as_ref().err());
-            status.down_because = Some(self.because(fault.unwrap_or(&Fault::Starting)));
+            status.down_because = Some(self.because(fault.unwrap_or(&Fault::Unproven)));
         }
         status.spool_bytes += bus.log.waiting_bytes() as u64;
         status.spool_dropped += bus.log.dropped();

@@ -80,7 +80,7 @@ impl Log {
     /// Hands out what comes next, up to `count` messages and about `bytes` bytes, and marks it as sent.
     pub fn send(&mut self, count: usize, bytes: usize, mut take: impl FnMut(u64, Message)) {
         let mut left = bytes;
-        for message in self.entries.iter().skip((self.sent - self.before()) as usize).take(count) {
+        for message in self.entries.range((self.sent - self.before()) as usize..).take(count) {
             if message.bytes() > left && left < bytes {
                 break;
             }
@@ -107,11 +107,10 @@ impl Log {
 
     /// The publications after this number, in order.
     pub fn after(&self, sequence: u64) -> impl Iterator<Item = (&Channel, &Publication)> {
-        self.entries.iter().skip(sequence.saturating_sub(self.before()) as usize).filter_map(|message| {
-            match message {
-                Message::Publication(channel, publication) => Some((channel, publication)),
-                Message::Canary => None,
-            }
+        let start = sequence.saturating_sub(self.before()).min(self.entries.len() as u64);
+        self.entries.range(start as usize..).filter_map(|message| match message {
+            Message::Publication(channel, publication) => Some((channel, publication)),
+            Message::Canary => None,
         })
     }
 

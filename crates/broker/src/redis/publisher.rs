@@ -23,13 +23,14 @@ pub(super) async fn publish(lane: Arc<Lane>, link: Link) {
     let mut backoff = Backoff::new();
     let complaints = Occasionally::new();
     let mut been_open = false;
+    let mut pace = Pace { bytes: MOST_BYTES };
     loop {
         let started = Instant::now();
         let fault = match link.commands().await {
             Ok(connection) => {
                 lane.reconnects.fetch_add(u64::from(been_open), Relaxed);
                 been_open = true;
-                serve(&lane, &link, connection).await
+                serve(&lane, &link, connection, &mut pace).await
             }
             Err(fault) => fault,
         };
@@ -42,7 +43,7 @@ pub(super) async fn publish(lane: Arc<Lane>, link: Link) {
 }
 
 /// Publishes until the connection fails.
-async fn serve(lane: &Lane, link: &Link, mut connection: MultiplexedConnection) -> Fault {
+async fn serve(lane: &Lane, link: &Link, mut connection: MultiplexedConnection, pace: &mut Pace) -> Fault {
     lane.publisher_open();
     let mut next_tick = Instant::now() + TICK;
     let mut ticks = 0_u64;
@@ -57,7 +58,7 @@ async fn serve(lane: &Lane, link: &Link, mut connection: MultiplexedConnection) 
                 return fault;
             }
         }
-        match send(lane, link, &mut connection).await {
+        match send(lane, link, &mut connection, pace).await {
             Ok(true) => {}
             Ok(false) => {
                 tokio::select! {
@@ -71,9 +72,14 @@ async fn serve(lane: &Lane, link: &Link, mut connection: MultiplexedConnection) 
 }
 
 /// One pipeline. False, if there was nothing to send.
-async fn send(lane: &Lane, link: &Link, connection: &mut MultiplexedConnection) -> Result<bool, Fault> {
+async fn send(
+    lane: &Lane,
+    link: &Link,
+    connection: &mut MultiplexedConnection,
+    pace: &mut Pace,
+) -> Result<bool, Fault> {
     let mut batch = Vec::new();
-    let lost = lane.send(BATCH, BATCH_BYTES, |sequence, message| batch.push((sequence, message)));
+    let lost = lane.send(MOST, pace.bytes, |sequence, message| batch.push((sequence, message)));
     let Some(&(last, _)) = batch.last() else { return Ok(false) };
     let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
     if let Some(lost) = &lost {
@@ -84,12 +90,14 @@ async fn send(lane: &Lane, link: &Link, connection: &mut MultiplexedConnection) 
         pipeline.add_command(command(lane, sequence, message, &mut key));
     }
     let count = pipeline.len();
+    let started = Instant::now();
     let answers = timeout(link.timeout, connection.req_packed_commands(&pipeline, 0, count)).await;
     let fault = match answers {
         Ok(Ok(answers)) => Fault::among(&answers),
         Ok(Err(error)) => Some(Fault::read(&error, link.timeout)),
         Err(_) => Some(Fault::TimedOut(link.timeout)),
     };
+    pace.learn(started.elapsed(), link.timeout);
     match fault {
         None => {
             lane.acknowledged(last);
@@ -120,8 +128,25 @@ fn publish_command(key: &str, message: &[u8]) -> Cmd {
     command
 }
 
+/// How much goes into one pipeline, so that a slow line does not break every deadline with the same megabyte.
+struct Pace {
+    bytes: usize,
+}
+
+impl Pace {
+    fn learn(&mut self, took: Duration, deadline: Duration) {
+        if took > deadline / 4 {
+            self.bytes = (self.bytes / 4).max(LEAST_BYTES);
+        } else if took < deadline / 16 {
+            self.bytes = (self.bytes * 2).min(MOST_BYTES);
+        }
+    }
+}
+
 const TICK: Duration = Duration::from_secs(1);
 /// How often it is asked whether Redis has become a replica, in ticks.
 const TICKS_TO_ROLE: u64 = 5;
-const BATCH: usize = 2048;
-const BATCH_BYTES: usize = 1 << 20;
+/// Messages in one pipeline.
+const MOST: usize = 2048;
+const MOST_BYTES: usize = 1 << 20;
+const LEAST_BYTES: usize = 4096;

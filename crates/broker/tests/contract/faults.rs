@@ -10,7 +10,7 @@ use fanfare_broker::{Broker, GapCause, RedisConfig};
 use fanfare_protocol::{Channel, Kind, Publication};
 use tokio::time::Instant;
 
-use crate::instance::{Instance, PATIENCE, audit, channel, eventually};
+use crate::instance::{Instance, PATIENCE, Recorder, audit, channel, eventually};
 use crate::proxy::Proxy;
 use crate::server::Server;
 
@@ -84,8 +84,11 @@ async fn a_killed_redis_loses_nothing_in_silence_and_is_found_again() {
     b.join(&news).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &news);
-    for round in 1..=3 {
-        a.relay.until_text(&news, &format!("b:{}", round * 100)).await;
+    for _ in 0..3 {
+        let heard =
+            |relay: &Recorder| relay.delivered(&news).iter().filter(|text| text.starts_with("b:")).count();
+        let so_far = heard(&a.relay);
+        a.relay.until("the other's publications", |relay| heard(relay) > so_far + 100).await;
         server.kill();
         a.until_down("refuses connections").await;
         b.until_down("refuses connections").await;
@@ -199,6 +202,23 @@ async fn a_distant_redis_keeps_order_and_pace() {
     for (_, instance) in both {
         assert_eq!(instance.relay.gaps(&news), []);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_narrow_line_is_not_given_more_than_it_can_carry_in_time() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::narrow(server.port, Duration::ZERO, 100_000).await;
+    let config = RedisConfig { timeout: Duration::from_millis(500), ..RedisConfig::new(proxy.url()) };
+    let (a, b) = (Instance::redis(&config), Instance::at(&server.url()).await);
+    a.until_up().await;
+    let news = channel("news");
+    b.join(&news).await;
+    let payload = "x".repeat(500);
+    let texts: Vec<_> = (0..600).map(|number| format!("{number} {payload}")).collect();
+    texts.iter().for_each(|text| a.publish(&news, text));
+    b.relay.until("everything", |relay| relay.delivered(&news).len() >= texts.len()).await;
+    assert_eq!(b.relay.delivered(&news), texts);
+    assert_eq!(b.relay.gaps(&news), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,16 +22,23 @@ struct Weather {
     /// Everything is held back on every connection; new ones are accepted.
     black_hole: watch::Sender<bool>,
     latency: Duration,
+    /// Bytes a second and direction, for each connection.
+    rate: u32,
 }
 
 impl Proxy {
     pub async fn start(upstream: u16, latency: Duration) -> Self {
+        Self::narrow(upstream, latency, u32::MAX).await
+    }
+
+    pub async fn narrow(upstream: u16, latency: Duration, rate: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a port");
         let port = listener.local_addr().expect("it is bound").port();
         let weather = Arc::new(Weather {
             subscribers_deaf: watch::Sender::new(false),
             black_hole: watch::Sender::new(false),
             latency,
+            rate,
         });
         let shared = weather.clone();
         tokio::spawn(async move {
@@ -52,6 +59,13 @@ impl Proxy {
 
     pub fn black_hole(&self, on: bool) {
         self.weather.black_hole.send_replace(on);
+    }
+}
+
+impl Weather {
+    /// How many pieces may be under way: a distant line holds many, a narrow one few.
+    fn pieces(&self) -> usize {
+        if self.rate < u32::MAX { 1 } else { 1 << 16 }
     }
 }
 
@@ -79,11 +93,11 @@ async fn one_way(
     weather: &Weather,
     can_be_deaf: impl Fn(&[u8]) -> bool,
 ) {
-    let (sender, mut pieces) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let (sender, mut pieces) = mpsc::channel::<(Instant, Vec<u8>)>(weather.pieces());
     let read = async move {
-        let mut buffer = vec![0; 65536];
+        let mut buffer = vec![0; (weather.rate / 10).clamp(1000, 65536) as usize];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            let _ = sender.send((Instant::now() + weather.latency, buffer[..count].to_vec()));
+            let _ = sender.send((Instant::now() + weather.latency, buffer[..count].to_vec())).await;
         }
     };
     let write = async move {
@@ -97,6 +111,10 @@ async fn one_way(
             }
             if to.write_all(&piece).await.is_err() {
                 return;
+            }
+            if weather.rate < u32::MAX {
+                tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / f64::from(weather.rate)))
+                    .await;
             }
         }
     };
