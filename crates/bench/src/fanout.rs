@@ -309,11 +309,16 @@ impl<'f> Run<'f> {
         }
     }
 
-    /// Waits until everything that was sent is accounted for, or nothing has come for a while.
+    /// Waits until everything that was sent is accounted for, or nothing has come for a while. Publishers are
+    /// receivers too, of one another's messages.
     fn settle(&mut self) -> io::Result<()> {
-        let target = self.messages() * self.settings.subscribers as u64;
-        let publishers = &mut self.publishers;
-        settled(&self.audience, target, self.settings.settle, || publishers.idle(STEP))
+        let Fanout { subscribers, publishers, settle, .. } = self.settings;
+        let target = self.messages() * (subscribers + publishers - 1) as u64;
+        let (audience, publishers) = (&self.audience, &mut self.publishers);
+        settled(target, *settle, || {
+            publishers.idle(STEP)?;
+            Ok(audience.accounted() + publishers.received())
+        })
     }
 
     fn messages(&self) -> u64 {
@@ -394,17 +399,15 @@ pub(crate) fn gathered(
     }
 }
 
-/// Waits until `target` deliveries are accounted for, or nothing has come for `patience`.
+/// Waits until `step` has accounted for `target` deliveries, or for nothing more in all of `patience`.
 pub(crate) fn settled(
-    audience: &Audience,
     target: u64,
     patience: Duration,
-    mut step: impl FnMut() -> io::Result<()>,
+    mut step: impl FnMut() -> io::Result<u64>,
 ) -> io::Result<()> {
-    let mut last = (audience.accounted(), sys::monotonic());
+    let mut last = (step()?, sys::monotonic());
     while last.0 < target && sys::monotonic() < last.1 + patience.as_nanos() as u64 {
-        step()?;
-        let accounted = audience.accounted();
+        let accounted = step()?;
         if accounted != last.0 {
             last = (accounted, sys::monotonic());
         }

@@ -167,8 +167,10 @@ mod tests {
 
     #[test]
     fn only_what_nobody_got_from_a_broken_connection_is_unaccepted() {
+        // Silent, announced, unaccepted.
+        type Row<'r> = (&'r str, Vec<Loss>, &'r [Broken], (u64, u64, u64));
         let broken = [Broken { publisher: 0, from: 10, to: 20 }];
-        let rows: &[(&str, Vec<Loss>, &[Broken], (u64, u64, u64))] = &[
+        let rows: &[Row<'_>] = &[
             ("nothing lost", vec![], &broken, (0, 0, 0)),
             ("nobody got the end", vec![loss(0, 17..20, false), loss(1, 17..20, true)], &broken, (0, 0, 3)),
             ("one lacks more", vec![loss(0, 17..20, false), loss(1, 12..20, true)], &broken, (0, 5, 3)),

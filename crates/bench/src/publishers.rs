@@ -171,11 +171,11 @@ impl Publishers {
             let now = sys::monotonic();
             for (who, queue) in under_way.iter_mut().enumerate() {
                 while let Some((sequence, since)) = queue.front().copied() {
-                    let too_long = since + flood.patience < now;
-                    if !flood.flight.is_done(who, sequence) && !too_long {
+                    let done = flood.flight.is_done(who, sequence);
+                    if !done && now <= since + flood.patience {
                         break;
                     }
-                    given_up += u64::from(too_long);
+                    given_up += u64::from(!done);
                     queue.pop_front();
                 }
                 if now >= end || !self.swarm.is_open(who) || queue.len() == flood.in_flight {

@@ -152,7 +152,7 @@ mod tests {
             timer.set(due).unwrap();
             poll.poll(&mut events, None).unwrap();
             assert!(monotonic() >= due);
-            assert_eq!(events.iter().map(|event| event.token()).collect::<Vec<_>>(), [Token(7)]);
+            assert_eq!(events.iter().map(event::Event::token).collect::<Vec<_>>(), [Token(7)]);
         }
     }
 

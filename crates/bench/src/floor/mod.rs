@@ -246,9 +246,9 @@ impl<'f> Receivers<'f> {
         self.writer.say(&order)?;
         self.writer.expect("written")?;
         let target = (first + count) * self.floor.subscribers as u64;
-        settled(&self.audience, target, self.floor.settle, || {
+        settled(target, self.floor.settle, || {
             std::thread::park_timeout(STEP);
-            Ok(())
+            Ok(self.audience.accounted())
         })?;
         Ok(count)
     }

@@ -1,0 +1,181 @@
+//! A relay of one channel, small and slow, that can be told to do wrong: what the auditor must notice.
+#![allow(dead_code, reason = "each test program uses its part of it")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use fanfare_bench::Target;
+use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, close_frame, frame, handshake};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+/// What it does to the `nth` message that is published (from 0), for its first subscriber unless it says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    Drop,
+    DropAndTell,
+    Double,
+    /// After the next one.
+    Swap,
+    Alter,
+    /// The subscriber is sent away, and does not get this one either.
+    SendAway,
+    /// The subscriber's connection is cut without a word.
+    Cut,
+    /// The publisher's connection is cut, and nobody gets the message.
+    CutPublisher,
+    /// Every handshake is answered with 503.
+    Refuse,
+}
+
+/// A relay that serves until its process ends.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    address: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Channel {
+    fault: Fault,
+    nth: u64,
+    published: u64,
+    subscribers: Vec<Arc<TcpStream>>,
+    publishers: Vec<Arc<TcpStream>>,
+    held_back: Option<Vec<u8>>,
+}
+
+impl Relay {
+    pub fn start(fault: Fault, nth: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let channel = Channel {
+            fault,
+            nth,
+            published: 0,
+            subscribers: Vec::new(),
+            publishers: Vec::new(),
+            held_back: None,
+        };
+        let channel = Arc::new(Mutex::new(channel));
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let (socket, channel) = (Arc::new(socket.unwrap()), Arc::clone(&channel));
+                std::thread::spawn(move || serve(&socket, &channel));
+            }
+        });
+        Self { address }
+    }
+
+    pub fn target(&self) -> Target {
+        Target::resolve(&format!("ws://{}/", self.address)).unwrap()
+    }
+}
+
+fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
+    let mut scratch = vec![0; 64 * 1024];
+    let request = read_request(socket)?;
+    if channel.lock().unwrap().fault == Fault::Refuse {
+        return (&**socket).write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").ok();
+    }
+    {
+        // Joined before the answer: whoever has that may rely on getting everything.
+        let mut channel = channel.lock().unwrap();
+        answer(socket, &request)?;
+        let list =
+            if request.contains("echo=false") { &mut channel.publishers } else { &mut channel.subscribers };
+        list.push(Arc::clone(socket));
+    }
+    let mut decoder = Decoder::new(Role::Server);
+    let limits = Limits { message: 1 << 20, fragments: 16 };
+    loop {
+        let read = (&**socket).read(&mut scratch).ok().filter(|read| *read > 0)?;
+        let mut bytes = &mut scratch[..read];
+        while let Some(event) = decoder.next(&mut bytes, &limits).ok()? {
+            match event {
+                Event::Text(text) => publish(channel, socket, Opcode::Text, text.as_bytes())?,
+                Event::Binary(payload) => publish(channel, socket, Opcode::Binary, payload)?,
+                Event::Ping(payload) => (&**socket).write_all(&frame(Opcode::Pong, payload)).ok()?,
+                Event::Pong(_) => {}
+                Event::Close(..) => {
+                    forget(channel, socket);
+                    return (&**socket).write_all(&close_frame(CloseCode::NORMAL, "")).ok();
+                }
+            }
+        }
+    }
+}
+
+fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: &[u8]) -> Option<()> {
+    let mut channel = channel.lock().unwrap();
+    let fault = if channel.published == channel.nth { channel.fault } else { Fault::None };
+    channel.published += 1;
+    if fault == Fault::CutPublisher {
+        from.shutdown(std::net::Shutdown::Both).ok();
+        return None;
+    }
+    let whole = frame(opcode, payload).to_vec();
+    let (first, others) = channel.subscribers.split_first()?;
+    let other_publishers = channel.publishers.iter().filter(|socket| !std::ptr::eq(&***socket, from));
+    for mut socket in others.iter().chain(other_publishers).map(|socket| &**socket) {
+        socket.write_all(&whole).ok();
+    }
+    let mut first = &**first;
+    let notice = frame(Opcode::Text, br#"{"fanfare":"gap","channel":"bench"}"#);
+    let bytes = match fault {
+        Fault::Drop | Fault::Cut => Vec::new(),
+        Fault::DropAndTell => notice.to_vec(),
+        Fault::Double => [whole.clone(), whole].concat(),
+        Fault::Swap => {
+            channel.held_back = Some(whole);
+            return Some(());
+        }
+        Fault::Alter => {
+            let mut altered = payload.to_vec();
+            *altered.last_mut()? ^= 1;
+            frame(opcode, &altered).to_vec()
+        }
+        Fault::SendAway => close_frame(CloseCode::SERVICE_RESTART, "service restart").to_vec(),
+        Fault::None | Fault::CutPublisher | Fault::Refuse => whole,
+    };
+    first.write_all(&bytes).ok();
+    if fault == Fault::Cut {
+        first.shutdown(std::net::Shutdown::Both).ok();
+    }
+    if matches!(fault, Fault::Cut | Fault::SendAway) {
+        channel.subscribers.remove(0);
+    } else if let Some(held_back) = channel.held_back.take() {
+        (&*channel.subscribers[0]).write_all(&held_back).ok();
+    }
+    Some(())
+}
+
+fn forget(channel: &Mutex<Channel>, socket: &Arc<TcpStream>) {
+    let mut channel = channel.lock().unwrap();
+    channel.subscribers.retain(|other| !Arc::ptr_eq(other, socket));
+    channel.publishers.retain(|other| !Arc::ptr_eq(other, socket));
+}
+
+fn read_request(mut socket: &TcpStream) -> Option<String> {
+    let mut request = Vec::new();
+    let mut scratch = [0; 1024];
+    while !request.ends_with(b"\r\n\r\n") {
+        let read = socket.read(&mut scratch).ok().filter(|read| *read > 0)?;
+        request.extend_from_slice(&scratch[..read]);
+    }
+    String::from_utf8(request).ok()
+}
+
+fn answer(mut socket: &TcpStream, request: &str) -> Option<()> {
+    let headers: HeaderMap = request
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .filter_map(|(name, value)| {
+            Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?))
+        })
+        .collect();
+    let accept = handshake::accept(&Method::GET, Version::HTTP_11, &headers).ok()?;
+    let accept = accept.to_str().ok()?;
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
+    socket.write_all(format!("{head}\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes()).ok()
+}

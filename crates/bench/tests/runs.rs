@@ -1,0 +1,209 @@
+//! Whole runs against a relay that does right, and one that does each wrong: that is seen, counted and told.
+#![expect(clippy::unwrap_used, reason = "here an unwrap is an assertion")]
+
+mod relay;
+
+use std::time::Duration;
+
+use fanfare_bench::{
+    AuditReport, BenchError, Connect, Fanout, FanoutReport, Idle, Load, Processes, Silent, Target,
+};
+use relay::{Fault, Relay};
+
+const SUBSCRIBERS: usize = 5;
+const MESSAGES: u64 = 60;
+
+fn fanout(target: Target) -> Fanout {
+    Fanout {
+        targets: vec![target.clone(), target],
+        subscribers: SUBSCRIBERS,
+        publishers: 1,
+        size: 128,
+        text: false,
+        load: Load::Rate(200.0),
+        duration: Duration::from_millis(250),
+        warmup: Duration::from_millis(50),
+        rounds: 1,
+        settle: Duration::from_millis(300),
+        threads: 2,
+        concurrency: 2,
+        processes: Processes::default(),
+        reconnect: false,
+        floor: None,
+        seed: 1,
+    }
+}
+
+fn run(fanout: &Fanout) -> FanoutReport {
+    fanout.run(&mut Silent).unwrap()
+}
+
+#[test]
+fn a_relay_that_does_right_is_sound() {
+    for (text, publishers) in [(false, 1), (true, 1), (false, 3)] {
+        let relay = Relay::start(Fault::None, 0);
+        let processes = Processes::new(vec![std::process::id()]).unwrap();
+        let report = run(&Fanout { text, publishers, processes, ..fanout(relay.target()) });
+        assert!(report.is_sound(), "{report}");
+        let all = MESSAGES * SUBSCRIBERS as u64;
+        let expected = AuditReport { expected: all, delivered_once: all, ..AuditReport::default() };
+        assert_eq!(report.audit, expected);
+        let [round] = &report.rounds[..] else { panic!("{report}") };
+        assert_eq!(
+            (round.server.messages, round.server.deliveries),
+            (50, 50 * (4 + publishers as u64)),
+            "the warm-up is not measured"
+        );
+        assert_eq!((report.latency.count, report.lateness.count), (250, 50));
+        assert_eq!((report.handshake.count, report.connected_at_end), (5, 5));
+        assert!(report.cost.unwrap().micros > 0.0 && report.resident.unwrap() > 0);
+        assert!(report.ends.is_empty() && report.publisher_ends.is_empty(), "{report}");
+    }
+}
+
+#[test]
+fn each_wrong_is_noticed() {
+    // What differs from a sound audit, and whether that is a fault.
+    type Change = fn(&mut AuditReport);
+    let rows: &[(Fault, Change)] = &[
+        (Fault::Drop, |audit| (audit.delivered_once, audit.lost_silent) = (299, 1)),
+        (Fault::DropAndTell, |audit| (audit.delivered_once, audit.lost_announced) = (299, 1)),
+        (Fault::Double, |audit| audit.duplicate = 1),
+        (Fault::Swap, |audit| (audit.delivered_once, audit.reordered) = (299, 1)),
+        (Fault::Alter, |audit| {
+            (audit.delivered_once, audit.lost_silent, audit.phantom) = (299, 1, 1);
+        }),
+    ];
+    for (fault, change) in rows {
+        let relay = Relay::start(*fault, 30);
+        let report = run(&fanout(relay.target()));
+        assert!(!report.is_sound(), "{fault:?}: {report}");
+        let mut expected = AuditReport { expected: 300, delivered_once: 300, ..AuditReport::default() };
+        change(&mut expected);
+        expected.complaints = report.audit.complaints.clone();
+        assert_eq!(report.audit, expected, "{fault:?}");
+        assert_eq!(report.audit.complaints.is_empty(), *fault == Fault::DropAndTell, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_disconnection_is_reported_and_its_loss_is_announced() {
+    for (fault, end) in
+        [(Fault::SendAway, "closed 1012 service restart"), (Fault::Cut, "lost: the server hung up")]
+    {
+        let relay = Relay::start(fault, 30);
+        let report = run(&fanout(relay.target()));
+        assert_eq!(report.ends.iter().collect::<Vec<_>>(), [(&end.to_owned(), &1)], "{report}");
+        assert_eq!((report.audit.lost_announced, report.audit.lost_silent), (30, 0), "{report}");
+        assert_eq!((report.connected_at_end, report.is_sound()), (4, false), "{report}");
+    }
+}
+
+#[test]
+fn who_is_sent_away_comes_back() {
+    for fault in [Fault::SendAway, Fault::Cut] {
+        let relay = Relay::start(fault, 12);
+        // Long enough that the last messages come after the return.
+        let fanout = Fanout { reconnect: true, duration: Duration::from_secs(1), ..fanout(relay.target()) };
+        let report = run(&fanout);
+        let audit = &report.audit;
+        assert!(report.is_sound() && audit.lost_announced > 0 && audit.lost_silent == 0, "{report}");
+        assert_eq!(audit.delivered_once + audit.lost_announced, audit.expected, "{report}");
+        assert_eq!((report.away.count, report.connected_at_end), (1, SUBSCRIBERS), "{report}");
+        assert_eq!(report.ends_by_second.iter().sum::<u32>(), 1, "{report}");
+    }
+}
+
+#[test]
+fn what_a_broken_connection_swallowed_was_not_accepted() {
+    let relay = Relay::start(Fault::CutPublisher, 12);
+    let report = run(&Fanout { reconnect: true, ..fanout(relay.target()) });
+    assert!(report.audit.unaccepted > 0 && report.is_sound(), "{report}");
+    assert_eq!(report.audit.delivered_once, report.audit.expected, "{report}");
+    assert_eq!(report.publisher_ends.values().sum::<u64>(), 1, "{report}");
+
+    let relay = Relay::start(Fault::CutPublisher, 12);
+    let error = fanout(relay.target()).run(&mut Silent).unwrap_err();
+    assert!(error.to_string().starts_with("every publisher's connection has ended: "), "{error}");
+}
+
+#[test]
+fn flat_out_keeps_to_its_number_in_flight() {
+    let relay = Relay::start(Fault::None, 0);
+    let load = Load::InFlight(4);
+    let report = run(&Fanout { load, publishers: 2, rounds: 2, ..fanout(relay.target()) });
+    assert!(report.is_sound() && report.rounds.len() == 2, "{report}");
+    for round in &report.rounds {
+        assert_eq!(round.server.given_up, 0, "{report}");
+        // Each message goes to five subscribers and to the other publisher.
+        assert!(round.server.deliveries > round.server.messages * SUBSCRIBERS as u64, "{report}");
+    }
+
+    let relay = Relay::start(Fault::Drop, 30);
+    let report = run(&Fanout { load, warmup: Duration::ZERO, ..fanout(relay.target()) });
+    assert_eq!((report.audit.lost_silent, report.rounds[0].server.given_up), (1, 1), "{report}");
+}
+
+#[test]
+fn idle_connections_are_counted_and_asked() {
+    let idle = |relay: &Relay| Idle {
+        targets: vec![relay.target()],
+        connections: 20,
+        concurrency: 4,
+        processes: Processes::new(vec![std::process::id()]).unwrap(),
+    };
+    let report = idle(&Relay::start(Fault::None, 0)).run(&mut Silent).unwrap();
+    assert!(report.is_sound() && (report.open, report.alive) == (20, 20), "{report}");
+    assert!(report.kib_per_connection.is_some() && report.handshake.count == 20, "{report}");
+
+    let report = idle(&Relay::start(Fault::Refuse, 0)).run(&mut Silent).unwrap();
+    assert!(!report.is_sound() && report.ends["refused with HTTP 503"] == 20, "{report}");
+}
+
+#[test]
+fn coming_and_going_is_counted() {
+    let connect = |relay: &Relay| Connect {
+        targets: vec![relay.target()],
+        connections: 100,
+        concurrency: 8,
+        processes: Processes::new(vec![std::process::id()]).unwrap(),
+    };
+    let report = connect(&Relay::start(Fault::None, 0)).run(&mut Silent).unwrap();
+    assert!(report.is_sound() && report.completed == 100, "{report}");
+    assert!(report.micros.unwrap() > 0.0 && report.connects_per_second > 0.0, "{report}");
+
+    let report = connect(&Relay::start(Fault::Refuse, 0)).run(&mut Silent).unwrap();
+    assert!(!report.is_sound() && report.failures["refused with HTTP 503"] == 100, "{report}");
+}
+
+#[test]
+fn what_cannot_be_run_is_named() {
+    let relay = Relay::start(Fault::None, 0);
+    let good = fanout(relay.target());
+    let rows = [
+        (
+            Fanout { size: 31, ..good.clone() },
+            "a message of 31 bytes has no room for its stamp; the smallest is 32",
+        ),
+        (
+            Fanout { targets: vec![], ..good.clone() },
+            "a run needs a URL, a subscriber, a publisher and a round",
+        ),
+        (
+            Fanout { load: Load::Rate(0.0), ..good.clone() },
+            "the rate, the number in flight and the duration must be above 0",
+        ),
+    ];
+    for (fanout, expected) in rows {
+        let error = fanout.run(&mut Silent).unwrap_err();
+        assert!(matches!(error, BenchError::Setting(_)), "{error:?}");
+        assert_eq!(error.to_string(), expected);
+    }
+    let error = Fanout { subscribers: 10_000_000, ..good }.run(&mut Silent).unwrap_err();
+    assert!(error.to_string().starts_with("10000001 sockets are more than this process may open"), "{error}");
+
+    let relay = Relay::start(Fault::Refuse, 0);
+    let error = fanout(relay.target()).run(&mut Silent).unwrap_err();
+    let expected = "not all of 6 connections came about: refused with HTTP 503 (6 times)";
+    assert_eq!(error.to_string(), expected);
+}
