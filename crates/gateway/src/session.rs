@@ -48,6 +48,8 @@ impl Session {
         if !early.is_empty() {
             self.take_in(&mut early.to_vec());
         }
+        // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
+        drop(early);
         while socket.readable().await.is_ok() {
             // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
             let published = {
