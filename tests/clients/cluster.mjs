@@ -1,0 +1,136 @@
+// Two instances over a Redis, for tests that are written in JavaScript. Everything here is a child process
+// that ends with the test; nothing of it looks at what is said.
+
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as pause } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+
+const BINARY = resolve(process.env.FANFARE_BIN ?? fileURLToPath(new URL("../../target/debug/fanfare", import.meta.url)));
+const DEADLINE = 20_000;
+const run = promisify(execFile);
+
+/** Waits until `condition` gives something, and gives that. */
+export async function eventually(what, condition, deadline = DEADLINE) {
+  const end = Date.now() + deadline;
+  for (;;) {
+    const found = await condition();
+    if (found) return found;
+    if (Date.now() > end) throw new Error(`not within ${deadline} ms: ${what}`);
+    await pause(20);
+  }
+}
+
+/** A port that no outgoing connection takes, so that a server can have it again. */
+async function freePort() {
+  for (;;) {
+    const port = 12_000 + Math.floor(Math.random() * 20_000);
+    const server = createServer();
+    const free = await new Promise((done) => {
+      server.once("error", () => done(false));
+      server.listen(port, "127.0.0.1", () => server.close(() => done(true)));
+    });
+    if (free) return port;
+  }
+}
+
+class Process {
+  start(command, args, options = {}) {
+    this.child = spawn(command, args, { stdio: "ignore", ...options });
+    this.failed = new Promise((_, no) => this.child.once("error", no));
+    this.failed.catch(() => {});
+    this.ended = once(this.child, "exit").catch(() => {});
+    return this;
+  }
+
+  async stop(signal = "SIGTERM") {
+    if (!this.child || this.child.exitCode !== null || this.child.signalCode !== null) return;
+    this.child.kill(signal);
+    await this.ended;
+  }
+}
+
+class Redis extends Process {
+  constructor(port) {
+    super();
+    this.port = port;
+  }
+
+  get url() {
+    return `redis://127.0.0.1:${this.port}`;
+  }
+
+  async begin() {
+    this.start("redis-server", ["--bind", "127.0.0.1", "--port", `${this.port}`, "--save", "", "--appendonly", "no"]);
+    const answers = () =>
+      new Promise((done) => {
+        const socket = connect(this.port, "127.0.0.1", () => done(true) && socket.destroy());
+        socket.once("error", () => done(false));
+      });
+    await Promise.race([this.failed, eventually("redis-server answers", answers)]);
+    return this;
+  }
+
+  async cli(...args) {
+    const { stdout } = await run("redis-cli", ["-h", "127.0.0.1", "-p", `${this.port}`, ...args]);
+    return stdout.trim();
+  }
+}
+
+class Instance extends Process {
+  constructor(port, flags) {
+    super();
+    this.port = port;
+    this.flags = flags;
+  }
+
+  get page() {
+    return `http://127.0.0.1:${this.port}/`;
+  }
+
+  url(channel) {
+    return `ws://127.0.0.1:${this.port}/ws/${channel}`;
+  }
+
+  async begin() {
+    const home = mkdtempSync(join(tmpdir(), "fanfare-"));
+    const flags = ["serve", "--listen", `127.0.0.1:${this.port}`, "--log-format", "json", ...this.flags];
+    const env = Object.fromEntries(Object.entries(process.env).filter(([key]) => !key.startsWith("FANFARE_")));
+    this.start(BINARY, flags, { cwd: home, env, stdio: ["ignore", "ignore", "pipe"] });
+    this.ended.then(() => rmSync(home, { recursive: true, force: true }));
+    const log = [];
+    const listening = new Promise((done, fail) => {
+      const lines = createInterface(this.child.stderr);
+      lines.on("line", (line) => {
+        log.push(line);
+        if (line.includes('"listening"')) done();
+      });
+      lines.on("close", () => fail(new Error(`${BINARY} ended:\n${log.join("\n")}`)));
+    });
+    await Promise.race([this.failed, listening]);
+    return this;
+  }
+}
+
+/** A Redis and `count` instances over it; `flags` go to each of them. */
+export async function cluster(count, flags = []) {
+  const redis = await new Redis(await freePort()).begin();
+  const instances = [];
+  for (let turn = 0; turn < count; turn += 1) {
+    instances.push(await new Instance(await freePort(), ["--redis", redis.url, ...flags]).begin());
+  }
+  return {
+    redis,
+    instances,
+    async stop() {
+      await Promise.all(instances.map((instance) => instance.stop("SIGKILL")));
+      await redis.stop("SIGKILL");
+    },
+  };
+}
