@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::connection::{Connection, End};
 use crate::error::BenchError;
-use crate::fanout::within_open_files;
 use crate::latency::Latencies;
 use crate::progress::Progress;
 use crate::report::{ConnectReport, Cost};
+use crate::run::within_open_files;
 use crate::swarm::{Swarm, Watch};
 use crate::sys;
 use crate::target::Target;

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use fanfare_websocket::Opcode;
 
-use crate::audience::farewell;
 use crate::connection::End;
 use crate::error::BenchError;
-use crate::fanout::within_open_files;
 use crate::latency::Latencies;
 use crate::progress::Progress;
 use crate::report::IdleReport;
-use crate::swarm::{Swarm, Watch};
+use crate::run::within_open_files;
+use crate::swarm::{Swarm, Watch, farewell};
 use crate::sys;
 use crate::target::Target;
 use crate::usage::Processes;

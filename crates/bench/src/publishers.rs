@@ -10,14 +10,13 @@ use std::time::Duration;
 use fanfare_websocket::Opcode;
 use mio::{Interest, Token, Waker};
 
-use crate::audience::farewell;
 use crate::connection::{Connection, End};
 use crate::flight::Flight;
 use crate::latency::Latencies;
 use crate::losses::Broken;
 use crate::schedule::Schedule;
 use crate::stamp::{Pattern, Stamp};
-use crate::swarm::{Swarm, Watch};
+use crate::swarm::{Swarm, Watch, farewell};
 use crate::sys::{self, Timer};
 use crate::target::Target;
 

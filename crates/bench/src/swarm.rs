@@ -202,3 +202,27 @@ impl Swarm {
         }
     }
 }
+
+/// Says goodbye and waits a moment, so that the server counts nobody as vanished.
+pub(crate) fn farewell(swarm: &mut Swarm, size: usize) -> io::Result<()> {
+    struct Leavers;
+    impl Watch for Leavers {
+        fn opened(&mut self, _: usize, _: u64, _: u64) {}
+        fn message(&mut self, _: usize, _: bool, _: &[u8], _: u64) {}
+        fn ended(&mut self, _: usize, _: End, _: u64) -> Option<u64> {
+            None
+        }
+    }
+    swarm.connect_none();
+    for who in 0..size {
+        swarm.with(who, &mut Leavers, Connection::leave);
+    }
+    let deadline = sys::monotonic() + FAREWELL;
+    while swarm.open() > 0 && sys::monotonic() < deadline {
+        swarm.turn(Some(Duration::from_millis(100)), &mut Leavers)?;
+    }
+    Ok(())
+}
+
+/// How long subscribers wait for the server to let them go, at the end.
+const FAREWELL: u64 = 3_000_000_000;

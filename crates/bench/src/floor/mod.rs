@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::audience::{Audience, Seating};
 use crate::error::BenchError;
-use crate::fanout::{gathered, settled, within_open_files};
 use crate::progress::{Progress, STEP};
 use crate::report::{Cost, FloorReport, Slice};
+use crate::run::{gathered, settled, within_open_files};
 use crate::stamp::Pattern;
 use crate::sys;
 use crate::target::Target;
