@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 from report import LeftOut, none_of
+from swarm import Life, Swarm
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -134,4 +136,31 @@ def systemd(docker):
     return re.search(r"Overall exposure level.*?: ([\d.]+)", said)[1] + " of 10 exposed"
 
 
-CHECKS = [haproxy, prometheus, alerts, compose_file, dashboard, kubernetes, grace, systemd]
+def auditor(docker):
+    """The audit that judges the cluster finds what is lost, doubled, out of order or changed, and nothing else"""
+    def found(*heard, opened=0.0, closed=100.0, wrong_kind=()):
+        speaker = SimpleNamespace(name="p", channel="c", wrong_kind=[], lives=[Life(0.0, 100.0, arrivals=[(10.0 + n, f"p/1/{n}") for n in range(5)])])
+        arrivals = [(10.0 + when, f"p/1/{n}") for when, n in enumerate(heard)]
+        listener = SimpleNamespace(name="s", channel="c", wrong_kind=list(wrong_kind), lives=[Life(opened, closed, arrivals=arrivals)])
+        swarm = Swarm("", channels=0, size=0, publishers=0, rate=0)
+        swarm.clients = [speaker, listener]
+        return swarm.audit()[0]
+
+    for case, faults in (
+        ("nothing wrong", found(0, 1, 2, 3, 4)),
+        ("came late", found(2, 3, 4, opened=11.5)),
+        ("left early", found(0, 1, 2, closed=13.5)),
+    ):
+        assert not faults, f"{case}: {faults}"
+    for case, faults, expected in (
+        ("lost", found(0, 1, 3, 4), ["s, connection 1: p/1 went from 1 to 3", "s, connection 1: never got p/1/2"]),
+        ("lost at the end", found(0, 1, 2, 3), ["s, connection 1: never got p/1/4"]),
+        ("heard nothing", found(), [f"s, connection 1: never got p/1/{n}" for n in range(5)]),
+        ("doubled", found(0, 1, 1, 2, 3, 4), ["s, connection 1: p/1 went from 1 to 1"]),
+        ("out of order", found(0, 2, 1, 3, 4), [f"s, connection 1: p/1 went from {a} to {b}" for a, b in ((0, 2), (2, 1), (1, 3))]),
+        ("changed", found(0, 1, 2, 3, 4, wrong_kind=["p/1/1"]), ["s: p/1/1 came as the wrong kind"]),
+    ):
+        assert faults == expected, f"{case}: {faults}"
+
+
+CHECKS = [auditor, haproxy, prometheus, alerts, compose_file, dashboard, kubernetes, grace, systemd]

@@ -7,6 +7,7 @@ docstring is what is promised; how long something may take is generous, for a bu
 import asyncio
 import collections
 import json
+import os
 import subprocess
 import time
 
@@ -22,29 +23,31 @@ DRAIN_DELAY, DRAIN_WINDOW = 2.0, 8.0  # as `run` sets them
 
 class Cluster:
     def __init__(self, directory):
-        self.logs = directory
+        self.logs = logs.Followers(directory)
         self.address = self.balancer = self.prometheus = self.swarm = None
 
 
 async def run(report, directory):
     cluster = Cluster(directory)
-    if not await report.run([up], cluster):
-        keep_logs(cluster)
-        return
     try:
+        if not await report.run([up], cluster):
+            return
         if await report.run([confined, separated, tells_who_connects, joins], cluster):
             await report.run([relays, redis_publishes, grows, shrinks, loses_an_instance, loses_redis], cluster)
             await report.run([is_seen, answers_queries, evaluates_alerts], cluster)
     finally:
         if cluster.swarm:
             await cluster.swarm.stop()
-        keep_logs(cluster)
+        cluster.logs.stop()
     await report.run([logs.of_instances, logs.of_haproxy, goes_down], cluster)
 
 
 def up(cluster):
     """`docker compose up --wait` builds the image and brings up three instances"""
-    compose.compose("up", "--detach", "--build", "--wait", "--wait-timeout", "180", timeout=3000)
+    build = "--no-build" if os.environ.get("BUILD") == "no" else "--build"
+    compose.compose("up", "--detach", build, "--wait", "--wait-timeout", "180", timeout=3000)
+    for service in ("gateway", "lb", "redis", "prometheus"):
+        cluster.logs.follow(service)
     cluster.address = compose.published("lb", 8080)
     cluster.balancer = compose.containers("lb")[0].address
     cluster.prometheus = queries.Prometheus(compose.published("prometheus", 9090))
@@ -88,8 +91,8 @@ async def tells_who_connects(cluster):
     async with connect(f"ws://{cluster.address}/ws/forged", proxy=None, additional_headers=forged) as socket:
         await socket.send("hello")
         assert await socket.recv() == "hello"
-    said = [line for line in compose.compose("logs", "--no-log-prefix", "gateway").splitlines() if '"channel":"forged"' in line]
-    (client,) = {json.loads(line)["client"] for line in said if "client" in json.loads(line)}
+    accepted = lambda: [json.loads(line) for line in cluster.logs.lines("gateway") if '"channel":"forged"' in line]
+    client = (await until(accepted, "the connection is in the log", 5))[0]["client"]
     assert client not in (cluster.balancer, "203.0.113.9"), f"the client is taken for {client}"
     return client
 
@@ -101,10 +104,7 @@ async def joins(cluster):
     await cluster.swarm.join(60)
     spread = [gateway.connections() for gateway in compose.gateways()]
     assert sum(spread) == 60 and max(spread) - min(spread) <= 2, spread
-    for channel in cluster.swarm.channels:
-        # Redis' own word for it: as many subscribers as instances.
-        numbers = compose.redis_cli("PUBSUB", "NUMSUB", f"fanfare:channel:{channel}").split()
-        assert numbers[1] == "3", f"{channel} is wanted by {numbers[1]} instances"
+    none_of(f"{channel} is wanted by {wanted(channel)} instances" for channel in cluster.swarm.channels if wanted(channel) != 3)
     return f"{spread}"
 
 
@@ -137,7 +137,7 @@ async def grows(cluster):
     """3 → 5 under traffic: nobody is disconnected, nothing is lost, and the new instances get the new clients"""
     since = time.monotonic()
     old = {gateway.id for gateway in compose.gateways()}
-    await scale(5)
+    await scale(cluster, 5)
     took = time.monotonic() - since
     await cluster.swarm.join(20, publishing=False)
     new = [gateway.connections() for gateway in compose.gateways() if gateway.id not in old]
@@ -187,7 +187,7 @@ def evenly(moments):
 
 async def loses_an_instance(cluster):
     """An instance is killed: its clients are back within seconds, nobody else notices, and Prometheus tells"""
-    await scale(3)
+    await scale(cluster, 3)
     victim = max(compose.gateways(), key=lambda gateway: gateway.connections())
     had, since = victim.connections(), time.monotonic()
     await asyncio.to_thread(compose.docker, "kill", victim.id)
@@ -196,7 +196,7 @@ async def loses_an_instance(cluster):
     back = max(client.lives[-1].opened for client in cluster.swarm.clients) - since
     assert len(cluster.swarm.closes(since)) == had, f"{len(cluster.swarm.closes(since))} closes for {had} connections"
     await until(lambda: firing(cluster, "FanfareInstanceVanished"), "FanfareInstanceVanished fires", 45)
-    await scale(3)
+    await scale(cluster, 3)
     return f"{had} back after {back:.1f} s; {sound(cluster, since)}"
 
 
@@ -215,6 +215,8 @@ async def loses_redis(cluster):
     await until(lambda: firing(cluster, "FanfareBrokerDown", "pending|firing"), "FanfareBrokerDown is pending", 20)
     await asyncio.to_thread(compose.compose, "start", "redis")
     again = time.monotonic()
+    await until(lambda: all(wanted(channel) >= 2 for channel in cluster.swarm.channels) and wanted("lobby") == 3, "all have subscribed", 10)
+    subscribed = time.monotonic() - again
     await until(lambda: all(each.status("/readyz") == 200 for each in compose.gateways()), "all are ready", 20)
     ready = time.monotonic() - again
     await until(lambda: compose.in_choice("ready") == len(compose.gateways()), "HAProxy has all of them", 10)
@@ -225,7 +227,7 @@ async def loses_redis(cluster):
     mark = time.monotonic()
     await asyncio.sleep(3)
     none_of(cluster.swarm.closes(since))
-    return f"ready {ready:.1f} s after Redis; {sound(cluster, mark)}"
+    return f"subscribed {subscribed:.1f} s and ready {ready:.1f} s after Redis; {sound(cluster, mark)}"
 
 
 async def is_seen(cluster):
@@ -275,21 +277,22 @@ def sound(cluster, since):
     return f"{deliveries} deliveries audited"
 
 
+def wanted(channel):
+    """How many instances are subscribed to it, by Redis' own word."""
+    numbers = compose.redis_cli("PUBSUB", "NUMSUB", f"fanfare:channel:{channel}").split()
+    return int(numbers[1]) if len(numbers) == 2 else 0
+
+
 def firing(cluster, alert, state="firing"):
     return cluster.prometheus.query(f'ALERTS{{alertname="{alert}",alertstate=~"{state}"}}')
 
 
-async def scale(count):
+async def scale(cluster, count):
     """Starts instances until there are so many, and waits until HAProxy sends clients to all of them."""
     await asyncio.to_thread(
         compose.compose, "up", "--detach", "--no-build", "--no-recreate", "--no-deps", "--scale", f"gateway={count}", "gateway"
     )
     assert len(compose.gateways()) == count
+    cluster.logs.follow("gateway")
     await until(lambda: compose.in_choice("ready") == count, f"HAProxy sends clients to {count} instances", 30)
 
-
-def keep_logs(cluster):
-    """Where a person can read them after the cluster is gone."""
-    for service in ("gateway", "lb", "redis", "prometheus"):
-        said = compose.compose("logs", "--no-color", "--no-log-prefix", service, check=False, both=True)
-        (cluster.logs / f"{service}.log").write_text(said)
