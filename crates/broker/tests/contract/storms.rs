@@ -58,6 +58,33 @@ async fn cut_lines_and_restless_clients_end_in_what_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_whose_lines_are_cut_lose_and_repeat_nothing() {
+    let server = Server::start(&[]).await;
+    let (a, b) = (Instance::at(&server.url()).await, Instance::at(&server.url()).await);
+    let news = channel("news");
+    a.join(&news).await;
+    b.join(&news).await;
+    let both = [("a", &a), ("b", &b)];
+    let traffic = Traffic::start(&both, &news);
+    for cut in 0..8 {
+        let so_far = b.relay.delivered(&news).len();
+        b.relay.until("some traffic", |relay| relay.delivered(&news).len() > so_far + 10).await;
+        let reconnects = both.map(|(_, instance)| instance.broker.status().reconnects);
+        // In the midst of a pipeline, as far as chance wants it.
+        let killed: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        assert!(killed >= 2, "the publishers, cut {cut}");
+        for ((_, instance), before) in both.iter().zip(reconnects) {
+            eventually("it has noticed", async || instance.broker.status().reconnects > before).await;
+            instance.until_up().await;
+        }
+    }
+    settle(traffic, &both, &news).await;
+    for (_, instance) in both {
+        assert_eq!(instance.relay.gaps(&news), [], "so the audit has found every message");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_channels_are_back_within_two_seconds() {
     let mut server = Server::start(&[]).await;
     let a = Instance::at(&server.url()).await;
