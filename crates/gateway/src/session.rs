@@ -25,6 +25,8 @@ pub struct Session {
     bucket: Option<Bucket>,
     /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
     deaf: bool,
+    /// It was a goodbye, so nothing comes after it.
+    closed_by_client: bool,
     _permit: Permit,
 }
 
@@ -39,6 +41,7 @@ impl Session {
             decoder: Decoder::new(Role::Server),
             bucket,
             deaf: false,
+            closed_by_client: false,
             _permit: permit,
         }
     }
@@ -65,6 +68,10 @@ impl Session {
             if published {
                 self.wait_for_room().await;
             }
+            // Both have said goodbye: closing now spares the wait for a peer that waits for this.
+            if self.closed_by_client && self.worker.shard.is_written(self.key) {
+                break;
+            }
         }
         self.worker.shard.remove(self.key);
     }
@@ -87,7 +94,10 @@ impl Session {
                         Event::Binary(bytes) => published |= self.publish(Kind::Binary, bytes),
                         Event::Ping(payload) => shard.send(self.key, &frame(Opcode::Pong, payload)),
                         Event::Pong(_) => {}
-                        Event::Close(code, _) => self.end(End::ClosedByClient(code)),
+                        Event::Close(code, _) => {
+                            self.closed_by_client = true;
+                            self.end(End::ClosedByClient(code));
+                        }
                     }
                 }
                 Err(offence) => {

@@ -4,6 +4,8 @@
 //! one event into the mailbox of each. A [`Shard`] belongs to one worker: it owns that worker's
 //! connections and writes to their sockets. The hub never waits for a socket and knows no broker.
 
+mod batch;
+mod connection;
 mod directory;
 mod end;
 mod mailbox;

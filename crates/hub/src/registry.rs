@@ -3,26 +3,22 @@
 //! for the shard to look after.
 
 use std::collections::HashMap;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fanfare_protocol::{Channel, ConnectionId, now_micros};
-use fanfare_websocket::{Opcode, close_frame, frame};
+use fanfare_websocket::{Opcode, frame};
 use slab::Slab;
 
+use crate::batch::chunks;
+use crate::connection::{Connection, Sent, State};
 use crate::end::End;
 use crate::mailbox::{Census, Delivery, Hub};
-use crate::outbox::Outbox;
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::wheel::Wheel;
-
-/// Frames of one visit are copied together into chunks of up to so many bytes, once for all receivers,
-/// so that a visit is one `write`. A larger frame is not copied.
-const CHUNK: usize = 32 << 10;
 
 /// Names one connection of a worker; never another one after its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,36 +57,6 @@ pub struct Member {
     pub echo: bool,
     /// Whether it is told of gaps.
     pub notices: bool,
-}
-
-struct Connection {
-    serial: u32,
-    /// Its room, and its place among the room's members; meaningless once it is closing.
-    room: u32,
-    place: u32,
-    state: State,
-    /// Whether an outbox has a task that waits for the socket.
-    flushing: bool,
-    echo: bool,
-    notices: bool,
-    /// Nothing until the handshake is answered: what is published before that waits in the outbox.
-    socket: Option<Rc<Socket>>,
-    outbox: Option<Box<Outbox>>,
-    /// The tick of the last frame read.
-    heard: u64,
-    /// The tick of the next ping, or once it is closing, of the cut.
-    due: u64,
-    id: ConnectionId,
-    opened: Instant,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// In its room, the handshake not yet answered.
-    Joining,
-    Open,
-    /// Out of its room and told why; it waits for its outbox and for the peer to go.
-    Closing,
 }
 
 struct Room {
@@ -321,7 +287,10 @@ impl Registry {
     /// Writes what waits for this socket. True when nothing is left to wait for.
     pub(crate) fn flush(&mut self, key: Key) -> bool {
         let Some(connection) = find(&mut self.connections, key) else { return true };
-        let (Some(socket), Some(outbox)) = (&connection.socket, &mut connection.outbox) else { return true };
+        let (Some(socket), Some(outbox)) = (&connection.socket, &mut connection.outbox) else {
+            connection.flushing = false;
+            return true;
+        };
         match outbox.write_to(socket) {
             Ok(()) if outbox.is_empty() => {
                 connection.outbox = None;
@@ -359,14 +328,11 @@ impl Registry {
         connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
         self.wheel.at(connection.due, key);
         let (id, room, place, echo) = (connection.id, connection.room, connection.place, connection.echo);
-        report(connection, end);
-        match end.close() {
-            Some((code, reason)) => connection.say_goodbye(end, &close_frame(code, reason)),
-            None => connection.cut(),
-        }
+        connection.report(end);
+        let sent = connection.say_goodbye(end);
         self.stats.closed[end.index()].add(1);
         self.forget(id, room, place, echo);
-        self.flush(key);
+        self.note(key.index, sent);
     }
 
     /// The handshake came to nothing: forgets the connection as if it had never been.
@@ -388,6 +354,11 @@ impl Registry {
                 self.connections = Slab::new();
             }
         }
+    }
+
+    /// Whether all that it was owed has been written, the Close frame included.
+    pub(crate) fn is_written(&mut self, key: Key) -> bool {
+        find(&mut self.connections, key).is_none_or(|connection| connection.outbox.is_none())
     }
 
     /// Whether it has been told to go.
@@ -521,99 +492,6 @@ impl Registry {
     }
 }
 
-/// What became of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    Whole,
-    Queued,
-    Overflowed,
-    Broken,
-}
-
-impl Sent {
-    fn and(self, next: impl FnOnce() -> Self) -> Self {
-        match self {
-            Self::Whole | Self::Queued => next(),
-            Self::Overflowed | Self::Broken => self,
-        }
-    }
-}
-
-impl Connection {
-    fn send(&mut self, bytes: &Bytes, limit: usize) -> Sent {
-        let mut written = 0;
-        if self.outbox.is_none()
-            && let Some(socket) = &self.socket
-        {
-            match socket.try_write(bytes) {
-                Ok(all) if all == bytes.len() => return Sent::Whole,
-                Ok(part) => written = part,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Sent::Broken,
-            }
-        }
-        let outbox = self.outbox.get_or_insert_default();
-        outbox.push(bytes.clone(), written);
-        if outbox.bytes() > limit { Sent::Overflowed } else { Sent::Queued }
-    }
-
-    /// The last frame. What a slow consumer has not begun to take is thrown away before it; for all
-    /// others it comes behind what they were owed.
-    fn say_goodbye(&mut self, end: End, close: &Bytes) {
-        if end == End::SlowConsumer
-            && let Some(outbox) = &mut self.outbox
-        {
-            outbox.keep_only_begun();
-        }
-        // It goes through the outbox even when that is empty, because flushing the outbox of a closing
-        // connection is what finishes the writing.
-        self.outbox.get_or_insert_default().push(close.clone(), 0);
-    }
-
-    fn cut(&mut self) {
-        self.outbox = None;
-        if let Some(socket) = &self.socket {
-            socket.cut();
-        }
-    }
-}
-
 fn find(connections: &mut Slab<Connection>, key: Key) -> Option<&mut Connection> {
     connections.get_mut(key.index as usize).filter(|connection| connection.serial == key.serial)
-}
-
-fn report(connection: &Connection, end: End) {
-    let (id, reason) = (connection.id, end.label());
-    let seconds = connection.opened.elapsed().as_secs_f64();
-    if end.is_notable() {
-        tracing::info!(%id, reason, seconds, "connection ended");
-    } else {
-        tracing::debug!(%id, reason, seconds, "connection ended");
-    }
-}
-
-/// The frames of one visit, small neighbours copied together. Frames stay separate on the wire.
-fn chunks(pending: &[Delivery]) -> Vec<Bytes> {
-    if let [only] = pending {
-        return vec![only.frame.clone()];
-    }
-    let mut chunks = Vec::new();
-    let mut together = BytesMut::new();
-    for delivery in pending {
-        if together.len() + delivery.frame.len() > CHUNK && !together.is_empty() {
-            chunks.push(together.split().freeze());
-        }
-        if delivery.frame.len() > CHUNK / 4 {
-            if !together.is_empty() {
-                chunks.push(together.split().freeze());
-            }
-            chunks.push(delivery.frame.clone());
-        } else {
-            together.extend_from_slice(&delivery.frame);
-        }
-    }
-    if !together.is_empty() {
-        chunks.push(together.freeze());
-    }
-    chunks
 }

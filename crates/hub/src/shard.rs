@@ -91,6 +91,11 @@ impl Shard {
         self.with(|registry| registry.end(key, end));
     }
 
+    /// Whether everything has been written that the connection was owed, its Close frame included.
+    pub fn is_written(&self, key: Key) -> bool {
+        self.with(|registry| registry.is_written(key))
+    }
+
     /// Whether the connection has been told to go.
     pub fn is_closing(&self, key: Key) -> bool {
         self.with(|registry| registry.is_closing(key))
