@@ -46,9 +46,10 @@ impl Flight {
         }
     }
 
-    /// A subscriber has gone, or is back.
+    /// A subscriber has gone, or is back. A message that nobody is left to receive is never done: if it were,
+    /// its publisher would send the next one at once, and so on without end.
     pub(crate) fn attend(&self, audience: usize) {
-        self.audience.store(audience as u64, Ordering::Release);
+        self.audience.store(audience.max(1) as u64, Ordering::Release);
         self.wake();
     }
 
@@ -91,5 +92,9 @@ mod tests {
         flight.landed(1, 5);
         flight.attend(1);
         assert!(flight.is_done(1, 5));
+
+        flight.launch(1, 6);
+        flight.attend(0);
+        assert!(!flight.is_done(1, 6), "nobody is left");
     }
 }

@@ -11,7 +11,11 @@ impl Display for FanoutReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let load = match (self.rate, self.in_flight) {
             (Some(rate), _) => {
-                format!("{rate} messages a second ({} deliveries)", number(rate * self.subscribers as f64))
+                format!(
+                    "{} messages a second, {} deliveries",
+                    short(rate),
+                    number(rate * self.subscribers as f64)
+                )
             }
             (_, in_flight) => format!("flat out, {} messages in flight", in_flight.unwrap_or_default()),
         };
@@ -43,6 +47,9 @@ impl Display for FanoutReport {
         if let Some(ratio) = self.ratio_to_floor {
             line(f, "ratio to floor", &format!("{ratio:.3} (median)"))?;
         }
+        let generator = self.rounds.iter().map(|round| round.server.generator.total).sum::<u64>();
+        let deliveries = self.rounds.iter().map(|round| round.server.deliveries).sum::<u64>().max(1);
+        line(f, "our own CPU", &format!("{:.2} µs a delivery", generator as f64 / 1e3 / deliveries as f64))?;
         if let Some(resident) = self.resident {
             line(f, "server memory", &format!("{} KiB resident", resident / 1024))?;
         }
@@ -87,7 +94,11 @@ impl FanoutReport {
 impl Display for FloorReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { subscribers, size, rate, .. } = self;
-        line(f, "load", &format!("{rate} messages a second of {size} bytes to {subscribers} sockets"))?;
+        line(
+            f,
+            "load",
+            &format!("{} messages a second of {size} bytes to {subscribers} sockets", short(*rate)),
+        )?;
         for (index, round) in self.rounds.iter().enumerate() {
             line(f, &format!("round {}", index + 1), &slice(round))?;
         }
@@ -179,6 +190,12 @@ fn millis(micros: u64) -> String {
     format!("{:.2}", micros as f64 / 1_000.0)
 }
 
+/// A number with as many digits behind the point as it needs, and no more than three.
+fn short(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A whole number, its thousands apart.
 fn number(value: f64) -> String {
     let digits = format!("{value:.0}");
@@ -195,6 +212,13 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_short() {
+        for (value, expected) in [(20.0, "20"), (20.0 / 19.0, "1.053"), (0.5, "0.5"), (100.0, "100")] {
+            assert_eq!(short(value), expected);
+        }
+    }
 
     #[test]
     fn thousands_are_set_apart() {
