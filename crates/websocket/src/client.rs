@@ -1,19 +1,28 @@
 //! The client's side of the opening handshake (RFC 6455 §4.1), for the load generator.
 //!
-//! It offers no extension and no subprotocol and so accepts none. It does not follow redirections.
+//! It offers no subprotocol, and no extension but permessage-deflate, and so accepts no other. It does not follow
+//! redirections.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
+use crate::deflate::{Agreed, Offer};
 use crate::handshake::accept_value;
 
-/// The bytes of a handshake request. `key` comes from [`new_key`], `host` may have a port.
+/// The bytes of a handshake request that offers no compression. `key` comes from [`new_key`], `host` may have a port.
 #[must_use]
 pub fn request(host: &str, path_and_query: &str, key: &str) -> Vec<u8> {
+    request_offering(host, path_and_query, key, None)
+}
+
+/// The bytes of a handshake request, with an offer of permessage-deflate or without.
+#[must_use]
+pub fn request_offering(host: &str, path_and_query: &str, key: &str, offer: Option<&Offer>) -> Vec<u8> {
+    let extensions = offer.map(|offer| format!("Sec-WebSocket-Extensions: {offer}\r\n")).unwrap_or_default();
     format!(
         "GET {path_and_query} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{extensions}\r\n"
     )
     .into_bytes()
 }
@@ -46,13 +55,28 @@ pub enum ClientError {
     Header(&'static str),
 }
 
-/// Reads a server's answer to the handshake with `key`. `Some(n)`: the connection is open, and frames begin after `n`
-/// bytes. `None`: more bytes are needed; call it again with all of them.
+/// Reads a server's answer to the handshake with `key`, which offered no compression. `Some(n)`: the connection is
+/// open, and frames begin after `n` bytes. `None`: more bytes are needed; call it again with all of them.
 ///
 /// # Errors
 ///
 /// When the answer is not the one that RFC 6455 §4.1 demands.
 pub fn response(bytes: &[u8], key: &str) -> Result<Option<usize>, ClientError> {
+    Ok(response_to(bytes, key, None)?.map(|(length, _)| length))
+}
+
+/// Reads a server's answer to the handshake with `key` and with this offer. `Some`: the connection is open, frames
+/// begin after so many bytes, and this is what was agreed on, if compression was. `None`: more bytes are needed; call
+/// it again with all of them.
+///
+/// # Errors
+///
+/// When the answer is not one that RFC 6455 §4.1 and RFC 7692 §7.1 allow.
+pub fn response_to(
+    bytes: &[u8],
+    key: &str,
+    offer: Option<&Offer>,
+) -> Result<Option<(usize, Option<Agreed>)>, ClientError> {
     let mut lines = [httparse::EMPTY_HEADER; 64];
     let mut answer = httparse::Response::new(&mut lines);
     let httparse::Status::Complete(length) = answer.parse(bytes)? else {
@@ -80,13 +104,18 @@ pub fn response(bytes: &[u8], key: &str) -> Result<Option<usize>, ClientError> {
     if !values("sec-websocket-accept").eq([accept_value(key.as_bytes()).as_bytes()]) {
         return Err(ClientError::Header("Sec-WebSocket-Accept"));
     }
-    for name in ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"] {
-        if values(name).next().is_some() {
-            return Err(ClientError::Header(name));
-        }
+    if values("sec-websocket-protocol").next().is_some() {
+        return Err(ClientError::Header("Sec-WebSocket-Protocol"));
     }
-    Ok(Some(length))
+    let agreed = match (offer, &values("sec-websocket-extensions").collect::<Vec<_>>()[..]) {
+        (_, []) => None,
+        (Some(offer), [answer]) => Some(offer.agreed(answer).ok_or(EXTENSIONS)?),
+        _ => return Err(EXTENSIONS),
+    };
+    Ok(Some((length, agreed)))
 }
+
+const EXTENSIONS: ClientError = ClientError::Header("Sec-WebSocket-Extensions");
 
 /// More than any server needs, and little to keep.
 const HEAD: usize = 16 * 1024;
@@ -119,6 +148,28 @@ mod tests {
         assert_eq!(headers["host"], "127.0.0.1:8080");
         let accepted = crate::handshake::accept(&Method::GET, Version::HTTP_11, &headers).unwrap();
         assert_eq!(accepted, accept_value(key.as_bytes()));
+    }
+
+    #[test]
+    fn compression_is_agreed_on() {
+        let offer = Offer { client_max_window_bits: Some(15), ..Offer::default() };
+        let bytes = request_offering("h", "/", KEY, Some(&offer));
+        let line = "\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+        assert!(bytes.ends_with(line.as_bytes()));
+
+        let answer = |lines: &str| {
+            let answer = OPEN.replace("\r\n\r\n", &format!("\r\n{lines}\r\n"));
+            let read = response_to(answer.as_bytes(), KEY, Some(&offer));
+            read.map(|read| read.expect("a whole answer").1.map(|agreed| agreed.to_string()))
+        };
+        let value = "permessage-deflate; server_no_context_takeover; client_max_window_bits=10";
+        assert_eq!(answer(&format!("Sec-WebSocket-Extensions: {value}\r\n")), Ok(Some(value.to_owned())));
+        assert_eq!(answer(""), Ok(None));
+        for wrong in
+            ["foo", "permessage-deflate; foo", "", "permessage-deflate\r\nSec-WebSocket-Extensions: foo"]
+        {
+            assert_eq!(answer(&format!("Sec-WebSocket-Extensions: {wrong}\r\n")), Err(EXTENSIONS), "{wrong}");
+        }
     }
 
     #[test]

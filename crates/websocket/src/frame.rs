@@ -62,8 +62,12 @@ pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
 ///
 /// As [`frame`] does.
 pub fn put_frame(out: &mut BytesMut, opcode: Opcode, payload: &[u8]) {
+    put_frame_of(out, opcode, Coding::Plain, payload);
+}
+
+pub(crate) fn put_frame_of(out: &mut BytesMut, opcode: Opcode, coding: Coding, payload: &[u8]) {
     out.reserve(HEADER + payload.len());
-    put_header(out, opcode, payload.len(), 0);
+    put_header(out, opcode, coding, payload.len(), 0);
     out.put_slice(payload);
 }
 
@@ -74,17 +78,36 @@ pub fn put_frame(out: &mut BytesMut, opcode: Opcode, payload: &[u8]) {
 ///
 /// As [`frame`] does.
 pub fn put_masked_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: [u8; 4]) {
+    put_masked_frame_of(out, opcode, Coding::Plain, payload, mask);
+}
+
+pub(crate) fn put_masked_frame_of(
+    out: &mut Vec<u8>,
+    opcode: Opcode,
+    coding: Coding,
+    payload: &[u8],
+    mask: [u8; 4],
+) {
     out.reserve(HEADER + mask.len() + payload.len());
-    put_header(out, opcode, payload.len(), MASKED);
+    put_header(out, opcode, coding, payload.len(), MASKED);
     out.put_slice(&mask);
     let start = out.len();
     out.put_slice(payload);
     mask::apply(&mut out[start..], mask);
 }
 
-fn put_header(out: &mut impl BufMut, opcode: Opcode, length: usize, masked: u8) {
+/// What the payload of a text or binary frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coding {
+    Plain,
+    /// Of a message that permessage-deflate has compressed, of which this is the first frame (RFC 7692 §6).
+    Deflated,
+}
+
+fn put_header(out: &mut impl BufMut, opcode: Opcode, coding: Coding, length: usize, masked: u8) {
     assert!(!opcode.is_control() || length <= CONTROL_PAYLOAD, "a control frame of {length} bytes");
-    out.put_u8(FINAL | opcode as u8);
+    let coding = if coding == Coding::Deflated { DEFLATED } else { 0 };
+    out.put_u8(FINAL | coding | opcode as u8);
     if length < usize::from(LENGTH_16) {
         out.put_u8(masked | length as u8);
     } else if let Ok(length) = u16::try_from(length) {
@@ -101,6 +124,7 @@ fn put_header(out: &mut impl BufMut, opcode: Opcode, length: usize, masked: u8) 
 pub(crate) struct Header {
     pub(crate) opcode: Opcode,
     pub(crate) last: bool,
+    pub(crate) coding: Coding,
     pub(crate) mask: Option<[u8; 4]>,
     /// What the header claims, and nothing else: the payload's length in bytes.
     pub(crate) length: u64,
@@ -112,14 +136,17 @@ impl Header {
 
     /// Reads the header at the beginning of `bytes`, and says how many bytes it has; `None` when more are needed.
     ///
-    /// The first two bytes are judged without waiting for the others. `role` is the side that reads.
-    pub(crate) fn read(bytes: &[u8], role: Role) -> Result<Option<(Self, usize)>, Offence> {
+    /// The first two bytes are judged without waiting for the others. `role` is the side that reads, and `deflate`
+    /// whether it has agreed on permessage-deflate, which gives RSV1 a meaning: on the first frame of a message, and
+    /// on no other (RFC 7692 §6.1).
+    pub(crate) fn read(bytes: &[u8], role: Role, deflate: bool) -> Result<Option<(Self, usize)>, Offence> {
         let Some((&[first, second], mut rest)) = bytes.split_first_chunk() else { return Ok(None) };
-        // An extension that claims a bit, as permessage-deflate does RSV1 (RFC 7692 §6), takes it out of this test.
-        if first & RESERVED != 0 {
-            return Err(Offence::ReservedBits);
-        }
         let opcode = first & OPCODE;
+        let coding = match first & RESERVED {
+            0 => Coding::Plain,
+            DEFLATED if deflate && matches!(opcode, TEXT | BINARY) => Coding::Deflated,
+            _ => return Err(Offence::ReservedBits),
+        };
         let opcode = Opcode::from_wire(opcode).ok_or(Offence::ReservedOpcode(opcode))?;
         let last = first & FINAL != 0;
         let masked = second & MASKED != 0;
@@ -145,7 +172,7 @@ impl Header {
         } else {
             None
         };
-        Ok(Some((Self { opcode, last, mask, length }, bytes.len() - rest.len())))
+        Ok(Some((Self { opcode, last, coding, mask, length }, bytes.len() - rest.len())))
     }
 }
 
@@ -175,7 +202,10 @@ fn read_length(short: u8, rest: &mut &[u8]) -> Result<Option<u64>, Offence> {
 
 const FINAL: u8 = 0b1000_0000;
 const RESERVED: u8 = 0b0111_0000;
+const DEFLATED: u8 = 0b0100_0000;
 const OPCODE: u8 = 0b0000_1111;
+const TEXT: u8 = Opcode::Text as u8;
+const BINARY: u8 = Opcode::Binary as u8;
 const MASKED: u8 = 0b1000_0000;
 const LENGTH_16: u8 = 126;
 const LENGTH_64: u8 = 127;
@@ -212,14 +242,15 @@ mod tests {
             let expected = Header {
                 opcode: Opcode::Binary,
                 last: true,
+                coding: Coding::Plain,
                 mask: Some([1, 2, 3, 4]),
                 length: length as u64,
             };
-            assert_eq!(Header::read(&masked, Role::Server), Ok(Some((expected, header.len() + 4))));
+            assert_eq!(Header::read(&masked, Role::Server, false), Ok(Some((expected, header.len() + 4))));
             let expected = Header { mask: None, ..expected };
-            assert_eq!(Header::read(&frame, Role::Client), Ok(Some((expected, header.len()))));
+            assert_eq!(Header::read(&frame, Role::Client, false), Ok(Some((expected, header.len()))));
             for cut in 0..header.len() {
-                assert_eq!(Header::read(&frame[..cut], Role::Client), Ok(None));
+                assert_eq!(Header::read(&frame[..cut], Role::Client, false), Ok(None));
             }
         }
     }

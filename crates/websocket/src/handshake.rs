@@ -31,6 +31,9 @@ pub enum HandshakeError {
     /// No key, several, or not sixteen bytes in base64 (RFC 6455 §4.2.1, item 5).
     #[error("the header \"Sec-WebSocket-Key\" must be there once, with 16 bytes in base64")]
     Key,
+    /// `Sec-WebSocket-Extensions` does not follow the grammar of RFC 6455 §9.1. Only who negotiates extensions looks.
+    #[error("the header \"Sec-WebSocket-Extensions\" is not a list of extensions with parameters")]
+    Extensions,
 }
 
 impl HandshakeError {
@@ -40,7 +43,9 @@ impl HandshakeError {
         match self {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
-            Self::HttpVersion(_) | Self::Upgrade | Self::Connection | Self::Key => StatusCode::BAD_REQUEST,
+            Self::HttpVersion(_) | Self::Upgrade | Self::Connection | Self::Key | Self::Extensions => {
+                StatusCode::BAD_REQUEST
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! WebSocket (RFC 6455) for a server, and as much of a client as a load generator needs.
+//! WebSocket (RFC 6455, and compression by RFC 7692) for a server, and as much of a client as a load generator needs.
 //!
 //! Bytes come in and bytes go out: the crate never touches a socket, a clock or a task, and never allocates in
 //! proportion to what a header merely claims. A server's frame is the same for every receiver, so it is encoded
@@ -17,6 +17,7 @@ mod offence;
 mod utf8;
 
 pub mod client;
+pub mod deflate;
 pub mod handshake;
 
 pub use close::{CloseCode, close_frame};

@@ -43,7 +43,7 @@ pub enum Offence {
     /// A message of more bytes than the limit, as soon as a header says so (RFC 6455 §10.4).
     #[error("a message of {size} bytes or more exceeds the limit of {limit}")]
     TooBig {
-        /// What the headers received so far claim.
+        /// What the headers received so far claim, or what has been inflated.
         size: u64,
         /// The limit of [`crate::Limits::message`].
         limit: usize,
@@ -52,6 +52,17 @@ pub enum Offence {
     #[error("a message in more than {limit} fragments")]
     TooManyFragments {
         /// The limit of [`crate::Limits::fragments`].
+        limit: u32,
+    },
+    /// A compressed message that is not DEFLATE data, is cut short, or refers to what the sender must not know any
+    /// more (RFC 7692 §7.2.2). It is as [`Offence::InvalidUtf8`] is: the frames are lawful, and what they carry is not
+    /// what they say it is. RFC 7692 names no code; 1007 is what other servers close with.
+    #[error("a compressed message is not DEFLATE data")]
+    CorruptDeflate,
+    /// A compressed message of more DEFLATE streams than anybody needs (RFC 7692 §7.2.3.4 allows several).
+    #[error("a compressed message with more than {limit} final blocks")]
+    TooManyFinalBlocks {
+        /// The limit, which is fixed.
         limit: u32,
     },
     /// Text that is not UTF-8, as soon as it can no longer become so (RFC 6455 §8.1).
@@ -74,8 +85,8 @@ impl Offence {
     pub const fn close_code(&self) -> CloseCode {
         match self {
             Self::TooBig { .. } => CloseCode::TOO_BIG,
-            Self::TooManyFragments { .. } => CloseCode::POLICY,
-            Self::InvalidUtf8 | Self::InvalidCloseReason => CloseCode::INVALID_PAYLOAD,
+            Self::TooManyFragments { .. } | Self::TooManyFinalBlocks { .. } => CloseCode::POLICY,
+            Self::InvalidUtf8 | Self::InvalidCloseReason | Self::CorruptDeflate => CloseCode::INVALID_PAYLOAD,
             Self::ReservedBits
             | Self::ReservedOpcode(_)
             | Self::Unmasked
