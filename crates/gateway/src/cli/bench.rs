@@ -1,5 +1,5 @@
-//! `fanfare bench`: the face of the load generator and auditor in `fanfare_bench`. Here are its arguments, its
-//! output and its exit status; what is measured, and how, is decided there.
+//! `fanfare bench`: the face of the load generator and auditor in `fanfare_bench`. Here are its arguments,
+//! its output and its exit status; what is measured, and how, is decided there.
 //!
 //! Exit status: 0 when all is sound, 1 when something was lost, doubled or out of order or the run failed, 2
 //! for arguments that cannot be used.
@@ -12,6 +12,8 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use fanfare_bench::{Bar, BenchError, Connect, Fanout, Floor, Idle, Load, Processes, Program, Target, play};
 use serde::Serialize;
+
+use crate::config::value::Value;
 
 /// The subcommand and its own subcommands.
 pub fn command() -> Command {
@@ -53,40 +55,39 @@ fn fanout() -> Command {
     Command::new("fanout")
         .about("Publish to one channel and check every delivery to its subscribers")
         .long_about(
-            "Publish to one channel and check every delivery to its subscribers: once, in order, nothing silent.\n\n\
-             Subscribers and publishers take the URLs in turn; all must name the same channel (without a path, \
-             /ws/bench). Subscribers join with notices=true, publishers with echo=false: with one publisher, every \
-             delivery is to a subscriber and checked; what several publishers get from one another is read and \
-             counted as delivered, and not checked.\n\n\
-             Latency counts from the moment at which a message should have been sent. CPU time and memory are those \
-             of the processes given with --pid. Without --reconnect a loss that was announced is a fault as well.",
+            "Publish to one channel and check every delivery to its subscribers: once, in order, nothing \
+             silent.\n\n\
+             Subscribers and publishers take the URLs in turn; all must name the same channel (without a \
+             path, /ws/bench). Subscribers join with notices=true, publishers with echo=false: with one \
+             publisher, every delivery is to a subscriber and checked; what several publishers get from one \
+             another is read and counted as delivered, and not checked.\n\n\
+             Latency counts from the moment at which a message should have been sent. CPU time and memory \
+             are those of the processes given with --pid. Without --reconnect a loss that was announced is a \
+             fault as well.",
         )
         .arg(urls())
         .arg(number("subscribers", "N", "Connections that subscribe").required(true))
         .arg(number("publishers", "P", "Connections that publish, in turn").default_value("1"))
         .args(message())
-        .arg(
-            Arg::new("rate")
-                .long("rate")
-                .value_name("R")
-                .value_parser(value_parser!(f64))
-                .help("Messages a second in all"),
-        )
-        .arg(
-            Arg::new("deliveries-per-second")
-                .long("deliveries-per-second")
-                .value_name("R")
-                .value_parser(value_parser!(f64))
-                .help("The rate as deliveries to subscribers a second"),
-        )
-        .arg(number("in-flight", "K", "Flat out: each publisher keeps K messages under way, and sends the next when every subscriber has one"))
+        .args(rates())
+        .arg(number(
+            "in-flight",
+            "K",
+            "Flat out: each publisher keeps K messages under way until every subscriber has them",
+        ))
         .group(ArgGroup::new("load").args(["rate", "deliveries-per-second", "in-flight"]).required(true))
         .args(timing())
-        .arg(number("rounds", "N", "Rounds of that duration [default: 3 with --floor or --in-flight, else 1]"))
+        .arg(number("rounds", "N", "How many rounds [default: 3 with --floor or --in-flight, else 1]"))
         .arg(number("threads", "N", "Threads for the subscribers").default_value("1"))
         .arg(concurrency("128"))
-        .arg(switch("reconnect", "Clients that lose their connection come back, to the next URL; a loss that was announced is then no fault"))
-        .arg(switch("floor", "Measure the floor in alternating slices, and report the ratio to it; needs --pid and a rate"))
+        .arg(switch(
+            "reconnect",
+            "Who loses the connection comes back, to the next URL; an announced loss is no fault then",
+        ))
+        .arg(switch(
+            "floor",
+            "Measure the floor in slices between, and the ratio to it; needs --pid and a rate",
+        ))
         .arg(pids())
         .arg(seed())
         .arg(json())
@@ -173,20 +174,7 @@ fn floor() -> Command {
         .about("Measure the yardstick: one thread that only writes a prepared frame to as many sockets")
         .arg(number("subscribers", "N", "Sockets to write to").required(true))
         .args(message())
-        .arg(
-            Arg::new("rate")
-                .long("rate")
-                .value_name("R")
-                .value_parser(value_parser!(f64))
-                .help("Messages a second"),
-        )
-        .arg(
-            Arg::new("deliveries-per-second")
-                .long("deliveries-per-second")
-                .value_name("R")
-                .value_parser(value_parser!(f64))
-                .help("The rate as deliveries a second"),
-        )
+        .args(rates())
         .group(ArgGroup::new("load").args(["rate", "deliveries-per-second"]).required(true))
         .args(timing())
         .arg(number("rounds", "N", "Rounds of that duration").default_value("3"))
@@ -249,6 +237,16 @@ fn message() -> [Arg; 2] {
     [
         number("size", "BYTES", "Bytes of each message, its stamp included").default_value("128"),
         switch("text", "Send text messages, not binary ones"),
+    ]
+}
+
+fn rates() -> [Arg; 2] {
+    let rate = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("R").value_parser(value_parser!(f64)).help(help)
+    };
+    [
+        rate("rate", "Messages a second in all"),
+        rate("deliveries-per-second", "The same, as deliveries to subscribers a second"),
     ]
 }
 
@@ -325,20 +323,9 @@ fn seed_of(matches: &ArgMatches) -> u64 {
     matches.get_one("seed").copied().unwrap_or_default()
 }
 
-/// A number with `ms`, `s`, `m` or `h` behind it.
+/// As in the configuration.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let problem = || format!("`{text}` is not a time; expected a number and ms, s, m or h, such as 1.5s");
-    let unit_at = text.find(|letter: char| letter.is_ascii_alphabetic()).ok_or_else(problem)?;
-    let (number, unit) = text.split_at(unit_at);
-    let seconds = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(problem()),
-    };
-    let number: f64 = number.parse().map_err(|_| problem())?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| problem())
+    Duration::parse(text).map_err(|_| format!("expected {}", Duration::EXPECTED))
 }
 
 fn print<R: Serialize + Display>(matches: &ArgMatches, report: &R) -> Result<(), BenchError> {
@@ -362,29 +349,20 @@ mod tests {
     }
 
     #[test]
-    fn times_have_units() {
-        for (text, millis) in
-            [("10s", 10_000), ("250ms", 250), ("1.5s", 1_500), ("2m", 120_000), ("1h", 3_600_000)]
-        {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["10", "s", "-1s", "1d", ""] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn a_load_is_one_of_three() {
         let parse = |arguments: &str| {
             command()
                 .try_get_matches_from(format!("bench fanout ws://a --subscribers 1 {arguments}").split(' '))
         };
-        for arguments in
-            ["--rate 1", "--deliveries-per-second 1", "--in-flight 1", "--rate 1 --pid 1 --pid 2"]
-        {
+        for arguments in [
+            "--rate 1",
+            "--deliveries-per-second 1",
+            "--in-flight 1",
+            "--rate 1 --pid 1 --pid 2 --settle 1m30s",
+        ] {
             assert!(parse(arguments).is_ok(), "{arguments}");
         }
-        for arguments in ["--json", "--rate 1 --in-flight 1", "--rate x"] {
+        for arguments in ["--json", "--rate 1 --in-flight 1", "--rate x", "--rate 1 --duration 10"] {
             assert!(parse(arguments).is_err(), "{arguments}");
         }
     }
