@@ -41,7 +41,7 @@ class Followers:
 
 
 def of_instances(cluster):
-    """Every line of an instance's log is one JSON object, none is an error, and the drain is in it"""
+    """Every line of an instance's log is one JSON object, none is an error, and every drain in it has an end"""
     levels, messages, faults = collections.Counter(), collections.Counter(), []
     for line in cluster.logs.lines("gateway"):
         try:
@@ -53,12 +53,11 @@ def of_instances(cluster):
             faults.append(f"not whole: {line[:300]}")
             continue
         levels[said["level"]] += 1
-        messages[said["message"]] += 1
+        messages[said["message"].split(":")[0]] += 1
         if said["level"] == "ERROR":
             faults.append(line[:300])
     none_of(faults)
-    # Three to begin with, two more, and the killed one's second life; three that were scaled away.
-    assert messages["listening"] >= 6 and messages["ended"] >= 3, messages
+    assert messages["listening"] and messages["draining"] == messages["ended"], messages
     return ", ".join(f"{count} {level}" for level, count in levels.most_common())
 
 

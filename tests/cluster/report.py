@@ -32,7 +32,7 @@ class Report:
             print(f"left out: {name}: {why}", flush=True)
         except Exception as error:
             self.failed += 1
-            print(f"FAIL  {name}: {error or type(error).__name__}", flush=True)
+            print(f"FAIL  {name}: {str(error) or type(error).__name__}", flush=True)
             if not isinstance(error, AssertionError):
                 traceback.print_exc()
         else:
