@@ -167,7 +167,8 @@ struct Receivers<'f> {
 
 impl<'f> Receivers<'f> {
     fn begin(floor: &'f Floor, program: &Program) -> Result<Self, BenchError> {
-        if floor.subscribers == 0 || floor.rounds == 0 || floor.rate <= 0.0 || floor.duration.is_zero() {
+        let rate_is_usable = floor.rate > 0.0 && floor.rate.is_finite();
+        if floor.subscribers == 0 || floor.rounds == 0 || !rate_is_usable || floor.duration.is_zero() {
             let problem = "a floor needs a subscriber, a round, and a rate and a duration above 0";
             return Err(BenchError::Setting(problem.to_owned()));
         }
