@@ -117,6 +117,26 @@ async fn what_happened_is_counted() {
     .await;
 }
 
+/// The lag is that of the way from publication to write, over the broker.
+#[tokio::test]
+async fn lag_is_measured_across_instances() {
+    let redis = RedisServer::start().await;
+    let one = Instance::start(&["--redis", &redis.url()]).await;
+    let other = Instance::start(&["--redis", &redis.url()]).await;
+    let mut speaker = Client::connect(one.url("lag?echo=false")).await;
+    let mut listener = Client::connect(other.url("lag")).await;
+    for _ in 0..10 {
+        speaker.send("now").await;
+        listener.next().await;
+    }
+    let metrics = other.metrics().await;
+    assert!(metrics.value("fanfare_broker_lag_seconds_count", &[]) >= 10.0);
+    let mean = metrics.value("fanfare_broker_lag_seconds_sum", &[])
+        / metrics.value("fanfare_broker_lag_seconds_count", &[]);
+    assert!(mean > 0.0 && mean < 1.0, "{mean} s");
+    assert!(metrics.value("fanfare_broker_subscriptions", &[]) >= 2.0);
+}
+
 /// Whatever clients do, the number of series does not grow with them.
 #[tokio::test]
 async fn no_client_makes_a_series() {

@@ -196,6 +196,81 @@ async fn latency_and_resets_lose_no_order() {
     }
 }
 
+/// The subscribers' connections are cut again and again while clients come and go: at the end the instances
+/// want what their clients want, and each message arrives once.
+#[tokio::test]
+async fn interest_survives_cuts_and_flapping() {
+    let redis = RedisServer::start().await;
+    let mut pair = Pair::over(&redis.url()).await;
+    let url = pair.one.url("flapping");
+    let flapping = tokio::spawn(async move {
+        for _ in 0..150 {
+            Client::connect(&url).await.close().await;
+        }
+        Client::connect(&url).await
+    });
+    for round in 0..8 {
+        redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        eventually("heard again", async || redis.subscribers("fanfare:channel:faults").await == 2).await;
+        pair.neighbours_hear(&format!("round {round}")).await;
+    }
+    let mut stayed = flapping.await.unwrap();
+    eventually("wanted where somebody is", async || {
+        redis.subscribers("fanfare:channel:flapping").await == 1
+            && redis.subscribers("fanfare:channel:faults").await == 2
+            && pair.up().await == [true, true]
+    })
+    .await;
+    stayed.send("once").await;
+    assert_eq!(stayed.next().await, "once".into());
+    stayed.send("and no more").await;
+    assert_eq!(stayed.next().await, "and no more".into());
+    pair.all_hear("at last").await;
+    assert_eq!(pair.all_hear("each once").await, []);
+    let channels = redis.cli(&["PUBSUB", "CHANNELS", "fanfare:channel:*"]).await;
+    let mut channels: Vec<&str> = channels.lines().collect();
+    channels.sort_unstable();
+    assert_eq!(channels, ["fanfare:channel:faults", "fanfare:channel:flapping", "fanfare:channel:lobby"]);
+}
+
+#[tokio::test]
+async fn a_killed_instance_costs_its_own_clients_a_reconnect() {
+    let redis = RedisServer::start().await;
+    let mut pair = Pair::over(&redis.url()).await;
+    pair.all_hear("before").await;
+    pair.one.kill().await;
+    let [lost, _, other] = &mut pair.clients;
+    assert_eq!(lost.closed().await.0, 1006);
+    *lost = Client::connect(pair.other.url("faults")).await;
+    lost.send("here again").await;
+    assert_eq!(other.next().await, "here again".into());
+    assert_eq!(lost.next().await, "here again".into());
+    eventually("Redis knows that it is gone", async || {
+        redis.subscribers("fanfare:channel:faults").await == 1
+    })
+    .await;
+    eventually("the other serves", async || pair.other.page("/readyz").await.status == 200).await;
+}
+
+/// An instance that stood still (a paused virtual machine) goes on where it was.
+#[tokio::test]
+async fn an_instance_that_stood_still_goes_on() {
+    let redis = RedisServer::start().await;
+    let mut pair = Pair::over(&redis.url()).await;
+    pair.one.signal("STOP").await;
+    for number in 0..20 {
+        pair.clients[2].send(format!("meanwhile {number}").as_str()).await;
+        until(&mut pair.clients[2], &format!("meanwhile {number}")).await;
+    }
+    let (other, answered) = (&pair.other, async || pair.other.page("/livez").await.status == 200);
+    throughout(Duration::from_millis(3500), "the other does not notice", answered).await;
+    assert_eq!(other.metric("fanfare_broker_up", &[]).await, 1.0);
+    pair.one.signal("CONT").await;
+    eventually("it is back", async || pair.up().await == [true, true]).await;
+    pair.all_hear("after").await;
+    pair.nobody_was_closed().await;
+}
+
 /// A way too narrow for what is said: Redis cuts the instance off, which is a gap and no silence.
 #[tokio::test]
 async fn a_way_too_narrow_is_a_gap() {
