@@ -5,22 +5,22 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Member, Socket};
 use fanfare_protocol::{Kind, Publication, now_micros};
 use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
 use tokio::time::Instant;
 
 use crate::admission::Permit;
+use crate::http::Terms;
 use crate::worker::Worker;
-
-/// The most fragments of one message: with the smallest message limit worth having, a byte each.
-const FRAGMENTS: u32 = 16_384;
 
 /// One connection's state, from its first byte to its last.
 pub struct Session {
     worker: Rc<Worker>,
     key: Key,
     member: Member,
+    terms: Terms,
     decoder: Decoder,
     bucket: Option<Bucket>,
     /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
@@ -32,12 +32,13 @@ pub struct Session {
 
 impl Session {
     /// The session of a connection that has been opened.
-    pub fn new(worker: Rc<Worker>, key: Key, member: Member, permit: Permit) -> Self {
+    pub fn new(worker: Rc<Worker>, key: Key, member: Member, terms: Terms, permit: Permit) -> Self {
         let bucket = Bucket::new(&worker.instance.config);
         Self {
             worker,
             key,
             member,
+            terms,
             decoder: Decoder::new(Role::Server),
             bucket,
             deaf: false,
@@ -79,9 +80,9 @@ impl Session {
     /// Decodes and carries out. True if something was published.
     fn take_in(&mut self, mut bytes: &mut [u8]) -> bool {
         let worker = self.worker.clone();
-        let (shard, config) = (&worker.shard, &worker.instance.config);
+        let shard = &worker.shard;
         shard.stats().bytes_in.add(bytes.len() as u64);
-        let limits = Limits { message: config.message_limit, fragments: FRAGMENTS };
+        let limits = Limits { message: self.terms.message_limit, fragments: self.terms.fragments };
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Role::Server));
         let mut published = false;
         while !self.deaf {
@@ -127,7 +128,12 @@ impl Session {
             exclude: (!self.member.echo).then_some(self.member.id),
             published_at: now_micros(),
         };
-        self.worker.instance.broker.publish(&self.member.channel, publication);
+        let instance = &self.worker.instance;
+        if self.terms.alone {
+            instance.relay.deliver(&self.member.channel, publication);
+        } else {
+            instance.broker.publish(&self.member.channel, publication);
+        }
         true
     }
 

@@ -163,7 +163,7 @@ impl Worker {
         request: http::Request<hyper::body::Incoming>,
         handoff: &Handoff,
     ) -> Result<http::Response<Body>, std::convert::Infallible> {
-        if is_upgrade(request.uri().path()) {
+        if is_upgrade(&self.instance.config, request.uri().path()) {
             return Ok(upgrade(self, peer, deadline, request, handoff).await);
         }
         let mut response = self.router.clone().oneshot(request.map(Body::new)).await?;
@@ -176,7 +176,7 @@ impl Worker {
     /// Takes the socket out of hyper and starts the session on it, in a task that holds no more than
     /// an idle connection needs.
     async fn begin(self: Rc<Self>, upgrade: Upgrade) {
-        let Upgrade { stream, joined, member, permit } = upgrade;
+        let Upgrade { stream, joined, member, terms, permit } = upgrade;
         let parts = match stream.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<TcpStream>>) {
             Ok(Ok(parts)) => parts,
             _ => return joined.fail(),
@@ -187,7 +187,7 @@ impl Worker {
             self.shard.end(key, End::Drained);
         }
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
-        spawn_local(Session::new(self, key, member, permit).run(socket, parts.read_buf));
+        spawn_local(Session::new(self, key, member, terms, permit).run(socket, parts.read_buf));
     }
 }
 
@@ -214,7 +214,6 @@ impl Accepted for Acceptor {
 
 fn settings(config: &Config) -> Settings {
     Settings {
-        outbox_limit: config.outbox_limit,
         ping_interval: config.ping_interval,
         idle_timeout: config.idle_timeout,
         close_timeout: config.close_timeout,

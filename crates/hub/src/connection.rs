@@ -24,6 +24,7 @@ pub(crate) struct Connection {
     pub(crate) flushing: bool,
     pub(crate) echo: bool,
     pub(crate) notices: bool,
+    pub(crate) outbox_limit: usize,
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
     pub(crate) socket: Option<Rc<Socket>>,
     pub(crate) outbox: Option<Box<Outbox>>,
@@ -65,7 +66,7 @@ impl Sent {
 
 impl Connection {
     /// Writes what the socket takes at once; the rest waits in the outbox.
-    pub(crate) fn send(&mut self, bytes: &Bytes, limit: usize) -> Sent {
+    pub(crate) fn send(&mut self, bytes: &Bytes) -> Sent {
         let mut written = 0;
         if self.outbox.is_none()
             && let Some(socket) = &self.socket
@@ -79,7 +80,7 @@ impl Connection {
         }
         let outbox = self.outbox.get_or_insert_default();
         outbox.push(bytes.clone(), written);
-        if outbox.bytes() > limit { Sent::Overflowed } else { Sent::Queued }
+        if outbox.bytes() > self.outbox_limit { Sent::Overflowed } else { Sent::Queued }
     }
 
     /// The last frame, or the cut where there is nobody to tell. What a slow consumer has not begun to
@@ -97,7 +98,8 @@ impl Connection {
                 self.outbox = None;
             }
         }
-        let sent = self.send(&close_frame(code, reason), usize::MAX);
+        self.outbox_limit = usize::MAX;
+        let sent = self.send(&close_frame(code, reason));
         match (sent, end, &self.socket) {
             // The peer has said all that it will: its reader closes the socket now.
             (Sent::Whole, End::ClosedByClient(_), _) => {}

@@ -36,8 +36,6 @@ impl Key {
 /// What a shard holds its connections to.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The most bytes that may wait for one socket.
-    pub outbox_limit: usize,
     /// From one ping to the next.
     pub ping_interval: Duration,
     /// A connection without a frame for so long is ended.
@@ -57,6 +55,8 @@ pub struct Member {
     pub echo: bool,
     /// Whether it is told of gaps.
     pub notices: bool,
+    /// The most bytes that may wait for its socket.
+    pub outbox_limit: usize,
 }
 
 struct Room {
@@ -146,6 +146,7 @@ impl Registry {
             flushing: false,
             echo: member.echo,
             notices: member.notices,
+            outbox_limit: member.outbox_limit,
             socket: None,
             outbox: None,
             heard: now,
@@ -192,7 +193,7 @@ impl Registry {
         let Some(connection) = find(&mut self.connections, key).filter(|c| c.state == State::Open) else {
             return;
         };
-        let sent = connection.send(frame, self.settings.outbox_limit);
+        let sent = connection.send(frame);
         self.stats.bytes_out.add(frame.len() as u64);
         self.note(key.index, sent);
         self.carry_out_ends();
@@ -221,7 +222,7 @@ impl Registry {
             for &index in &members {
                 let connection = &mut self.connections[index as usize];
                 if connection.notices {
-                    let sent = connection.send(&frame, self.settings.outbox_limit);
+                    let sent = connection.send(&frame);
                     self.stats.messages_out.add(1);
                     self.stats.bytes_out.add(frame.len() as u64);
                     self.note(index, sent);
@@ -275,7 +276,7 @@ impl Registry {
             }
             let next = connection.due.min(connection.heard + idle);
             if pinged {
-                let sent = connection.send(&self.ping, self.settings.outbox_limit);
+                let sent = connection.send(&self.ping);
                 self.stats.bytes_out.add(self.ping.len() as u64);
                 self.note(key.index, sent);
             }
@@ -434,7 +435,6 @@ impl Registry {
             .iter()
             .filter_map(|delivery| self.silent.get(delivery.exclude.as_ref()?).copied())
             .collect();
-        let limit = self.settings.outbox_limit;
         let mut delivered = 0;
         let mut written = 0;
         for &index in members {
@@ -443,13 +443,13 @@ impl Registry {
             if left_out.contains(&index) {
                 let id = connection.id;
                 for delivery in pending.iter().filter(|delivery| delivery.exclude != Some(id)) {
-                    sent = sent.and(|| connection.send(&delivery.frame, limit));
+                    sent = sent.and(|| connection.send(&delivery.frame));
                     delivered += 1;
                     written += delivery.frame.len();
                 }
             } else {
                 for chunk in &chunks {
-                    sent = sent.and(|| connection.send(chunk, limit));
+                    sent = sent.and(|| connection.send(chunk));
                 }
                 delivered += pending.len();
                 written += bytes;

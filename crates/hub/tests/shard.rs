@@ -1,6 +1,8 @@
 //! A shard from outside: a hub that publishes, real sockets that receive. The peers here read raw
 //! bytes; what a frame is, the codec's tests know.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot get a socket has failed")]
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
+const LIMIT: usize = 1 << 20;
 const SOON: Duration = Duration::from_secs(5);
 
 struct Bench {
@@ -31,7 +34,6 @@ struct Peer {
 
 fn settings() -> Settings {
     Settings {
-        outbox_limit: 1 << 20,
         ping_interval: Duration::from_secs(30),
         idle_timeout: Duration::from_secs(60),
         close_timeout: Duration::from_millis(200),
@@ -56,7 +58,13 @@ impl Bench {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let id = ConnectionId::now_v7();
-        let joined = self.shard.join(&Member { id, channel: Channel::new(channel).unwrap(), echo, notices });
+        let joined = self.shard.join(&Member {
+            id,
+            channel: Channel::new(channel).unwrap(),
+            echo,
+            notices,
+            outbox_limit: LIMIT,
+        });
         Peer { id, stream, key: joined.open(Rc::new(Socket::new(accepted))) }
     }
 
@@ -113,8 +121,13 @@ fn what_is_published_before_the_handshake_is_answered_is_not_missed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        let member =
-            Member { id: ConnectionId::now_v7(), channel: Channel::lobby(), echo: true, notices: false };
+        let member = Member {
+            id: ConnectionId::now_v7(),
+            channel: Channel::lobby(),
+            echo: true,
+            notices: false,
+            outbox_limit: LIMIT,
+        };
         let joined = bench.shard.join(&member);
         bench.publish("lobby", b"early", None);
         tokio::task::yield_now().await;
@@ -128,8 +141,13 @@ fn what_is_published_before_the_handshake_is_answered_is_not_missed() {
 #[test]
 fn an_abandoned_handshake_leaves_nothing_behind() {
     with_shard(settings(), async |bench| {
-        let member =
-            Member { id: ConnectionId::now_v7(), channel: Channel::lobby(), echo: false, notices: false };
+        let member = Member {
+            id: ConnectionId::now_v7(),
+            channel: Channel::lobby(),
+            echo: false,
+            notices: false,
+            outbox_limit: LIMIT,
+        };
         drop(bench.shard.join(&member));
         assert_eq!((bench.shard.len(), bench.hub.channels()), (0, 0));
         assert_eq!(*bench.released.borrow(), [Channel::lobby()]);

@@ -111,6 +111,8 @@ keys! {
         workers: Option<NonZeroUsize> = "0" in "0" to "64", <COUNT>;
         /// Whether `/` is a page to try the gateway with
         page: bool = "true", <BOOL>;
+        /// Whether `/echo` sends each message back, for conformance suites
+        echo: bool = "false", <BOOL>;
     }
     "Redis" {
         /// Redis that joins instances into one; without it, each serves alone

@@ -7,4 +7,4 @@ mod upgrade;
 
 pub use rejection::{Rejected, Rejection};
 pub use routes::{internal, public};
-pub use upgrade::{Handoff, Upgrade, id_value, is_upgrade, upgrade};
+pub use upgrade::{Handoff, Terms, Upgrade, id_value, is_upgrade, upgrade};

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::rejection::Rejection;
 use crate::admission::Permit;
 use crate::client_address::client_address;
+use crate::config::Config;
 use crate::worker::Worker;
 
 /// A connection whose handshake has been answered, on its way out of hyper.
@@ -27,18 +28,37 @@ pub struct Upgrade {
     pub stream: OnUpgrade,
     pub joined: Joined,
     pub member: Member,
+    pub terms: Terms,
     pub permit: Permit,
+}
+
+/// What a connection may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The largest message that it may send, in bytes.
+    pub message_limit: usize,
+    /// The most fragments of one message.
+    pub fragments: u32,
+    /// Nobody else is in its channel, so its publications need no broker.
+    pub alone: bool,
 }
 
 /// Where the service leaves it for the task that drives the connection.
 pub type Handoff = Rc<RefCell<Option<Upgrade>>>;
 
+/// The most fragments of one message: a few bytes each at the usual message limit.
+const FRAGMENTS: u32 = 16_384;
+
+/// What the Autobahn suite sends: 16 MiB (9.1.6), and 65,536 fragments (9.3.1).
+const ECHO_MESSAGE: usize = 16 << 20;
+const ECHO_FRAGMENTS: u32 = 1 << 17;
+
 const INSTANCE_ID: HeaderName = HeaderName::from_static("fanfare-instance");
 const CONNECTION_ID: HeaderName = HeaderName::from_static("fanfare-connection");
 
 /// Whether a path is a WebSocket's.
-pub fn is_upgrade(path: &str) -> bool {
-    path == "/ws" || path.starts_with("/ws/")
+pub fn is_upgrade(config: &Config, path: &str) -> bool {
+    path == "/ws" || path.starts_with("/ws/") || is_echo(config, path)
 }
 
 /// Answers a handshake: 101 with the rest in `handoff`, or a refusal, which is counted.
@@ -72,13 +92,13 @@ async fn accept(
     }
     let headers = request.headers();
     let accept = handshake::accept(request.method(), request.version(), headers)?;
-    let member = member(&request)?;
+    let (member, terms) = member(&instance.config, &request)?;
     if !instance.config.allowed_origins.allows(text(headers, &ORIGIN), text(headers, &HOST)) {
         return Err(Rejection::Origin);
     }
     let permit = instance.admission.admit(client)?;
     let joined = worker.shard.join(&member);
-    if joined.is_unconfirmed() {
+    if joined.is_unconfirmed() && !terms.alone {
         instance.broker.subscribe(&member.channel).await;
         worker.shard.confirm(&member.channel);
     }
@@ -92,18 +112,26 @@ async fn accept(
     headers.insert(INSTANCE_ID, worker.instance_id.clone());
     headers.insert(CONNECTION_ID, id_value(member.id));
     let stream = hyper::upgrade::on(&mut request);
-    *handoff.borrow_mut() = Some(Upgrade { stream, joined, member, permit });
+    *handoff.borrow_mut() = Some(Upgrade { stream, joined, member, terms, permit });
     Ok(response)
 }
 
-fn member(request: &Request<Incoming>) -> Result<Member, Rejection> {
-    let path = request.uri().path();
+fn is_echo(config: &Config, path: &str) -> bool {
+    config.echo && path == "/echo"
+}
+
+fn member(config: &Config, request: &Request<Incoming>) -> Result<(Member, Terms), Rejection> {
+    let (id, path) = (Uuid::now_v7(), request.uri().path());
+    if is_echo(config, path) {
+        return Ok(echo(id));
+    }
     let channel = match path.strip_prefix("/ws/") {
         None => Channel::lobby(),
         Some(name) if name.contains('/') => return Err(Rejection::ChannelSlash),
         Some(name) => Channel::from_path(name)?,
     };
-    let mut member = Member { id: Uuid::now_v7(), channel, echo: true, notices: false };
+    let outbox_limit = config.outbox_limit;
+    let mut member = Member { id, channel, echo: true, notices: false, outbox_limit };
     for pair in request.uri().query().unwrap_or_default().split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
         match key {
@@ -113,7 +141,14 @@ fn member(request: &Request<Incoming>) -> Result<Member, Rejection> {
             _ => {}
         }
     }
-    Ok(member)
+    Ok((member, Terms { message_limit: config.message_limit, fragments: FRAGMENTS, alone: false }))
+}
+
+/// A connection that is alone in a channel of its own, with room for what conformance suites send.
+fn echo(id: Uuid) -> (Member, Terms) {
+    let channel = Channel::new(&format!("echo {id}")).expect("a short name");
+    let member = Member { id, channel, echo: true, notices: false, outbox_limit: 4 * ECHO_MESSAGE };
+    (member, Terms { message_limit: ECHO_MESSAGE, fragments: ECHO_FRAGMENTS, alone: true })
 }
 
 fn flag(key: &'static str, value: &str) -> Result<bool, Rejection> {
