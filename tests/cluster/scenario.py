@@ -91,7 +91,9 @@ async def tells_who_connects(cluster):
     async with connect(f"ws://{cluster.address}/ws/forged", proxy=None, additional_headers=forged) as socket:
         await socket.send("hello")
         assert await socket.recv() == "hello"
-    accepted = lambda: [json.loads(line) for line in cluster.logs.lines("gateway") if '"channel":"forged"' in line]
+    def accepted():
+        return [json.loads(line) for line in cluster.logs.lines("gateway") if '"channel":"forged"' in line]
+
     client = (await until(accepted, "the connection is in the log", 5))[0]["client"]
     assert client not in (cluster.balancer, "203.0.113.9"), f"the client is taken for {client}"
     return client
