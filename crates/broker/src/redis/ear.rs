@@ -41,7 +41,8 @@ struct Heard {
     now: std::time::Instant,
     /// The last number that the lane had given out before they were read.
     last: u64,
-    canary: Option<u64>,
+    /// The highest number of ours that came back.
+    back: Option<u64>,
     lost: Vec<Lost>,
 }
 
@@ -79,7 +80,7 @@ impl Ear {
         let lane = self.lane.clone();
         self.last_heard.now();
         let mut heard =
-            Heard { now: std::time::Instant::now(), last: lane.last(), canary: None, lost: Vec::new() };
+            Heard { now: std::time::Instant::now(), last: lane.last(), back: None, lost: Vec::new() };
         let mut order = lane.order.lock();
         for message in messages {
             if self.hear_one(&message, &mut order, &mut heard).is_none() {
@@ -91,7 +92,7 @@ impl Ear {
         }
         let up_to = order.heard;
         drop(order);
-        lane.heard(up_to, heard.canary);
+        lane.heard(up_to, heard.back);
         for lost in heard.lost {
             lane.announce(&lost, |channel| part_of(channel, self.part.1) == self.part.0);
         }
@@ -115,7 +116,7 @@ impl Ear {
                     return None;
                 }
                 order.heard = order.heard.max(canary.sequence);
-                heard.canary = heard.canary.max(Some(canary.sequence));
+                heard.back = heard.back.max(Some(canary.sequence));
             }
             Key::Channel(channel) => {
                 if payload.len() > self.payload_limit {
@@ -139,10 +140,17 @@ impl Ear {
         Some(())
     }
 
-    fn hear_own(&self, channel: &Channel, ours: Envelope, order: &mut Order, heard: &Heard) -> Option<()> {
+    fn hear_own(
+        &self,
+        channel: &Channel,
+        ours: Envelope,
+        order: &mut Order,
+        heard: &mut Heard,
+    ) -> Option<()> {
         if ours.sequence > heard.last {
             return None;
         }
+        heard.back = heard.back.max(Some(ours.sequence));
         if ours.sequence <= order.echoed {
             self.lane.duplicates.fetch_add(1, Relaxed);
             return Some(());

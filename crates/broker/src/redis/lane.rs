@@ -240,16 +240,19 @@ impl Lane {
         });
     }
 
-    /// Once a second: sends the canary out, unless it is still on its way. It is not if a full spool dropped it.
+    /// Once a second: sends a canary out. If one is late, another follows, which is proof as well when it comes back;
+    /// if one still waits to be sent, there is no use in another.
     pub fn tick(&self) {
         let mut bus = self.bus.lock();
         let seen_off = bus.log.seen_off();
-        if bus
-            .canary
-            .as_ref()
-            .is_none_or(|canary| canary.acknowledged.is_none() && canary.sequence <= seen_off)
-        {
-            self.release_canary(&mut bus);
+        match &bus.canary {
+            Some(canary) if canary.acknowledged.is_some() => {
+                bus.log.push(Message::Canary);
+                self.wake(&mut bus);
+            }
+            Some(canary) if canary.sequence > seen_off => {}
+            // None, or a full spool has dropped it.
+            _ => self.release_canary(&mut bus),
         }
     }
 
@@ -302,11 +305,12 @@ impl Lane {
         self.bus.lock().log.last()
     }
 
-    /// Our own messages came back up to `heard`; `canary` is the number of a canary that did.
-    pub fn heard(&self, heard: u64, canary: Option<u64>) {
+    /// Our own messages are delivered up to `heard`; `back` is the highest number that came back just now. The
+    /// canary's, or a later one, proves that the bus brings what it is given.
+    pub fn heard(&self, heard: u64, back: Option<u64>) {
         let mut bus = self.bus.lock();
         bus.log.trim(heard);
-        if bus.canary.as_ref().is_none_or(|ours| canary.is_none_or(|number| number < ours.sequence)) {
+        if bus.canary.as_ref().is_none_or(|canary| back < Some(canary.sequence)) {
             return;
         }
         bus.canary = None;
@@ -380,3 +384,6 @@ impl Lane {
 const LINGER: Duration = Duration::from_secs(1);
 const READY_BYTES: usize = 4 << 20;
 const READY_COUNT: u64 = 10_000;
+
+#[cfg(test)]
+mod tests;

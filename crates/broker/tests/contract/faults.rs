@@ -162,6 +162,28 @@ async fn a_deaf_subscriber_is_found_while_its_publisher_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_answers_and_brings_nothing_is_found() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port, Duration::ZERO).await;
+    let a = Instance::at(&proxy.url()).await;
+    let news = channel("news");
+    a.join(&news).await;
+    proxy.forget_subscriptions(true);
+    let deaf = Instant::now();
+    a.publish(&news, "one");
+    a.until_down("deaf").await;
+    assert!(deaf.elapsed() < Duration::from_secs(5), "found after {:?}", deaf.elapsed());
+    a.relay.until_delivered(&news, &["one"]).await;
+    a.until_down("has not come back yet").await;
+    a.publish(&news, "two");
+    proxy.forget_subscriptions(false);
+    a.until_up().await;
+    a.publish(&news, "three");
+    a.relay.until_delivered(&news, &["one", "two", "three"]).await;
+    assert_eq!(a.relay.gaps(&news)[0], GapCause::Deaf);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_black_hole_concerns_one_instance_alone() {
     let server = Server::start(&[]).await;
     let proxy = Proxy::start(server.port, Duration::ZERO).await;
