@@ -147,7 +147,7 @@ impl Decoder {
                     Finished::Text(text) => return Ok(Some(Event::Text(text))),
                     Finished::Binary(bytes) => return Ok(Some(Event::Binary(bytes))),
                     Finished::Control(opcode, payload) => return whole_event(*opcode, payload).map(Some),
-                    Finished::Deflated(kind, bytes) => (*kind, &bytes[..], history.as_mut()),
+                    Finished::Deflated(kind, bytes) => (*kind, &bytes[..], history.as_deref_mut()),
                 }
             }
         };
@@ -196,7 +196,7 @@ impl Decoder {
     fn history(&mut self) -> Option<&mut History> {
         let Deflate::WithContext(window_bits) = self.deflate else { return None };
         let kept = self.kept.get_or_insert_default();
-        Some(kept.history.get_or_insert_with(|| History::new(window_bits)))
+        Some(kept.history.get_or_insert_with(|| Box::new(History::new(window_bits))))
     }
 
     /// Frees what the last call lent out.

@@ -23,7 +23,8 @@ pub(super) struct Kept {
     /// What the last call completed, and lends out until the next.
     pub(super) finished: Option<Finished>,
     /// What the next compressed message may refer to; only with context takeover, and from the first such message on.
-    pub(super) history: Option<History>,
+    /// Boxed, because few peers have it and whoever has half a frame has the rest of this.
+    pub(super) history: Option<Box<History>>,
 }
 
 #[derive(Debug)]
@@ -75,7 +76,7 @@ impl Kept {
                 bytes.capacity()
             }
         };
-        let history = self.history.as_ref().map_or(0, History::capacity);
+        let history = self.history.as_ref().map_or(0, |history| size_of::<History>() + history.capacity());
         message + finished + self.control.capacity() + history
     }
 

@@ -155,7 +155,9 @@ impl Run<'_> {
     fn room(&mut self) -> usize {
         let most = self.limit.saturating_add(1);
         if self.out.len() == self.filled {
-            self.out.resize((2 * self.filled).max(STEP).min(most), 0);
+            let size = (2 * self.filled).max(STEP).min(most);
+            self.out.reserve_exact(size - self.filled);
+            self.out.resize(size, 0);
         }
         (self.filled + STEP).min(self.out.len()).min(most)
     }
@@ -217,5 +219,5 @@ const END: [u8; 9] = [0x00, 0x00, 0xff, 0xff, 0x01, 0x00, 0x00, 0xff, 0xff];
 /// As much as is inflated before the text of it is looked at.
 const STEP: usize = 16 * 1024;
 
-/// The most final blocks within a message. Two bytes make one, and it costs the time of 30 KiB of plain data.
+/// The most final blocks within a message. Two bytes make one, for which the window is copied: 0.6 µs each.
 const FINAL_BLOCKS: u32 = 1024;

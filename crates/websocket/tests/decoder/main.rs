@@ -1,10 +1,14 @@
 //! The decoder through its public face: what it refuses, what it keeps, and what an independent implementation
 //! makes of the same bytes.
 
+mod bombs;
+mod deflate;
 mod memory;
 mod offences;
 mod oracle;
+mod peers;
 
+use fanfare_websocket::deflate::Inflater;
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Offence, Role};
 
 /// An event that has outlived its bytes.
@@ -35,13 +39,21 @@ fn decode<'p>(
     limits: Limits,
     pieces: impl IntoIterator<Item = &'p [u8]>,
 ) -> (Vec<Seen>, Option<Offence>) {
-    let mut decoder = Decoder::new(role);
+    decode_by(&mut Decoder::new(role), &mut Inflater::new(), limits, pieces)
+}
+
+fn decode_by<'p>(
+    decoder: &mut Decoder,
+    inflater: &mut Inflater,
+    limits: Limits,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+) -> (Vec<Seen>, Option<Offence>) {
     let mut seen = Vec::new();
     for piece in pieces {
         let mut piece = piece.to_owned();
         let mut input = &mut piece[..];
         loop {
-            match decoder.next(&mut input, &limits) {
+            match decoder.next_inflating(&mut input, &limits, inflater) {
                 Ok(None) => break,
                 Ok(Some(event)) => seen.push(Seen::from(event)),
                 Err(offence) => return (seen, Some(offence)),

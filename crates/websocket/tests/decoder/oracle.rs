@@ -189,7 +189,7 @@ fn their_control(event: &Seen) -> Frame {
 }
 
 /// Any event, rarely a close.
-fn seen() -> impl Strategy<Value = Seen> {
+pub(crate) fn seen() -> impl Strategy<Value = Seen> {
     let code = prop_oneof![1000..=1003_u16, 1007..=1013_u16, 3000..=4999_u16];
     let reason = vec(any::<char>(), 0..30).prop_map(String::from_iter);
     let size = prop_oneof![8 => 0..300_usize, 1 => Just(65_535), 1 => Just(65_536)];
@@ -204,7 +204,7 @@ fn seen() -> impl Strategy<Value = Seen> {
     ]
 }
 
-fn small() -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn small() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..=125)
 }
 
@@ -214,7 +214,7 @@ fn until_close(mut events: Vec<Seen>) -> Vec<Seen> {
     events
 }
 
-fn wire_form(event: &Seen) -> (Opcode, Vec<u8>) {
+pub(crate) fn wire_form(event: &Seen) -> (Opcode, Vec<u8>) {
     match event {
         Seen::Text(text) => (Opcode::Text, text.clone().into_bytes()),
         Seen::Binary(bytes) => (Opcode::Binary, bytes.clone()),
@@ -226,7 +226,7 @@ fn wire_form(event: &Seen) -> (Opcode, Vec<u8>) {
 }
 
 /// Cuts bytes into pieces, some of them empty.
-fn pieces<'b>(bytes: &'b [u8], cuts: &[prop::sample::Index]) -> Vec<&'b [u8]> {
+pub(crate) fn pieces<'b>(bytes: &'b [u8], cuts: &[prop::sample::Index]) -> Vec<&'b [u8]> {
     let mut ends = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect::<Vec<_>>();
     ends.sort_unstable();
     ends.push(bytes.len());
