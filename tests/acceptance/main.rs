@@ -16,5 +16,6 @@ mod health;
 mod heartbeat;
 mod limits;
 mod metrics;
+mod promises;
 mod redis_faults;
 mod relay;
