@@ -266,7 +266,7 @@ test("the policy keeps everything else out", async () => {
     const fetched = await fails(() => fetch(address));
     const html = await fails(() => (document.body.innerHTML += "<p>"));
     document.body.setAttribute("style", "display: none");
-    await new Promise((done) => setTimeout(done));
+    await new Promise((done) => requestAnimationFrame(done));
     return { violations: [...new Set(violations)].sort(), fetched, html, inline, title: document.title };
   }, elsewhere);
   assert.ok(refused.fetched && refused.html && refused.inline, JSON.stringify(refused));
