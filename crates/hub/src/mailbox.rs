@@ -225,14 +225,16 @@ impl Inbox {
     /// Waits for events and takes all that have come, up to `most`. 0 when nobody can send any more.
     pub(crate) async fn take(&mut self, into: &mut Vec<Event>, most: usize) -> usize {
         let taken = self.receiver.recv_many(into, most).await;
-        let bytes = into.iter().map(Event::bytes).sum::<usize>();
-        let mailbox = self.mailbox();
-        mailbox.gap_told.store(false, Ordering::Relaxed);
-        let before = mailbox.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.mailbox().gap_told.store(false, Ordering::Relaxed);
+        taken
+    }
+
+    /// Events of so many bytes have been dealt with, which makes room for as much.
+    pub(crate) fn done(&self, bytes: usize) {
+        let before = self.mailbox().bytes.fetch_sub(bytes, Ordering::Relaxed);
         if before > PRESSED {
             self.hub.relieved.notify_waiters();
         }
-        taken
     }
 
     pub(crate) fn stats(&self) -> Arc<Stats> {
@@ -245,7 +247,8 @@ impl Inbox {
 }
 
 impl Event {
-    fn bytes(&self) -> usize {
+    /// What it counts for while it waits.
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Deliver(_, delivery) => EVENT + delivery.frame.len(),
             Self::Gap { .. } | Self::Kick(..) | Self::Census(_) => 0,

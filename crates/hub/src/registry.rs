@@ -12,7 +12,7 @@ use fanfare_protocol::{Channel, ConnectionId, now_micros};
 use fanfare_websocket::{Opcode, frame};
 use slab::Slab;
 
-use crate::batch::chunks;
+use crate::batch;
 use crate::connection::{Connection, Sent, State};
 use crate::end::End;
 use crate::mailbox::{Census, Delivery, Hub};
@@ -429,24 +429,27 @@ impl Registry {
 
     /// One visit to each member, with everything that has come for it.
     fn visit(&mut self, members: &[u32], pending: &[Delivery]) {
-        let chunks = chunks(pending);
+        let chunks = batch::chunks(pending);
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
-        let left_out: Vec<u32> = pending
+        let mut left_out: Vec<u32> = pending
             .iter()
             .filter_map(|delivery| self.silent.get(delivery.exclude.as_ref()?).copied())
             .collect();
+        left_out.sort_unstable();
+        left_out.dedup();
         let mut delivered = 0;
         let mut written = 0;
         for &index in members {
             let connection = &mut self.connections[index as usize];
             let mut sent = Sent::Whole;
-            if left_out.contains(&index) {
-                let id = connection.id;
-                for delivery in pending.iter().filter(|delivery| delivery.exclude != Some(id)) {
-                    sent = sent.and(|| connection.send(&delivery.frame));
-                    delivered += 1;
-                    written += delivery.frame.len();
+            if left_out.binary_search(&index).is_ok() {
+                let id = Some(connection.id);
+                let others: Vec<_> = pending.iter().filter(|other| other.exclude != id).cloned().collect();
+                for chunk in batch::chunks(&others) {
+                    sent = sent.and(|| connection.send(&chunk));
+                    written += chunk.len();
                 }
+                delivered += others.len();
             } else {
                 for chunk in &chunks {
                     sent = sent.and(|| connection.send(chunk));

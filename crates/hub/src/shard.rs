@@ -19,6 +19,10 @@ use crate::stats::Stats;
 /// The most events of one turn. More would delay the worker's readers without making a visit cheaper.
 const TURN: usize = 1024;
 
+/// The turn also ends with the event that brings it to so many bytes: a client that keeps up reads
+/// between turns, and no single turn may fill its outbox. 1024 small messages are a little less.
+const TURN_BYTES: usize = 256 << 10;
+
 /// How often a drain closes some: 20 ms is finer than any client can tell.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
@@ -140,15 +144,23 @@ impl Shard {
     async fn serve(self, mut inbox: Inbox) {
         let mut events = Vec::new();
         while inbox.take(&mut events, TURN).await > 0 {
-            self.with(|registry| {
-                for event in events.drain(..) {
-                    handle(registry, event);
-                }
-                registry.deliver_queued();
-            });
-            // Readers and new connections get their turn, and what they publish meanwhile is written
-            // together in the next one.
-            tokio::task::yield_now().await;
+            let mut events = events.drain(..);
+            while events.len() > 0 {
+                let mut bytes = 0;
+                self.with(|registry| {
+                    while bytes < TURN_BYTES
+                        && let Some(event) = events.next()
+                    {
+                        bytes += event.bytes();
+                        handle(registry, event);
+                    }
+                    registry.deliver_queued();
+                });
+                inbox.done(bytes);
+                // Readers and new connections get their turn, and what they publish meanwhile is written
+                // together in the next one.
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -116,6 +116,19 @@ fn one_turn_with_many_frames_arrives_whole_and_in_order() {
 }
 
 #[test]
+fn a_flood_does_not_cut_a_client_that_keeps_up() {
+    with_shard(settings(), async |bench| {
+        let mut peer = bench.peer("a", true, false).await;
+        // Far more than the socket and the outbox hold together, all queued before the first turn.
+        let flood = vec![binary(&[7; 60_000]); 400];
+        flood.iter().for_each(|_| bench.publish("a", &[7; 60_000], None));
+        peer.expect(&flood).await;
+        assert!(!bench.shard.is_closing(peer.key));
+        assert_eq!(bench.hub.inbox_bytes(), 0);
+    });
+}
+
+#[test]
 fn what_is_published_before_the_handshake_is_answered_is_not_missed() {
     with_shard(settings(), async |bench| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
