@@ -91,6 +91,8 @@ fn what_is_not_deflate_is_refused() {
     let mut rows: Vec<(&str, Vec<u8>)> = vec![
         ("a reserved kind of block", vec![0x06]),
         ("a stored block whose lengths differ", vec![0x00, 0x05, 0x00, 0xfa, 0xfe, 1, 2, 3, 4, 5, 0]),
+        ("a stored block cut short, which the tail does not complete", vec![0x00, 100, 0, !100, 0xff, b'a']),
+        ("a final block that takes the tail for its data", vec![0x01, 5, 0, !5, 0xff, b'a']),
         ("a reference to what the sender must have forgotten", vec![0xf2, 0x00, 0x11, 0x00, 0x00]),
         ("noise", [&[6][..], &noise(200)].concat()),
         ("a tail that was not taken off", [hello, &[0, 0, 0xff, 0xff][..]].concat()),

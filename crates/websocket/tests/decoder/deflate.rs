@@ -187,6 +187,27 @@ fn nothing_refers_to_more_than_the_window() {
     }
 }
 
+#[test]
+fn context_slides_over_many_messages() {
+    for bits in 9..=15 {
+        let agreed = Agreed { client_max_window_bits: Some(bits), ..TAKEOVER };
+        let mut own = Compressor::for_connection(Role::Client, &agreed, Level::new(9).unwrap());
+        let mut decoder = Decoder::with_deflate(Role::Server, &agreed);
+        let mut inflater = Inflater::new();
+        let said = noise(1 << (bits + 1));
+        let size = said.len() / 10;
+        for start in (0..said.len() - size).step_by(size / 2) {
+            // Half of each message is in the one before it.
+            let message = &said[start..start + size];
+            let mut stream = Vec::new();
+            own.put_masked_frame(&mut stream, Opcode::Binary, message, [9, 8, 7, 6]);
+            assert!(start == 0 || stream.len() < size * 3 / 4, "{bits} bits, from {start}: {}", stream.len());
+            let seen = decode_by(&mut decoder, &mut inflater, ROOMY, [&stream[..]]);
+            assert!(seen == (vec![Seen::Binary(message.to_vec())], None), "{bits} bits, from {start}");
+        }
+    }
+}
+
 /// Inflates byte by byte, so that nothing but the window is there to refer to.
 fn inflate_strictly(inflate: &mut Decompress, mut deflated: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
