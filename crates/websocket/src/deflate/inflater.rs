@@ -34,7 +34,7 @@ impl Inflater {
         Self { inflate: None, out: Vec::new() }
     }
 
-    /// How many bytes the buffer for inflated messages has; the rest of an inflater is about 50 KiB.
+    /// How many bytes the buffer for inflated messages has; the rest of an inflater is some 40 KiB.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.out.capacity()
