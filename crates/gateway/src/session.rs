@@ -3,17 +3,21 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Member, Socket};
 use fanfare_protocol::{Kind, Publication, now_micros};
 use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::admission::Permit;
 use crate::http::Terms;
 use crate::worker::Worker;
+
+/// How often a publisher that waits for room looks whether it was told to go.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// One connection's state, from its first byte to its last.
 pub struct Session {
@@ -49,30 +53,30 @@ impl Session {
 
     /// Reads until the peer has gone or was made to. `early` is what came with the handshake.
     pub async fn run(mut self, socket: Rc<Socket>, early: Bytes) {
-        if !early.is_empty() {
-            self.take_in(&mut early.to_vec());
-        }
+        let mut published = self.take_in(&mut early.to_vec());
         // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
         drop(early);
-        while socket.readable().await.is_ok() {
-            // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
-            let published = {
-                let worker = self.worker.clone();
-                let mut scratch = worker.scratch.borrow_mut();
-                match socket.try_read(&mut scratch) {
-                    Ok(0) => break,
-                    Ok(read) => self.take_in(&mut scratch[..read]),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                    Err(_) => break,
-                }
-            };
+        loop {
             if published {
-                self.wait_for_room().await;
+                // Boxed, or every idle connection would keep the room for it.
+                Box::pin(self.wait_for_room()).await;
             }
             // Both have said goodbye: closing now spares the wait for a peer that waits for this.
             if self.closed_by_client && self.worker.shard.is_written(self.key) {
                 break;
             }
+            if socket.readable().await.is_err() {
+                break;
+            }
+            // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
+            let worker = self.worker.clone();
+            let mut scratch = worker.scratch.borrow_mut();
+            published = match socket.try_read(&mut scratch) {
+                Ok(0) => break,
+                Ok(read) => self.take_in(&mut scratch[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+                Err(_) => break,
+            };
         }
         self.worker.shard.remove(self.key);
     }
@@ -132,6 +136,7 @@ impl Session {
         if self.terms.alone {
             instance.relay.deliver(&self.member.channel, publication);
         } else {
+            self.worker.shard.stats().publications.add(1);
             instance.broker.publish(&self.member.channel, publication);
         }
         true
@@ -142,11 +147,22 @@ impl Session {
         self.worker.shard.end(self.key, end);
     }
 
-    /// A publisher reads on when the workers and the bus have room for what it may send.
+    /// A publisher reads on when the workers and the bus have room for what it may send, or when it
+    /// was told to go: then it must be seen to go.
     async fn wait_for_room(&self) {
         let instance = &self.worker.instance;
-        instance.hub.relieved().await;
-        instance.broker.ready().await;
+        let room = async {
+            instance.hub.relieved().await;
+            instance.broker.ready().await;
+        };
+        tokio::pin!(room);
+        while timeout(LOOK, &mut room).await.is_err() {
+            if self.worker.shard.is_closing(self.key) {
+                return;
+            }
+            // What it has sent meanwhile is not read, so its silence says nothing.
+            self.worker.shard.heard(self.key);
+        }
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_protocol::{Channel, ConnectionId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::directory::{Directory, Workers};
 use crate::stats::Stats;
@@ -17,6 +19,9 @@ const PRESSED: usize = 8 << 20;
 
 /// Beyond so many bytes a publication is not queued for the worker: its subscribers are told of a gap.
 const FULL: usize = 64 << 20;
+
+/// How long a worker may take to answer a question. A stuck one must not hold up those who ask.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// What an event costs beside its frame, so that a flood of empty frames is bounded, too.
 const EVENT: usize = 96;
@@ -151,22 +156,23 @@ impl Hub {
         }
     }
 
-    /// Ends the connection with this id; whether there was one.
+    /// Ends the connection with this id; whether there was one, as far as the workers say within a second.
     pub async fn kick(&self, id: ConnectionId) -> bool {
         let (found, mut answer) = mpsc::channel(1);
         for mailbox in &self.mailboxes {
             mailbox.send(Event::Kick(id, found.clone()));
         }
         drop(found);
-        answer.recv().await.is_some()
+        timeout(ANSWER, answer.recv()).await.is_ok_and(|found| found.is_some())
     }
 
-    /// Asks each worker what it has open; `None` for one that has ended. Waits for all of them.
+    /// Asks each worker what it has open; `None` for one that has ended or says nothing for a second.
     pub async fn census(&self) -> Vec<Option<Census>> {
         let asked: Vec<_> = self.mailboxes.iter().map(Mailbox::ask).collect();
+        let deadline = Instant::now() + ANSWER;
         let mut counted = Vec::with_capacity(asked.len());
         for answer in asked {
-            counted.push(answer.await.ok());
+            counted.push(timeout_at(deadline, answer).await.ok().and_then(Result::ok));
         }
         counted
     }

@@ -165,9 +165,9 @@ impl Registry {
         }
     }
 
-    /// The handshake is answered and this is the socket. False if the connection was ended meanwhile.
-    pub(crate) fn open(&mut self, key: Key, socket: Rc<Socket>) -> bool {
-        let Some(connection) = find(&mut self.connections, key) else { return false };
+    /// The handshake is answered and this is the socket. Whoever was ended meanwhile is told so now.
+    pub(crate) fn open(&mut self, key: Key, socket: Rc<Socket>) {
+        let Some(connection) = find(&mut self.connections, key) else { return };
         connection.socket = Some(socket);
         connection.heard = self.wheel.now();
         if connection.state == State::Joining {
@@ -177,7 +177,6 @@ impl Registry {
         let next = connection.due.min(connection.heard + self.wheel.ticks(self.settings.idle_timeout));
         self.wheel.at(next, key);
         self.flush(key);
-        true
     }
 
     /// A frame came.

@@ -35,6 +35,8 @@ pub struct Stats {
     pub closed: [Count; End::COUNT],
     /// Messages that clients sent.
     pub messages_in: Count,
+    /// Those of them that were handed to the broker.
+    pub publications: Count,
     /// Bytes read from upgraded sockets.
     pub bytes_in: Count,
     /// Messages written or queued, notices included.

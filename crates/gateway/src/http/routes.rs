@@ -10,6 +10,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::{delete, get};
+use fanfare_hub::End;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -66,14 +67,15 @@ async fn metrics(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
 
 /// What the page shows of the instance.
 async fn about(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
-    let connections: u64 =
-        instance.hub.census().await.iter().flatten().map(|census| census.connections).sum();
+    // The workers are not asked: anybody can come here as often as they like, and to count is work.
+    let closed: u64 = (0..End::COUNT).map(|index| instance.sum(|stats| &stats.closed[index])).sum();
+    let connections = instance.sum(|stats| &stats.opened).saturating_sub(closed);
     let body = json!({
         "instance": instance.id,
         "version": env!("CARGO_PKG_VERSION"),
         "connections": connections,
         "channels": instance.hub.channels(),
-        "publications": instance.sum(|stats| &stats.messages_in),
+        "publications": instance.sum(|stats| &stats.publications),
         "deliveries": instance.sum(|stats| &stats.deliveries),
         "broker": if instance.config.redis.is_some() { "redis" } else { "memory" },
         "broker_up": instance.broker.status().up,

@@ -11,14 +11,10 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
-use tokio::time::timeout;
 
 use self::catalog::{Kind, LAG_BUCKETS, METRICS};
 use crate::http::Rejection;
 use crate::instance::Instance;
-
-/// How long a scrape waits for the workers to count.
-const CENSUS: Duration = Duration::from_secs(1);
 
 /// How often histograms are emptied of their raw samples, which otherwise pile up between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -66,8 +62,7 @@ impl Telemetry {
 
     /// The page in Prometheus' text format.
     pub async fn render(&self, instance: &Instance) -> String {
-        // A stuck worker must not keep operators from seeing that it is stuck.
-        let census = timeout(CENSUS, instance.hub.census()).await.unwrap_or_default();
+        let census = instance.hub.census().await;
         with_local_recorder(&self.recorder, || {
             self.process.collect();
             connections(instance, &census);
@@ -111,7 +106,7 @@ fn traffic(instance: &Instance) {
     counter!("fanfare_messages_out_total").absolute(instance.sum(|stats| &stats.messages_out));
     counter!("fanfare_bytes_in_total").absolute(instance.sum(|stats| &stats.bytes_in));
     counter!("fanfare_bytes_out_total").absolute(instance.sum(|stats| &stats.bytes_out));
-    counter!("fanfare_publications_total").absolute(instance.sum(|stats| &stats.messages_in));
+    counter!("fanfare_publications_total").absolute(instance.sum(|stats| &stats.publications));
     counter!("fanfare_deliveries_total").absolute(instance.sum(|stats| &stats.deliveries));
 }
 
