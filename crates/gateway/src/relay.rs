@@ -62,8 +62,25 @@ impl Relay for HubRelay {
     }
 }
 
-/// The text message that tells a client of a gap, for those who asked by `?notices=true`.
+/// The text message that tells a client of a gap, for those who asked by `?notices=true`. Clients may know
+/// it by how it begins, so it is always written in this one way.
 pub fn gap_notice(channel: &Channel) -> Bytes {
-    let notice = serde_json::json!({ "fanfare": "gap", "channel": channel.as_str() });
-    frame(Opcode::Text, notice.to_string().as_bytes())
+    let channel = serde_json::Value::from(channel.as_str());
+    frame(Opcode::Text, format!(r#"{{"fanfare":"gap","channel":{channel}}}"#).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_is_written_as_it_is_documented() {
+        for (name, notice) in [
+            ("news", r#"{"fanfare":"gap","channel":"news"}"#),
+            ("a \"b\"\n", r#"{"fanfare":"gap","channel":"a \"b\"\n"}"#),
+        ] {
+            let channel = Channel::new(name).unwrap();
+            assert_eq!(gap_notice(&channel)[2..], *notice.as_bytes());
+        }
+    }
 }
