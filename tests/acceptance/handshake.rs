@@ -200,6 +200,18 @@ async fn a_handshake_takes_no_longer_than_it_may() {
     assert!(Client::try_connect(&instance.url("fast"), &[]).await.is_ok());
 }
 
+/// A browser or a scraper keeps its connection for a while and then asks for nothing more.
+#[tokio::test]
+async fn a_kept_connection_that_falls_silent_is_no_rejected_handshake() {
+    let flags = ["--header-timeout", "100ms", "--handshake-timeout", "200ms"];
+    let instance = Instance::start(&flags).await;
+    let mut socket = Socket::connect(instance.address()).await;
+    socket.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert_eq!(socket.response().await.status, 200);
+    socket.ended().await;
+    assert_eq!(rejected(&instance, "timeout").await, 0.0);
+}
+
 #[tokio::test]
 async fn huge_headers_are_refused() {
     let instance = Instance::start(&[]).await;

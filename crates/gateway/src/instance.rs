@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fanfare_broker::Broker;
-use fanfare_hub::{Count, Hub, Stats};
+use fanfare_hub::{Count, End, Hub, Stats};
 use uuid::Uuid;
 
 use crate::admission::Admission;
@@ -41,5 +41,11 @@ impl Instance {
     /// A count of all workers together.
     pub fn sum(&self, of: impl Fn(&Stats) -> &Count) -> u64 {
         self.hub.stats().map(|stats| of(stats).read()).sum()
+    }
+
+    /// Open connections by the books, without asking the workers to count.
+    pub fn connections(&self) -> u64 {
+        let closed: u64 = (0..End::COUNT).map(|index| self.sum(|stats| &stats.closed[index])).sum();
+        self.sum(|stats| &stats.opened).saturating_sub(closed)
     }
 }

@@ -1,6 +1,7 @@
 //! The whole life of an instance: what starts after what, and how it ends. Configuration, bound
 //! listeners and the wish to end come from outside.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,6 +25,9 @@ use crate::worker;
 
 /// The longest header of a server's frame (RFC 6455 section 5.2).
 const FRAME_HEADER: usize = 10;
+
+/// When everything has to end at once, how long each of the last things may take.
+const HURRY: Duration = Duration::from_millis(700);
 
 /// How an instance ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +68,12 @@ pub async fn run(
         relay,
     });
     let (phase, _) = watch::channel(Phase::Serving);
+    let (each_drained, drained) = mpsc::channel(1);
     let workers = inboxes.into_iter().zip(listeners.public).enumerate().map(|(number, (inbox, listener))| {
-        worker::start(number, inbox, listener, instance.clone(), phase.subscribe())
+        worker::start(number, inbox, listener, instance.clone(), phase.subscribe(), each_drained.clone())
     });
     let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
+    drop(each_drained);
     start_backend(&instance, listeners.internal)?;
     instance.readiness.serving();
     tracing::info!(
@@ -80,7 +86,7 @@ pub async fn run(
         "listening"
     );
     leave(&instance, &phase, &mut shutdown).await;
-    end(&instance, workers, &phase, &mut shutdown).await
+    end(&instance, workers, drained, &phase, &mut shutdown).await
 }
 
 fn broker(config: &Config, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {
@@ -118,7 +124,7 @@ fn start_backend(
 
 /// Waits for the first signal, then for load balancers to notice. A second signal cuts that short.
 async fn leave(instance: &Instance, phase: &watch::Sender<Phase>, shutdown: &mut mpsc::Receiver<()>) {
-    // A sender that is gone can never ask: then the wish to end has been given up with it.
+    // A sender that is gone can never ask again: that is a wish to end, too, and the last one.
     let _ = shutdown.recv().await;
     instance.readiness.draining();
     let (delay, window) = (instance.config.drain_delay, instance.config.drain_window);
@@ -134,22 +140,29 @@ async fn leave(instance: &Instance, phase: &watch::Sender<Phase>, shutdown: &mut
 async fn end(
     instance: &Instance,
     workers: Vec<JoinHandle<usize>>,
+    mut drained: mpsc::Receiver<Infallible>,
     phase: &watch::Sender<Phase>,
     shutdown: &mut mpsc::Receiver<()>,
 ) -> anyhow::Result<Outcome> {
-    let join = move || workers.into_iter().map(|worker| worker.join().unwrap_or(0)).sum::<usize>();
-    let mut joined = tokio::task::spawn_blocking(join);
     // The last connections to be closed have `close_timeout` to answer, and the wheel that cuts them is coarse.
     let deadline = instance.config.drain_window + instance.config.close_timeout + Duration::from_secs(1);
-    let left = tokio::select! {
-        left = &mut joined => left?,
-        () = either(shutdown, deadline) => {
-            phase.send_replace(Phase::Ending);
-            joined.await?
+    let in_time = tokio::select! {
+        // Nothing is ever sent: the workers drop their senders one by one.
+        _ = drained.recv() => *phase.borrow() < Phase::Ending,
+        () = either(shutdown, deadline) => false,
+    };
+    phase.send_replace(Phase::Ending);
+    let join = move || workers.into_iter().map(|worker| worker.join().unwrap_or(0)).sum::<usize>();
+    let left = match timeout(HURRY, tokio::task::spawn_blocking(join)).await {
+        Ok(left) => left?,
+        Err(_) => {
+            tracing::error!("a worker is stuck and is left behind");
+            instance.connections().max(1) as usize
         }
     };
     // What the last clients said must reach the other instances, if Redis takes it.
-    let _ = timeout(instance.config.redis_timeout, instance.broker.flush()).await;
+    let patience = if in_time { instance.config.redis_timeout } else { HURRY };
+    let _ = timeout(patience, instance.broker.flush()).await;
     let closed = instance.sum(|stats| &stats.closed[fanfare_hub::End::Drained.index()]);
     tracing::info!(closed, left, "ended");
     Ok(if left == 0 { Outcome::Drained } else { Outcome::Cut { connections: left } })

@@ -69,7 +69,8 @@ impl Readiness {
     pub fn causes(&self) -> Vec<Cause> {
         let state = self.0.lock();
         let mut causes = Vec::new();
-        if !state.serving {
+        // Before the first look nothing is known of the broker.
+        if !state.serving || state.backend.is_none() {
             causes.push(Cause { cause: "starting", says: "the workers have not started yet".into() });
         }
         if state.draining {

@@ -32,10 +32,13 @@ fn try_serve(config: Config) -> anyhow::Result<Outcome> {
     let open_files = raise_open_files()?;
     let listeners = Listeners::bind(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown = signals()?;
         run(config, listeners, open_files, shutdown).await
-    })
+    });
+    // Dropping it would wait for what blocks a thread, as looking up the name of a Redis that is away can.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Yields once for each SIGTERM or SIGINT.

@@ -2,6 +2,7 @@
 //! accepted here never leaves. It decides nothing about when the instance ends; it is told.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -14,11 +15,12 @@ use axum::body::Body;
 use fanfare_hub::{End, Inbox, Settings, Shard, Socket};
 use http::HeaderValue;
 use http::header::CONNECTION;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::body::Incoming;
+use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
@@ -31,6 +33,9 @@ use crate::session::Session;
 
 /// One read takes at most so much. Larger would only make a busy publisher less fair to its neighbours.
 const SCRATCH: usize = 64 << 10;
+
+/// How long a connection may be used for ordinary requests.
+const ORDINARY: Duration = Duration::from_secs(60);
 
 /// A request's headers may take so much together.
 const HEADERS: usize = 16 << 10;
@@ -49,20 +54,21 @@ pub struct Worker {
     draining: Cell<bool>,
 }
 
-/// Starts a worker on a thread of its own. The thread ends when its connections have, after the phase
-/// has left `Serving`; its result is how many had to be left behind.
+/// Starts a worker on a thread of its own. Told to drain, it drops `drained` when its connections have
+/// gone; the thread ends when the phase is `Ending`, and says how many connections were left then.
 pub fn start(
     number: usize,
     inbox: Inbox,
     listener: TcpListener,
     instance: Arc<Instance>,
     phase: watch::Receiver<Phase>,
+    drained: mpsc::Sender<Infallible>,
 ) -> io::Result<JoinHandle<usize>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         LocalSet::new().block_on(&runtime, async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a bound listener is valid");
-            Worker::new(inbox, instance).serve(listener, phase).await
+            Worker::new(inbox, instance).serve(listener, phase, drained).await
         })
     })
 }
@@ -91,8 +97,9 @@ impl Worker {
         self: Rc<Self>,
         listener: tokio::net::TcpListener,
         mut phase: watch::Receiver<Phase>,
+        drained: mpsc::Sender<Infallible>,
     ) -> usize {
-        // The listener stays open to the end: health and metrics are asked for while draining, too.
+        // The listener stays open until all workers have drained: health and metrics are asked for, too.
         spawn_local(accept(listener, Acceptor(self.clone())));
         let ending = async |phase: &mut watch::Receiver<Phase>, least: Phase| {
             // An error means that the lifecycle is gone; nothing is left to serve for.
@@ -104,6 +111,8 @@ impl Worker {
             () = self.drain() => {}
             () = ending(&mut phase, Phase::Ending) => {}
         }
+        drop(drained);
+        ending(&mut phase, Phase::Ending).await;
         let left = self.shard.len();
         self.shard.drain(Duration::ZERO, End::ShutDown).await;
         // Whoever is still there was not told before now; a moment is enough to write one frame.
@@ -136,8 +145,13 @@ impl Worker {
                 }
             }
         }
-        let handoff = Handoff::default();
-        let service = service_fn(|request| self.answer(peer.ip(), deadline, request, &handoff));
+        let (handoff, kept) = (Handoff::default(), Cell::new(false));
+        let service = service_fn(|request| {
+            // A connection that was kept open and asks again begins anew.
+            let again = kept.replace(true);
+            let deadline = if again { Instant::now() + config.handshake_timeout } else { deadline };
+            self.answer(peer.ip(), deadline, request, &handoff)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
@@ -145,9 +159,10 @@ impl Worker {
             .max_buf_size(HEADERS)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        if let Err(error) = connection.await {
+        if let Err(error) = converse_for(ORDINARY + config.handshake_timeout, connection).await {
             tracing::debug!(%peer, "HTTP connection ended: {error}");
-            if error.is_timeout() {
+            // One that was kept open and asks for nothing more has not tried to shake hands.
+            if error.is_timeout() && !kept.get() {
                 self.instance.rejected.count(&Rejection::Timeout, peer.ip());
             }
         }
@@ -160,9 +175,9 @@ impl Worker {
         &self,
         peer: IpAddr,
         deadline: Instant,
-        request: http::Request<hyper::body::Incoming>,
+        request: http::Request<Incoming>,
         handoff: &Handoff,
-    ) -> Result<http::Response<Body>, std::convert::Infallible> {
+    ) -> Result<http::Response<Body>, Infallible> {
         if is_upgrade(&self.instance.config, request.uri().path()) {
             return Ok(upgrade(self, peer, deadline, request, handoff).await);
         }
@@ -189,6 +204,24 @@ impl Worker {
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
         spawn_local(Session::new(self, key, member, terms, permit).run(socket, parts.read_buf));
     }
+}
+
+/// Lets a client talk HTTP for so long, and then once more as long for the answer that is on its way:
+/// one that never reads its answers must not hold a file for ever.
+async fn converse_for<S>(
+    span: Duration,
+    connection: UpgradeableConnection<TokioIo<TcpStream>, S>,
+) -> hyper::Result<()>
+where
+    S: HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    tokio::pin!(connection);
+    if let Ok(ended) = timeout(span, connection.as_mut()).await {
+        return ended;
+    }
+    connection.as_mut().graceful_shutdown();
+    timeout(span, connection).await.unwrap_or(Ok(()))
 }
 
 struct Acceptor(Rc<Worker>);

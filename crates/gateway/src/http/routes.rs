@@ -10,7 +10,6 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::{delete, get};
-use fanfare_hub::End;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -67,13 +66,11 @@ async fn metrics(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
 
 /// What the page shows of the instance.
 async fn about(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
-    // The workers are not asked: anybody can come here as often as they like, and to count is work.
-    let closed: u64 = (0..End::COUNT).map(|index| instance.sum(|stats| &stats.closed[index])).sum();
-    let connections = instance.sum(|stats| &stats.opened).saturating_sub(closed);
     let body = json!({
         "instance": instance.id,
         "version": env!("CARGO_PKG_VERSION"),
-        "connections": connections,
+        // The workers are not asked: anybody can come here as often as they like, and to count is work.
+        "connections": instance.connections(),
         "channels": instance.hub.channels(),
         "publications": instance.sum(|stats| &stats.publications),
         "deliveries": instance.sum(|stats| &stats.deliveries),

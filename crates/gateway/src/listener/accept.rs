@@ -49,12 +49,15 @@ pub async fn accept(listener: TcpListener, accepted: impl Accepted) {
         // The reserve is given up for as long as it takes to tell one client so. Without it the client
         // would hang in the backlog, and `accept` would fail again at once, for ever.
         drop(reserve.take());
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+        match timeout(REFUSAL, listener.accept()).await {
+            Ok(Ok((stream, peer))) => {
                 accepted.refused(peer);
                 refuse(stream, accepted.retry_after()).await;
             }
-            Err(_) => sleep(REFUSAL).await,
+            Ok(Err(_)) => sleep(REFUSAL).await,
+            // The kernel looks for a file before it looks for a client, and there was none. Whoever comes
+            // later finds out then whether there is a file.
+            Err(_) => {}
         }
         reserve = File::open("/dev/null").ok();
     }
