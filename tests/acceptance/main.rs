@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "here an unwrap is an assertion")]
 
 mod abuse;
+mod bench;
 mod config;
 mod connections;
 mod drain;
