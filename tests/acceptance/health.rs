@@ -53,6 +53,8 @@ async fn readiness_follows_redis_and_does_not_flap() {
 
     // A blink is nobody's business.
     redis.kill().await;
+    eventually("it is away", async || instance.metric("fanfare_broker_up", &[]).await == 0.0).await;
+    throughout(Duration::from_millis(300), "still ready", ready).await;
     redis.restart().await;
     throughout(Duration::from_millis(1500), "a blink of Redis changes nothing", ready).await;
 
