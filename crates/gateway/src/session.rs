@@ -5,16 +5,17 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Member, Socket};
 use fanfare_protocol::{Kind, Publication, now_micros};
 use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use crate::admission::Permit;
 use crate::http::Terms;
-use crate::worker::Worker;
+use crate::worker::{SCRATCH, Worker};
 
 /// How often a publisher that waits for room looks whether it was told to go.
 const LOOK: Duration = Duration::from_millis(500);
@@ -56,11 +57,8 @@ impl Session {
         let mut published = self.take_in(&mut early.to_vec());
         // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
         drop(early);
+        let mut rush = false;
         loop {
-            if published {
-                // Boxed, or every idle connection would keep the room for it.
-                Box::pin(self.wait_for_room()).await;
-            }
             // Both have said goodbye: closing now spares the wait for a peer that waits for this.
             if self.closed_by_client && self.worker.shard.is_written(self.key) {
                 break;
@@ -68,15 +66,32 @@ impl Session {
             if socket.readable().await.is_err() {
                 break;
             }
+            // Asked just before reading, or all who were silent till now could come in at the same time.
+            if published || self.worker.instance.hub.pressed() {
+                // Boxed, or every idle connection would keep the room for it.
+                Box::pin(self.wait_for_room()).await;
+            }
             // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
-            let worker = self.worker.clone();
-            let mut scratch = worker.scratch.borrow_mut();
-            published = match socket.try_read(&mut scratch) {
-                Ok(0) => break,
-                Ok(read) => self.take_in(&mut scratch[..read]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
-                Err(_) => break,
+            let read = {
+                let worker = self.worker.clone();
+                let mut scratch = worker.scratch.borrow_mut();
+                match socket.try_read(&mut scratch) {
+                    Ok(0) => break,
+                    Ok(read) => {
+                        published = self.take_in(&mut scratch[..read]);
+                        read
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        (published, rush) = (false, false);
+                        continue;
+                    }
+                    Err(_) => break,
+                }
             };
+            // A socket that never runs dry would keep the thread from everybody else.
+            if std::mem::replace(&mut rush, true) || read == SCRATCH {
+                yield_now().await;
+            }
         }
         self.worker.shard.remove(self.key);
     }
@@ -88,8 +103,8 @@ impl Session {
         shard.stats().bytes_in.add(bytes.len() as u64);
         let limits = Limits { message: self.terms.message_limit, fragments: self.terms.fragments };
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Role::Server));
-        let mut published = false;
-        while !self.deaf {
+        let (mut published, mut pongs, mut end) = (false, BytesMut::new(), None);
+        while !self.deaf && end.is_none() {
             match decoder.next(&mut bytes, &limits) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
@@ -97,21 +112,28 @@ impl Session {
                     match event {
                         Event::Text(text) => published |= self.publish(Kind::Text, text.as_bytes()),
                         Event::Binary(bytes) => published |= self.publish(Kind::Binary, bytes),
-                        Event::Ping(payload) => shard.send(self.key, &frame(Opcode::Pong, payload)),
+                        // One write for a flood of them.
+                        Event::Ping(payload) => pongs.extend_from_slice(&frame(Opcode::Pong, payload)),
                         Event::Pong(_) => {}
                         Event::Close(code, _) => {
                             self.closed_by_client = true;
-                            self.end(End::ClosedByClient(code));
+                            end = Some(End::ClosedByClient(code));
                         }
                     }
                 }
                 Err(offence) => {
                     tracing::debug!(id = %self.member.id, "the client broke the protocol: {offence}");
-                    self.end(end_of(&offence));
+                    end = Some(end_of(&offence));
                 }
             }
         }
         self.decoder = decoder;
+        if !pongs.is_empty() {
+            shard.send(self.key, &pongs.freeze());
+        }
+        if let Some(end) = end {
+            self.end(end);
+        }
         published
     }
 

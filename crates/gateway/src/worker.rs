@@ -32,7 +32,7 @@ use crate::listener::{Accepted, accept, read_header};
 use crate::session::Session;
 
 /// One read takes at most so much. Larger would only make a busy publisher less fair to its neighbours.
-const SCRATCH: usize = 64 << 10;
+pub const SCRATCH: usize = 64 << 10;
 
 /// How long a connection may be used for ordinary requests.
 const ORDINARY: Duration = Duration::from_secs(60);

@@ -80,7 +80,7 @@ impl Connection {
         }
         let outbox = self.outbox.get_or_insert_default();
         outbox.push(bytes.clone(), written);
-        if outbox.bytes() > self.outbox_limit { Sent::Overflowed } else { Sent::Queued }
+        if outbox.exceeds(self.outbox_limit) { Sent::Overflowed } else { Sent::Queued }
     }
 
     /// The last frame, or the cut where there is nobody to tell. What a slow consumer has not begun to

@@ -238,7 +238,7 @@ impl Inbox {
     /// Events of so many bytes have been dealt with, which makes room for as much.
     pub(crate) fn done(&self, bytes: usize) {
         let before = self.mailbox().bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if before > PRESSED {
+        if before > PRESSED && before - bytes <= PRESSED {
             self.hub.relieved.notify_waiters();
         }
     }

@@ -35,6 +35,12 @@ impl Outbox {
         self.bytes
     }
 
+    /// Whether the bytes that wait, or the references to them, take more than `limit`. A reference is
+    /// larger than the smallest frames are.
+    pub(crate) fn exceeds(&self, limit: usize) -> bool {
+        self.bytes > limit || self.frames.len() * size_of::<Bytes>() > limit
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
@@ -83,6 +89,16 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn empty_messages_take_room_too() {
+        let mut outbox = Outbox::default();
+        let limit = 64 * size_of::<Bytes>();
+        (0..64).for_each(|_| outbox.push(Bytes::from_static(&[0; 2]), 0));
+        assert!(!outbox.exceeds(limit));
+        outbox.push(Bytes::from_static(&[0; 2]), 0);
+        assert!(outbox.exceeds(limit));
+    }
 
     #[test]
     fn only_a_begun_entry_survives_a_cut() {

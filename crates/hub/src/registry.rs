@@ -187,13 +187,13 @@ impl Registry {
         }
     }
 
-    /// Sends one frame to one connection: a pong.
-    pub(crate) fn send(&mut self, key: Key, frame: &Bytes) {
+    /// Sends whole frames to one connection: pongs.
+    pub(crate) fn send(&mut self, key: Key, frames: &Bytes) {
         let Some(connection) = find(&mut self.connections, key).filter(|c| c.state == State::Open) else {
             return;
         };
-        let sent = connection.send(frame);
-        self.stats.bytes_out.add(frame.len() as u64);
+        let sent = connection.send(frames);
+        self.stats.bytes_out.add(frames.len() as u64);
         self.note(key.index, sent);
         self.carry_out_ends();
     }

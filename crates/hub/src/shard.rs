@@ -80,14 +80,14 @@ impl Shard {
         self.with(|registry| registry.confirm(channel));
     }
 
-    /// Bytes came from this connection: it lives.
+    /// A frame came from this connection: it lives.
     pub fn heard(&self, key: Key) {
         self.with(|registry| registry.heard(key));
     }
 
-    /// Sends one frame to one connection.
-    pub fn send(&self, key: Key, frame: &Bytes) {
-        self.with(|registry| registry.send(key, frame));
+    /// Sends whole frames to one connection.
+    pub fn send(&self, key: Key, frames: &Bytes) {
+        self.with(|registry| registry.send(key, frames));
     }
 
     /// Ends a connection for this reason, unless it has been ended already.
