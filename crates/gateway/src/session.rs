@@ -63,7 +63,7 @@ impl Session {
             let mut published = self.take_in(&mut early.to_vec());
             // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
             drop(early);
-            let mut rush = false;
+            let mut rush = 0;
             loop {
                 // Both have said goodbye: closing now spares the wait for a peer that waits for this.
                 if self.closed_by_client && self.worker.shard.is_written(self.key) {
@@ -78,7 +78,7 @@ impl Session {
                     Box::pin(self.wait_for_room()).await;
                 }
                 // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
-                let read = {
+                rush += {
                     let worker = self.worker.clone();
                     let mut scratch = worker.scratch.borrow_mut();
                     match socket.try_read(&mut scratch) {
@@ -88,14 +88,16 @@ impl Session {
                             read
                         }
                         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                            (published, rush) = (false, false);
+                            (published, rush) = (false, 0);
                             continue;
                         }
                         Err(_) => break,
                     }
                 };
-                // A socket that never runs dry would keep the thread from everybody else.
-                if std::mem::replace(&mut rush, true) || read == SCRATCH {
+                // A socket that never runs dry would keep the thread from everybody else. Not after each
+                // read: what is published together is written together.
+                if rush >= SCRATCH {
+                    rush = 0;
                     yield_now().await;
                 }
             }
