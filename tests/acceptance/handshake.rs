@@ -19,7 +19,7 @@ async fn what_is_no_handshake_is_answered() {
         ("Sec-WebSocket-Version", "13"),
         ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
-    // (what is changed: header and value, or none for left out; the status)
+    // (what is changed or added: header and value, or none for left out; the status)
     let rows = [
         ("Upgrade", None, 400),
         ("Connection", None, 400),
@@ -27,12 +27,17 @@ async fn what_is_no_handshake_is_answered() {
         ("Sec-WebSocket-Version", Some("8"), 426),
         ("Sec-WebSocket-Key", None, 400),
         ("Sec-WebSocket-Key", Some("short"), 400),
+        ("Content-Length", Some("5"), 400),
+        ("Transfer-Encoding", Some("chunked"), 400),
     ];
     for (name, value, status) in rows {
         let mut text = "GET /ws/bad HTTP/1.1\r\nHost: x\r\n".to_owned();
         for (key, usual) in good {
             let value = if key == name { value } else { Some(usual) };
             text += &value.map(|value| format!("{key}: {value}\r\n")).unwrap_or_default();
+        }
+        if let Some(value) = value.filter(|_| good.iter().all(|(key, _)| *key != name)) {
+            text += &format!("{name}: {value}\r\n");
         }
         let mut socket = Socket::connect(instance.address()).await;
         socket.write(format!("{text}\r\n").as_bytes()).await.unwrap();

@@ -58,8 +58,9 @@ impl Shard {
         let tick = registry.tick_length();
         let on_release = Box::new(on_release);
         let shard = Self(Rc::new(Inner { registry: RefCell::new(registry), stats, on_release }));
-        spawn_local(shard.clone().serve(inbox));
-        spawn_local(shard.clone().beat(tick));
+        let (serve, beat) = (shard.clone().serve(inbox), shard.clone().beat(tick));
+        spawn_local(Vital::watch(serve));
+        spawn_local(Vital::watch(beat));
         shard
     }
 
@@ -228,6 +229,26 @@ impl Drop for Joined {
     fn drop(&mut self) {
         if !self.kept {
             self.shard.with(|registry| registry.abandon(self.key));
+        }
+    }
+}
+
+/// Held by a task without which the worker is worth nothing. The runtime would catch its panic, and the
+/// process would look alive and deliver nothing; ended, it is started again.
+struct Vital;
+
+impl Vital {
+    async fn watch(task: impl Future<Output = ()>) {
+        let _vital = Self;
+        task.await;
+    }
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a worker's shard has panicked; the process ends");
+            std::process::abort();
         }
     }
 }

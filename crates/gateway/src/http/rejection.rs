@@ -16,6 +16,8 @@ use crate::admission::Full;
 pub enum Rejection {
     #[error("not a WebSocket handshake: {0}")]
     Malformed(#[from] HandshakeError),
+    #[error("not a WebSocket handshake: it has a body, which a handshake never has")]
+    Body,
     #[error("unusable query: {key} is {value:?}; expected true or false")]
     Query { key: &'static str, value: String },
     #[error("{0}")]
@@ -87,7 +89,9 @@ impl Rejection {
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(error) => error.status(),
-            Self::Query { .. } | Self::ChannelName(_) | Self::ChannelSlash => StatusCode::BAD_REQUEST,
+            Self::Body | Self::Query { .. } | Self::ChannelName(_) | Self::ChannelSlash => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Origin => StatusCode::FORBIDDEN,
             Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
@@ -98,7 +102,7 @@ impl Rejection {
 
     fn index(&self) -> usize {
         match self {
-            Self::Malformed(_) | Self::Query { .. } => 0,
+            Self::Malformed(_) | Self::Body | Self::Query { .. } => 0,
             Self::ChannelName(_) | Self::ChannelSlash => 1,
             Self::Origin => 2,
             Self::InstanceFull => 3,

@@ -28,12 +28,17 @@ pub fn public(instance: &Arc<Instance>) -> Router {
     if instance.config.page {
         routes = routes.merge(page::routes());
     }
-    routes
+    routes.fallback(nowhere)
 }
 
 /// What only operators can reach.
 pub fn internal(instance: Arc<Instance>) -> Router {
     health().route("/connections/{id}", delete(kick)).with_state(instance)
+}
+
+/// For whoever looks in the wrong place.
+async fn nowhere() -> impl IntoResponse {
+    (StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /ws or /ws/{channel}\n")
 }
 
 fn health() -> Router<Arc<Instance>> {

@@ -11,7 +11,7 @@ use fanfare_protocol::Channel;
 use fanfare_websocket::handshake;
 use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
@@ -92,6 +92,10 @@ async fn accept(
     }
     let headers = request.headers();
     let accept = handshake::accept(request.method(), request.version(), headers)?;
+    if !request.body().is_end_stream() {
+        // A proxy and we could disagree about where it ends and the frames begin.
+        return Err(Rejection::Body);
+    }
     let (member, terms) = member(&instance.config, &request)?;
     if !instance.config.allowed_origins.allows(text(headers, &ORIGIN), text(headers, &HOST)) {
         return Err(Rejection::Origin);
