@@ -19,6 +19,8 @@ pub(crate) struct Connection {
     /// Its room, and its place among the room's members; meaningless once it is closing.
     pub(crate) room: u32,
     pub(crate) place: u32,
+    /// The number of the first publication of its room that it has not seen.
+    pub(crate) seen: u64,
     pub(crate) state: State,
     /// Whether an outbox has a task that waits for the socket.
     pub(crate) flushing: bool,

@@ -11,6 +11,7 @@ mod end;
 mod mailbox;
 mod outbox;
 mod registry;
+mod room;
 mod shard;
 mod socket;
 mod stats;

@@ -235,6 +235,16 @@ impl Inbox {
         taken
     }
 
+    /// Takes what has come, up to `most`, without waiting.
+    pub(crate) fn take_now(&mut self, into: &mut Vec<Event>, most: usize) {
+        while into.len() < most
+            && let Ok(event) = self.receiver.try_recv()
+        {
+            into.push(event);
+        }
+        self.mailbox().gap_told.store(false, Ordering::Relaxed);
+    }
+
     /// Events of so many bytes have been dealt with, which makes room for as much.
     pub(crate) fn done(&self, bytes: usize) {
         let before = self.mailbox().bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //! It writes to sockets that take bytes at once and never waits; who must wait is left in `blocked`
 //! for the shard to look after.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +16,14 @@ use crate::batch;
 use crate::connection::{Connection, Sent, State};
 use crate::end::End;
 use crate::mailbox::{Census, Delivery, Hub};
+use crate::room::Room;
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::wheel::Wheel;
+
+/// When all rooms together keep so many bytes, all rounds are finished before more is taken up: the
+/// mailbox, which holds publishers back, does not count what has left it.
+const KEPT_BYTES: usize = 8 << 20;
 
 /// Names one connection of a worker; never another one after its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,15 +64,6 @@ pub struct Member {
     pub outbox_limit: usize,
 }
 
-struct Room {
-    channel: Channel,
-    members: Vec<u32>,
-    /// The broker has confirmed the subscription since the first member came.
-    confirmed: bool,
-    /// What this turn has brought, to be written in one visit to each member.
-    pending: Vec<Delivery>,
-}
-
 /// See the module.
 pub(crate) struct Registry {
     worker: usize,
@@ -78,9 +74,10 @@ pub(crate) struct Registry {
     connections: Slab<Connection>,
     rooms: Slab<Room>,
     by_channel: HashMap<Channel, u32>,
-    /// Connections that asked for `echo=false`: the only ones that are looked up by name.
-    silent: HashMap<ConnectionId, u32>,
-    dirty: Vec<u32>,
+    /// Rooms in which a round is under way, in the order of their turns.
+    rounds: VecDeque<u32>,
+    /// Bytes that all rooms keep for their rounds.
+    kept_bytes: usize,
     ended: Vec<(Key, End)>,
     wheel: Wheel,
     ping: Bytes,
@@ -109,8 +106,8 @@ impl Registry {
             connections: Slab::new(),
             rooms: Slab::new(),
             by_channel: HashMap::new(),
-            silent: HashMap::new(),
-            dirty: Vec::new(),
+            rounds: VecDeque::new(),
+            kept_bytes: 0,
             ended: Vec::new(),
             wheel,
             ping: frame(Opcode::Ping, b""),
@@ -132,16 +129,15 @@ impl Registry {
         let now = self.wheel.now();
         self.next_serial = self.next_serial.wrapping_add(1);
         let key = Key::new(self.connections.vacant_key() as u32, self.next_serial);
-        let members = &mut self.rooms[room as usize].members;
-        let place = members.len() as u32;
-        members.push(key.index);
-        if !member.echo {
-            self.silent.insert(member.id, key.index);
-        }
+        let (place, seen) = {
+            let room = &mut self.rooms[room as usize];
+            (room.join(key.index), room.next())
+        };
         self.connections.insert(Connection {
             serial: key.serial,
             room,
             place,
+            seen,
             state: State::Joining,
             flushing: false,
             echo: member.echo,
@@ -195,56 +191,64 @@ impl Registry {
         let sent = connection.send(frames);
         self.stats.bytes_out.add(frames.len() as u64);
         self.note(key.index, sent);
-        self.carry_out_ends();
     }
 
-    /// Puts a publication into its room for the end of this turn.
+    /// Takes up a publication for its room's round.
     pub(crate) fn queue(&mut self, channel: &Channel, delivery: Delivery) {
-        let Some(&room) = self.by_channel.get(channel) else { return };
-        let pending = &mut self.rooms[room as usize].pending;
-        if pending.is_empty() {
-            self.dirty.push(room);
+        let Some(&index) = self.by_channel.get(channel) else { return };
+        if self.kept_bytes > KEPT_BYTES {
+            self.go_round(usize::MAX);
+        } else if self.rooms[index as usize].is_full() {
+            self.finish_round(index);
         }
-        pending.push(delivery);
+        self.kept_bytes += delivery.frame.len();
+        if self.rooms[index as usize].keep(delivery) {
+            self.rounds.push_back(index);
+        }
+    }
+
+    /// Whether somebody has not seen everything yet.
+    pub(crate) fn owes(&self) -> bool {
+        !self.rounds.is_empty()
+    }
+
+    /// Goes on with the rounds by so many visits, a part of each in turn.
+    pub(crate) fn go_round(&mut self, visits: usize) {
+        let mut left = visits;
+        while left > 0
+            && let Some(index) = self.rounds.pop_front()
+        {
+            // The room may have gone since, or its place may have been taken by another.
+            let Some(owed) = self.rooms.get(index as usize).map(Room::owed).filter(|owed| *owed > 0) else {
+                continue;
+            };
+            self.visit(index, owed.min(left));
+            left -= owed.min(left);
+            if self.rooms[index as usize].owed() > 0 {
+                self.rounds.push_back(index);
+            }
+        }
     }
 
     /// Tells the members who asked for it of a gap, in its order with the publications.
     pub(crate) fn gap(&mut self, channels: Option<&[Channel]>, notice: fn(&Channel) -> Bytes) {
-        self.deliver_queued();
         let rooms: Vec<u32> = match channels {
             None => self.by_channel.values().copied().collect(),
             Some(channels) => channels.iter().filter_map(|c| self.by_channel.get(c).copied()).collect(),
         };
-        for room in rooms {
-            let frame = notice(&self.rooms[room as usize].channel);
-            let members = std::mem::take(&mut self.rooms[room as usize].members);
-            for &index in &members {
-                let connection = &mut self.connections[index as usize];
+        for index in rooms {
+            self.finish_round(index);
+            let frame = notice(&self.rooms[index as usize].channel);
+            for place in 0..self.rooms[index as usize].members.len() {
+                let member = self.rooms[index as usize].members[place];
+                let connection = &mut self.connections[member as usize];
                 if connection.notices {
                     let sent = connection.send(&frame);
                     self.stats.messages_out.add(1);
                     self.stats.bytes_out.add(frame.len() as u64);
-                    self.note(index, sent);
+                    self.note(member, sent);
                 }
             }
-            self.rooms[room as usize].members = members;
-        }
-        self.carry_out_ends();
-    }
-
-    /// Writes what has been queued: each room once, each of its members in one visit.
-    pub(crate) fn deliver_queued(&mut self) {
-        while let Some(index) = self.dirty.pop() {
-            // The room may have gone since, or its place may have been taken by another.
-            let Some(room) = self.rooms.get_mut(index as usize) else { continue };
-            let mut pending = std::mem::take(&mut room.pending);
-            let members = std::mem::take(&mut room.members);
-            self.visit(&members, &pending);
-            pending.clear();
-            pending.shrink_to(64);
-            let room = &mut self.rooms[index as usize];
-            (room.pending, room.members) = (pending, members);
-            self.carry_out_ends();
         }
     }
 
@@ -281,7 +285,6 @@ impl Registry {
             }
             self.wheel.at(next, key);
         }
-        self.carry_out_ends();
     }
 
     /// Writes what waits for this socket. True when nothing is left to wait for.
@@ -316,10 +319,12 @@ impl Registry {
 
     /// Ends a connection: out of its room, counted, logged, told. Once; a second reason changes nothing.
     pub(crate) fn end(&mut self, key: Key, end: End) {
-        let Some(connection) = find(&mut self.connections, key) else { return };
-        if connection.state == State::Closing {
+        let Some(connection) = find(&mut self.connections, key).filter(|c| c.state != State::Closing) else {
             return;
-        }
+        };
+        let (room, place) = (connection.room, connection.place);
+        self.finish_round(room);
+        let connection = &mut self.connections[key.index as usize];
         if connection.state == State::Joining {
             // It ends before its handshake was answered to the end; it still counts as one of each.
             self.stats.opened.add(1);
@@ -327,11 +332,10 @@ impl Registry {
         connection.state = State::Closing;
         connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
         self.wheel.at(connection.due, key);
-        let (id, room, place, echo) = (connection.id, connection.room, connection.place, connection.echo);
         connection.report(end);
         let sent = connection.say_goodbye(end);
         self.stats.closed[end.index()].add(1);
-        self.forget(id, room, place, echo);
+        self.leave(room, place);
         self.note(key.index, sent);
     }
 
@@ -339,8 +343,9 @@ impl Registry {
     pub(crate) fn abandon(&mut self, key: Key) {
         let Some(connection) = find(&mut self.connections, key) else { return };
         if connection.state == State::Joining {
-            let (id, room, place, echo) = (connection.id, connection.room, connection.place, connection.echo);
-            self.forget(id, room, place, echo);
+            let (room, place) = (connection.room, connection.place);
+            self.finish_round(room);
+            self.leave(room, place);
         }
         self.remove(key);
     }
@@ -402,23 +407,18 @@ impl Registry {
         if let Some(&room) = self.by_channel.get(channel) {
             return room;
         }
-        let room =
-            Room { channel: channel.clone(), members: Vec::new(), confirmed: false, pending: Vec::new() };
+        let room = Room::new(channel.clone());
         let room = self.rooms.insert(room) as u32;
         self.by_channel.insert(channel.clone(), room);
         self.hub.directory().join(channel, self.worker);
         room
     }
 
-    fn forget(&mut self, id: ConnectionId, room: u32, place: u32, echo: bool) {
-        if !echo {
-            self.silent.remove(&id);
-        }
-        let members = &mut self.rooms[room as usize].members;
-        members.swap_remove(place as usize);
-        if let Some(&moved) = members.get(place as usize) {
+    fn leave(&mut self, room: u32, place: u32) {
+        let left = &mut self.rooms[room as usize];
+        if let Some(moved) = left.leave(place) {
             self.connections[moved as usize].place = place;
-        } else if members.is_empty() {
+        } else if left.members.is_empty() {
             let Room { channel, .. } = self.rooms.remove(room as usize);
             self.by_channel.remove(&channel);
             self.hub.directory().leave(&channel, self.worker);
@@ -426,46 +426,67 @@ impl Registry {
         }
     }
 
-    /// One visit to each member, with everything that has come for it.
-    fn visit(&mut self, members: &[u32], pending: &[Delivery]) {
-        let chunks = batch::chunks(pending);
-        let bytes: usize = chunks.iter().map(Bytes::len).sum();
-        let mut left_out: Vec<u32> = pending
-            .iter()
-            .filter_map(|delivery| self.silent.get(delivery.exclude.as_ref()?).copied())
-            .collect();
-        left_out.sort_unstable();
-        left_out.dedup();
-        let mut delivered = 0;
-        let mut written = 0;
-        for &index in members {
-            let connection = &mut self.connections[index as usize];
+    /// Until everybody in the room has seen everything: before a member leaves, so that it gets what it is
+    /// owed and no place changes during a round.
+    fn finish_round(&mut self, room: u32) {
+        let owed = self.rooms[room as usize].owed();
+        if owed > 0 {
+            self.visit(room, owed);
+        }
+    }
+
+    /// So many visits of a room's round, each with everything that the member has not seen yet.
+    fn visit(&mut self, index: u32, visits: usize) {
+        let room = &mut self.rooms[index as usize];
+        let next = room.next();
+        let (mut delivered, mut written) = (0, 0);
+        // Neighbours have mostly seen the same.
+        let mut laid: Option<(u64, Vec<Bytes>, usize)> = None;
+        let mut unlucky = Vec::new();
+        for _ in 0..visits {
+            let Some(member) = room.advance() else { break };
+            let connection = &mut self.connections[member as usize];
+            let seen = std::mem::replace(&mut connection.seen, next);
+            let unseen = room.since(seen);
+            if unseen.is_empty() {
+                continue;
+            }
             let mut sent = Sent::Whole;
-            if left_out.binary_search(&index).is_ok() {
-                let id = Some(connection.id);
-                let others: Vec<_> = pending.iter().filter(|other| other.exclude != id).cloned().collect();
+            let id = Some(connection.id);
+            if !connection.echo && unseen.iter().any(|delivery| delivery.exclude == id) {
+                let others: Vec<_> = unseen.iter().filter(|other| other.exclude != id).cloned().collect();
                 for chunk in batch::chunks(&others) {
                     sent = sent.and(|| connection.send(&chunk));
                     written += chunk.len();
                 }
                 delivered += others.len();
             } else {
-                for chunk in &chunks {
+                if laid.as_ref().is_none_or(|(from, ..)| *from != seen) {
+                    let chunks = batch::chunks(unseen);
+                    let bytes = chunks.iter().map(Bytes::len).sum();
+                    laid = Some((seen, chunks, bytes));
+                }
+                let (_, chunks, bytes) = laid.as_ref().expect("it was laid just now");
+                for chunk in chunks {
                     sent = sent.and(|| connection.send(chunk));
                 }
-                delivered += pending.len();
+                delivered += unseen.len();
                 written += bytes;
             }
             if sent != Sent::Whole {
-                self.note(index, sent);
+                unlucky.push((member, sent));
             }
         }
+        let now = now_micros();
+        for delivery in room.measure() {
+            self.lag.record(now.saturating_sub(delivery.published_at) as f64 / 1e6);
+        }
+        self.kept_bytes -= room.tidy();
         self.stats.deliveries.add(delivered as u64);
         self.stats.messages_out.add(delivered as u64);
         self.stats.bytes_out.add(written as u64);
-        let now = now_micros();
-        for delivery in pending {
-            self.lag.record(now.saturating_sub(delivery.published_at) as f64 / 1e6);
+        for (member, sent) in unlucky {
+            self.note(member, sent);
         }
     }
 
@@ -487,7 +508,8 @@ impl Registry {
         }
     }
 
-    fn carry_out_ends(&mut self) {
+    /// Ends those for whom it turned out on the way that they must go. To be called after every change.
+    pub(crate) fn carry_out_ends(&mut self) {
         while let Some((key, end)) = self.ended.pop() {
             self.end(key, end);
         }

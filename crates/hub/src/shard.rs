@@ -23,6 +23,9 @@ const TURN: usize = 1024;
 /// between turns, and no single turn may fill its outbox. 1024 small messages are a little less.
 const TURN_BYTES: usize = 256 << 10;
 
+/// How many members are visited before readers get their turn: one to two milliseconds.
+const VISITS: usize = 256;
+
 /// How often a drain closes some: 20 ms is finer than any client can tell.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
@@ -144,9 +147,14 @@ impl Shard {
 
     async fn serve(self, mut inbox: Inbox) {
         let mut events = Vec::new();
-        while inbox.take(&mut events, TURN).await > 0 {
+        loop {
+            if self.with(|registry| registry.owes()) {
+                inbox.take_now(&mut events, TURN);
+            } else if inbox.take(&mut events, TURN).await == 0 {
+                return;
+            }
             let mut events = events.drain(..);
-            while events.len() > 0 {
+            loop {
                 let mut bytes = 0;
                 self.with(|registry| {
                     while bytes < TURN_BYTES
@@ -155,12 +163,15 @@ impl Shard {
                         bytes += event.bytes();
                         handle(registry, event);
                     }
-                    registry.deliver_queued();
+                    registry.go_round(VISITS);
                 });
                 inbox.done(bytes);
-                // Readers and new connections get their turn, and what they publish meanwhile is written
-                // together in the next one.
+                // Readers and new connections get their turn, and what they publish meanwhile is taken up
+                // by the rounds that are under way.
                 tokio::task::yield_now().await;
+                if events.len() == 0 {
+                    break;
+                }
             }
         }
     }
@@ -189,6 +200,7 @@ impl Shard {
     fn with<T>(&self, change: impl FnOnce(&mut Registry) -> T) -> T {
         let mut registry = self.0.registry.borrow_mut();
         let result = change(&mut registry);
+        registry.carry_out_ends();
         let blocked = std::mem::take(&mut registry.blocked);
         let released = std::mem::take(&mut registry.released);
         drop(registry);
