@@ -51,6 +51,23 @@ impl Channel {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What stands before the first `:`, without the `$` of a private channel; nothing where there is no `:`. Whether
+    /// such a namespace exists is for others to say.
+    pub fn namespace(&self) -> Option<&str> {
+        self.0.split_once(':').map(|(before, _)| before.strip_prefix('$').unwrap_or(before))
+    }
+
+    /// Whether the name begins with `$`, and so asks for a subscription token.
+    pub fn is_private(&self) -> bool {
+        self.0.starts_with('$')
+    }
+
+    /// The users after the last `#`, separated by commas; nothing where there is no `#`. A channel is limited to them
+    /// only where its namespace says so.
+    pub fn users(&self) -> Option<impl Iterator<Item = &str>> {
+        self.0.rsplit_once('#').map(|(_, users)| users.split(','))
+    }
 }
 
 impl fmt::Debug for Channel {
@@ -88,6 +105,37 @@ mod tests {
         for (segment, expected) in rows {
             let got = Channel::from_path(segment);
             assert_eq!(got.as_ref().map(Channel::as_str), expected.as_ref().map(|s| *s), "{segment}");
+        }
+    }
+
+    #[test]
+    fn a_name_says_its_namespace_and_its_users() {
+        type Row<'a> = (&'a str, Option<&'a str>, bool, Option<&'a [&'a str]>);
+        let rows: &[Row] = &[
+            ("lobby", None, false, None),
+            ("chat:room", Some("chat"), false, None),
+            ("chat:a:b", Some("chat"), false, None),
+            (":room", Some(""), false, None),
+            ("chat:", Some("chat"), false, None),
+            ("$room", None, true, None),
+            ("$chat:room", Some("chat"), true, None),
+            ("$:room", Some(""), true, None),
+            ("$$chat:room", Some("$chat"), true, None),
+            ("chat:$room", Some("chat"), false, None),
+            ("dialog#12,42", None, false, Some(&["12", "42"])),
+            ("chat:#7", Some("chat"), false, Some(&["7"])),
+            ("#7", None, false, Some(&["7"])),
+            ("a#1#2,3", None, false, Some(&["2", "3"])),
+            ("a#", None, false, Some(&[""])),
+            ("a#1,", None, false, Some(&["1", ""])),
+            ("a#b:c", Some("a#b"), false, Some(&["b:c"])),
+        ];
+        for (name, namespace, private, users) in rows {
+            let channel = Channel::new(name).unwrap();
+            assert_eq!(channel.namespace(), *namespace, "{name}");
+            assert_eq!(channel.is_private(), *private, "{name}");
+            let found: Option<Vec<_>> = channel.users().map(Iterator::collect);
+            assert_eq!(found.as_deref(), *users, "{name}");
         }
     }
 }
