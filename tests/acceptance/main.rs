@@ -8,6 +8,7 @@
 
 mod abuse;
 mod bench;
+mod compression;
 mod config;
 mod connections;
 mod drain;

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::http::internal;
 use crate::instance::{Instance, Phase};
 use crate::listener::Listeners;
-use crate::relay::{HubRelay, gap_notice};
+use crate::relay::{Compression, HubRelay, gap_notice};
 use crate::telemetry::Telemetry;
 use crate::worker;
 
@@ -55,7 +55,7 @@ pub async fn run(
 ) -> anyhow::Result<Outcome> {
     let (address, internal_address) = (listeners.address()?, listeners.internal_address()?);
     let (hub, inboxes) = Hub::new(listeners.public.len(), gap_notice);
-    let relay = Arc::new(HubRelay::new(hub.clone()));
+    let relay = Arc::new(HubRelay::new(hub.clone(), compression(&config)));
     let instance = Arc::new(Instance {
         id: Uuid::new_v4(),
         broker: broker(&config, relay.clone())?,
@@ -87,6 +87,11 @@ pub async fn run(
     );
     leave(&instance, &phase, &mut shutdown).await;
     end(&instance, workers, drained, &phase, &mut shutdown).await
+}
+
+fn compression(config: &Config) -> Option<Compression> {
+    let (threshold, level) = (config.compression_threshold, config.compression_level);
+    config.compression.then_some(Compression { threshold, level })
 }
 
 fn broker(config: &Config, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {

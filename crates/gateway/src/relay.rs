@@ -1,36 +1,71 @@
 //! Where the broker's publications become the hub's deliveries: the only place that knows both. Each
 //! publication is encoded here once, whatever the number of its receivers.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fanfare_broker::{Gap, GapCause, Relay};
-use fanfare_hub::{Delivery, Hub};
+use fanfare_hub::{Audience, Delivery, Format, Frames, Hub};
 use fanfare_protocol::{Channel, Kind, Publication};
+use fanfare_websocket::deflate::{Compressor, Level};
 use fanfare_websocket::{Opcode, frame};
 
 /// What the broker hands this instance goes to its hub.
 pub struct HubRelay {
     hub: Arc<Hub>,
+    compression: Option<Compression>,
     gaps: [AtomicU64; GapCause::ALL.len()],
+    /// Bytes of the payloads that were deflated, and of the frames that they became.
+    deflated: [AtomicU64; 2],
+}
+
+/// Which publications are deflated, and how hard.
+#[derive(Debug, Clone, Copy)]
+pub struct Compression {
+    /// The fewest bytes of a payload.
+    pub threshold: usize,
+    /// How hard to try.
+    pub level: Level,
 }
 
 impl HubRelay {
-    /// A relay to this hub.
-    pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub, gaps: Default::default() }
+    /// A relay to this hub, for clients that may have agreed on `compression`.
+    pub fn new(hub: Arc<Hub>, compression: Option<Compression>) -> Self {
+        Self { hub, compression, gaps: Default::default(), deflated: Default::default() }
     }
 
     /// Gaps since the start, by cause.
     pub fn gaps(&self) -> impl Iterator<Item = (GapCause, u64)> {
         GapCause::ALL.into_iter().zip(self.gaps.iter().map(|count| count.load(Ordering::Relaxed)))
     }
+
+    /// Bytes of the payloads that were deflated since the start, and of the frames that they became: once
+    /// each, whatever the number of receivers.
+    pub fn deflated_bytes(&self) -> (u64, u64) {
+        let [payloads, frames] = &self.deflated;
+        (payloads.load(Ordering::Relaxed), frames.load(Ordering::Relaxed))
+    }
+
+    /// The whole frame in one format.
+    fn encode(&self, format: Format, opcode: Opcode, payload: &[u8], plain: &Bytes) -> Bytes {
+        let deflating = self.compression.filter(|compression| payload.len() >= compression.threshold);
+        let (Some(Compression { level, .. }), true) = (deflating, format != Format::Plain) else {
+            return plain.clone();
+        };
+        let frame = DEFLATERS
+            .with_borrow_mut(|deflaters| deflaters.of(format, level).compress_frame(opcode, payload));
+        for (count, bytes) in self.deflated.iter().zip([payload.len(), frame.len()]) {
+            count.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        frame
+    }
 }
 
 impl Relay for HubRelay {
     fn deliver(&self, channel: &Channel, publication: Publication) {
-        let workers = self.hub.workers(channel);
+        let Audience { workers, formats } = self.hub.audience(channel);
         if workers.is_empty() {
             return;
         }
@@ -38,8 +73,11 @@ impl Relay for HubRelay {
             Kind::Text => Opcode::Text,
             Kind::Binary => Opcode::Binary,
         };
+        let plain = frame(opcode, &publication.payload);
+        let frames =
+            formats.iter().map(|format| (format, self.encode(format, opcode, &publication.payload, &plain)));
         let delivery = Delivery {
-            frame: frame(opcode, &publication.payload),
+            frames: Frames::new(frames),
             exclude: publication.exclude,
             published_at: publication.published_at,
         };
@@ -58,7 +96,34 @@ impl Relay for HubRelay {
     }
 
     fn wanted(&self, channel: &Channel) -> bool {
-        !self.hub.workers(channel).is_empty()
+        !self.hub.audience(channel).workers.is_empty()
+    }
+}
+
+thread_local! {
+    /// One of each for a thread that delivers, which may be any publisher's: shared by all, one would make
+    /// publishers of different channels wait for each other.
+    static DEFLATERS: RefCell<Deflaters> = RefCell::default();
+}
+
+/// Made when they are first needed: each takes a third of a MiB.
+#[derive(Default)]
+struct Deflaters {
+    wide: Option<(Level, Compressor)>,
+    narrow: Option<(Level, Compressor)>,
+}
+
+impl Deflaters {
+    fn of(&mut self, format: Format, level: Level) -> &mut Compressor {
+        let (place, make): (_, fn(Level) -> Compressor) = match format {
+            Format::Plain | Format::Deflated => (&mut self.wide, Compressor::shared),
+            Format::DeflatedNarrowly => (&mut self.narrow, Compressor::shared_narrowly),
+        };
+        // Two instances of one process may differ.
+        if place.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
+            *place = None;
+        }
+        &mut place.get_or_insert_with(|| (level, make(level))).1
     }
 }
 

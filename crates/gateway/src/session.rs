@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Member, Socket};
 use fanfare_protocol::{Kind, Publication, now_micros};
+use fanfare_websocket::deflate::Agreed;
 use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
@@ -38,14 +39,22 @@ pub struct Session {
 
 impl Session {
     /// The session of a connection that has been opened.
-    pub fn new(worker: Rc<Worker>, key: Key, member: Member, terms: Terms, permit: Permit) -> Self {
+    pub fn new(
+        worker: Rc<Worker>,
+        key: Key,
+        member: Member,
+        terms: Terms,
+        agreed: Option<&Agreed>,
+        permit: Permit,
+    ) -> Self {
+        let decoder = agreed.map(|agreed| Decoder::with_deflate(Role::Server, agreed));
         let bucket = Bucket::new(&worker.instance.config);
         Self {
             worker,
             key,
             member,
             terms,
-            decoder: Decoder::new(Role::Server),
+            decoder: decoder.unwrap_or(const { Decoder::new(Role::Server) }),
             bucket,
             deaf: false,
             closed_by_client: false,
@@ -113,8 +122,9 @@ impl Session {
         let limits = Limits { message: self.terms.message_limit, fragments: self.terms.fragments };
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Role::Server));
         let (mut published, mut pongs, mut end) = (false, BytesMut::new(), None);
+        let mut inflater = worker.inflater.borrow_mut();
         while !self.deaf && end.is_none() {
-            match decoder.next(&mut bytes, &limits) {
+            match decoder.next_inflating(&mut bytes, &limits, &mut inflater) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
                     shard.heard(self.key);

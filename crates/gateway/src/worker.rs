@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use fanfare_hub::{End, Inbox, Settings, Shard, Socket};
+use fanfare_websocket::deflate::Inflater;
 use http::HeaderValue;
 use http::header::CONNECTION;
 use hyper::body::Incoming;
@@ -48,6 +49,7 @@ pub struct Worker {
     pub instance: Arc<Instance>,
     pub shard: Shard,
     pub scratch: RefCell<Box<[u8]>>,
+    pub inflater: RefCell<Inflater>,
     /// The instance's id, ready to be put into answers.
     pub instance_id: HeaderValue,
     router: Router,
@@ -87,6 +89,7 @@ impl Worker {
             router: public(&instance),
             instance_id: id_value(instance.id),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            inflater: RefCell::default(),
             draining: Cell::new(false),
             instance,
             shard,
@@ -191,7 +194,7 @@ impl Worker {
     /// Takes the socket out of hyper and starts the session on it, in a task that holds no more than
     /// an idle connection needs.
     async fn begin(self: Rc<Self>, upgrade: Upgrade) {
-        let Upgrade { stream, joined, member, terms, permit } = upgrade;
+        let Upgrade { stream, joined, member, terms, agreed, permit } = upgrade;
         let parts = match stream.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<TcpStream>>) {
             Ok(Ok(parts)) => parts,
             _ => return joined.fail(),
@@ -202,7 +205,8 @@ impl Worker {
             self.shard.end(key, End::Drained);
         }
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
-        spawn_local(Session::new(self, key, member, terms, permit).run(socket, parts.read_buf));
+        let session = Session::new(self, key, member, terms, agreed.as_ref(), permit);
+        spawn_local(session.run(socket, parts.read_buf));
     }
 }
 

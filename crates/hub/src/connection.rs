@@ -9,6 +9,7 @@ use bytes::Bytes;
 use fanfare_protocol::ConnectionId;
 use fanfare_websocket::close_frame;
 
+use crate::context::Context;
 use crate::end::End;
 use crate::outbox::Outbox;
 use crate::socket::Socket;
@@ -19,17 +20,15 @@ pub(crate) struct Connection {
     /// Its room, and its place among the room's members; meaningless once it is closing.
     pub(crate) room: u32,
     pub(crate) place: u32,
-    /// The number of the first publication of its room that it has not seen.
-    pub(crate) seen: u64,
     pub(crate) state: State,
     /// Whether an outbox has a task that waits for the socket.
     pub(crate) flushing: bool,
-    pub(crate) echo: bool,
-    pub(crate) notices: bool,
     pub(crate) outbox_limit: usize,
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
     pub(crate) socket: Option<Rc<Socket>>,
     pub(crate) outbox: Option<Box<Outbox>>,
+    /// Its publications are compressed for it alone.
+    pub(crate) context: Option<Box<Context>>,
     /// The tick of the last frame read.
     pub(crate) heard: u64,
     /// The tick of the next ping, or once it is closing, of the cut.

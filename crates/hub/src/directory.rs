@@ -1,8 +1,12 @@
-//! Which workers have subscribers of a channel: the one map that all threads read. It does not know
-//! connections; those stay with their worker.
+//! Which workers have subscribers of a channel, and in which formats those want their publications: the one
+//! map that all threads read. It does not know connections; those stay with their worker.
+
+use std::sync::Arc;
 
 use fanfare_protocol::Channel;
 use papaya::{HashMap, Operation};
+
+use crate::format::{Format, Formats};
 
 /// A set of workers, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,35 +40,58 @@ impl Workers {
     }
 }
 
-/// Read for every publication, without a lock; written when a worker's first subscriber of a channel
-/// comes or its last one goes.
+/// Who is to get the publications of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Audience {
+    /// The workers that have subscribers.
+    pub workers: Workers,
+    /// The formats that any of those subscribers wants.
+    pub formats: Formats,
+}
+
+/// Read for every publication, without a lock; written when a worker's first subscriber of a channel in a
+/// format comes or its last one goes.
 #[derive(Default)]
-pub(crate) struct Directory(HashMap<Channel, Workers>);
+pub(crate) struct Directory(HashMap<Channel, Entry>);
+
+/// For each format that is wanted, the workers that want it. Mostly one, so it is no table.
+type Entry = Arc<[(Format, Workers)]>;
 
 impl Directory {
-    pub(crate) fn workers(&self, channel: &Channel) -> Workers {
-        self.0.pin().get(channel).copied().unwrap_or_default()
+    pub(crate) fn audience(&self, channel: &Channel) -> Audience {
+        let mut audience = Audience::default();
+        if let Some(entry) = self.0.pin().get(channel) {
+            for (format, workers) in entry.iter() {
+                audience.workers.0 |= workers.0;
+                audience.formats.insert(*format);
+            }
+        }
+        audience
     }
 
-    pub(crate) fn join(&self, channel: &Channel, worker: usize) {
-        self.change(channel, |workers| workers.with(worker));
+    pub(crate) fn join(&self, channel: &Channel, format: Format, worker: usize) {
+        self.change(channel, format, |workers| workers.with(worker));
     }
 
-    pub(crate) fn leave(&self, channel: &Channel, worker: usize) {
-        self.change(channel, |workers| workers.without(worker));
+    pub(crate) fn leave(&self, channel: &Channel, format: Format, worker: usize) {
+        self.change(channel, format, |workers| workers.without(worker));
     }
 
     pub(crate) fn channels(&self) -> usize {
         self.0.len()
     }
 
-    fn change(&self, channel: &Channel, change: impl Fn(Workers) -> Workers) {
+    fn change(&self, channel: &Channel, format: Format, change: impl Fn(Workers) -> Workers) {
         self.0.pin().compute(channel.clone(), |entry| {
-            let changed = change(entry.map_or(Workers::default(), |(_, workers)| *workers));
-            match (entry, changed.is_empty()) {
+            let before = entry.map_or(&[][..], |(_, entry)| entry);
+            let workers = before.iter().find(|(other, _)| *other == format).map(|(_, workers)| *workers);
+            let changed = change(workers.unwrap_or_default());
+            let others = before.iter().copied().filter(|(other, _)| *other != format);
+            let after: Entry = others.chain((!changed.is_empty()).then_some((format, changed))).collect();
+            match (entry, after.is_empty()) {
                 (None, true) => Operation::Abort(()),
                 (Some(_), true) => Operation::Remove,
-                (_, false) => Operation::Insert(changed),
+                (_, false) => Operation::Insert(after),
             }
         });
     }
@@ -77,16 +104,22 @@ mod tests {
     #[test]
     fn a_channel_is_listed_while_a_worker_wants_it() {
         let (directory, lobby) = (Directory::default(), Channel::lobby());
-        let wanted = |directory: &Directory| directory.workers(&lobby).iter().collect::<Vec<_>>();
-        directory.leave(&lobby, 3);
+        let wanted = |directory: &Directory| {
+            let Audience { workers, formats } = directory.audience(&lobby);
+            (workers.iter().collect::<Vec<_>>(), formats.iter().collect::<Vec<_>>())
+        };
+        directory.leave(&lobby, Format::Plain, 3);
         assert_eq!(directory.channels(), 0);
-        directory.join(&lobby, 63);
-        directory.join(&lobby, 0);
-        directory.join(&lobby, 0);
-        assert_eq!(wanted(&directory), [0, 63]);
-        directory.leave(&lobby, 0);
-        assert_eq!(wanted(&directory), [63]);
-        directory.leave(&lobby, 63);
-        assert_eq!((wanted(&directory), directory.channels()), (vec![], 0));
+        directory.join(&lobby, Format::Plain, 63);
+        directory.join(&lobby, Format::Deflated, 0);
+        directory.join(&lobby, Format::Plain, 0);
+        directory.join(&lobby, Format::Plain, 0);
+        assert_eq!(wanted(&directory), (vec![0, 63], vec![Format::Plain, Format::Deflated]));
+        directory.leave(&lobby, Format::Plain, 0);
+        assert_eq!(wanted(&directory), (vec![0, 63], vec![Format::Plain, Format::Deflated]));
+        directory.leave(&lobby, Format::Deflated, 0);
+        assert_eq!(wanted(&directory), (vec![63], vec![Format::Plain]));
+        directory.leave(&lobby, Format::Plain, 63);
+        assert_eq!((wanted(&directory), directory.channels()), ((vec![], vec![]), 0));
     }
 }

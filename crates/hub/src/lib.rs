@@ -6,8 +6,10 @@
 
 mod batch;
 mod connection;
+mod context;
 mod directory;
 mod end;
+mod format;
 mod mailbox;
 mod outbox;
 mod registry;
@@ -17,8 +19,10 @@ mod socket;
 mod stats;
 mod wheel;
 
-pub use directory::Workers;
+pub use context::Context;
+pub use directory::{Audience, Workers};
 pub use end::End;
+pub use format::{Format, Formats, Frames};
 pub use mailbox::{Census, Delivery, Event, Hub, Inbox};
 pub use registry::{Key, Member, Settings};
 pub use shard::{Joined, Shard};

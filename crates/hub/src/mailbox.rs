@@ -11,7 +11,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::directory::{Directory, Workers};
+use crate::directory::{Audience, Directory, Workers};
+use crate::format::Frames;
 use crate::stats::Stats;
 
 /// From so many bytes on, whoever can wait before publishing more should (`Hub::relieved`).
@@ -29,12 +30,19 @@ const EVENT: usize = 96;
 /// One publication as the sockets get it.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The whole frame, encoded once.
-    pub frame: Bytes,
+    /// Whole frames, encoded once for each format that is wanted.
+    pub frames: Frames,
     /// The connection to leave out.
     pub exclude: Option<ConnectionId>,
     /// Microseconds since 1970.
     pub published_at: u64,
+}
+
+impl Delivery {
+    /// What it counts for while it waits.
+    fn bytes(&self) -> usize {
+        EVENT + self.frames.bytes()
+    }
 }
 
 /// All that can happen to a shard from outside its thread.
@@ -65,6 +73,8 @@ pub struct Census {
     pub closing: u64,
     /// Subscriptions of open connections.
     pub subscriptions: u64,
+    /// Those of them whose publications are compressed.
+    pub compressed: u64,
     /// Bytes in all outboxes.
     pub outbox_bytes: u64,
 }
@@ -108,9 +118,9 @@ impl Hub {
         (hub, inboxes)
     }
 
-    /// The workers that have subscribers of `channel`.
-    pub fn workers(&self, channel: &Channel) -> Workers {
-        self.directory.workers(channel)
+    /// Who is to get publications of `channel`.
+    pub fn audience(&self, channel: &Channel) -> Audience {
+        self.directory.audience(channel)
     }
 
     /// How many channels have subscribers.
@@ -120,12 +130,13 @@ impl Hub {
 
     /// Hands one publication to those workers. Never waits.
     pub fn deliver(&self, workers: Workers, channel: &Channel, delivery: &Delivery) {
+        let bytes = delivery.bytes();
         for worker in workers.iter() {
             let mailbox = &self.mailboxes[worker];
             if mailbox.bytes.load(Ordering::Relaxed) > FULL {
                 mailbox.overflow(self.notice);
             } else {
-                mailbox.bytes.fetch_add(EVENT + delivery.frame.len(), Ordering::Relaxed);
+                mailbox.bytes.fetch_add(bytes, Ordering::Relaxed);
                 mailbox.send(Event::Deliver(channel.clone(), delivery.clone()));
             }
         }
@@ -266,7 +277,7 @@ impl Event {
     /// What it counts for while it waits.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Deliver(_, delivery) => EVENT + delivery.frame.len(),
+            Self::Deliver(_, delivery) => delivery.bytes(),
             Self::Gap { .. } | Self::Kick(..) | Self::Census(_) => 0,
         }
     }

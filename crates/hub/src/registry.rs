@@ -15,9 +15,11 @@ use fanfare_websocket::{Opcode, frame};
 use slab::Slab;
 
 use crate::connection::{Connection, Sent, State};
+use crate::context::Context;
 use crate::end::End;
+use crate::format::Format;
 use crate::mailbox::{Census, Hub};
-use crate::room::Room;
+use crate::room::{Membership, Room};
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::wheel::Wheel;
@@ -57,6 +59,8 @@ pub struct Member {
     pub echo: bool,
     /// Whether it is told of gaps.
     pub notices: bool,
+    /// How it wants its publications.
+    pub format: Format,
     /// The most bytes that may wait for its socket.
     pub outbox_limit: usize,
 }
@@ -120,28 +124,28 @@ impl Registry {
 
     /// Lets a connection into its room before its handshake is answered, so that nothing published
     /// after the answer can miss it. Also tells whether the broker has yet to confirm the channel.
-    pub(crate) fn join(&mut self, member: &Member) -> (Key, bool) {
+    pub(crate) fn join(&mut self, member: &Member, context: Option<Context>) -> (Key, bool) {
         let room = self.room(&member.channel);
         let ping_ticks = self.wheel.ticks(self.settings.ping_interval);
         let now = self.wheel.now();
         self.next_serial = self.next_serial.wrapping_add(1);
         let key = Key::new(self.connections.vacant_key() as u32, self.next_serial);
-        let (place, seen) = {
-            let room = &mut self.rooms[room as usize];
-            (room.join(key.index), room.next())
-        };
+        let Member { echo, notices, format, .. } = *member;
+        let membership = Membership::new(key.index, format, echo, notices);
+        let (place, is_first) = self.rooms[room as usize].join(membership);
+        if is_first {
+            self.hub.directory().join(&member.channel, format, self.worker);
+        }
         self.connections.insert(Connection {
             serial: key.serial,
             room,
             place,
-            seen,
             state: State::Joining,
             flushing: false,
-            echo: member.echo,
-            notices: member.notices,
             outbox_limit: member.outbox_limit,
             socket: None,
             outbox: None,
+            context: context.map(Box::new),
             heard: now,
             // A random first ping spreads the heartbeats of those who came together.
             due: now + fastrand::u64(1..=ping_ticks.max(1)),
@@ -336,8 +340,13 @@ impl Registry {
                 State::Joining => {}
             }
             census.outbox_bytes += connection.outbox.as_ref().map_or(0, |outbox| outbox.bytes() as u64);
+            census.compressed +=
+                u64::from(connection.context.is_some() && connection.state != State::Closing);
         }
-        census.subscriptions = self.rooms.iter().map(|(_, room)| room.members.len() as u64).sum();
+        for (_, room) in &self.rooms {
+            census.subscriptions += room.members.len() as u64;
+            census.compressed += room.wanting(Format::is_deflated);
+        }
         census
     }
 
@@ -348,18 +357,21 @@ impl Registry {
         let room = Room::new(channel.clone());
         let room = self.rooms.insert(room) as u32;
         self.by_channel.insert(channel.clone(), room);
-        self.hub.directory().join(channel, self.worker);
         room
     }
 
     fn leave(&mut self, room: u32, place: u32) {
         let left = &mut self.rooms[room as usize];
-        if let Some(moved) = left.leave(place) {
+        let (moved, unwanted) = left.leave(place);
+        if let Some(moved) = moved {
             self.connections[moved as usize].place = place;
-        } else if left.members.is_empty() {
+        }
+        if let Some(format) = unwanted {
+            self.hub.directory().leave(&left.channel, format, self.worker);
+        }
+        if left.members.is_empty() {
             let Room { channel, .. } = self.rooms.remove(room as usize);
             self.by_channel.remove(&channel);
-            self.hub.directory().leave(&channel, self.worker);
             self.released.push(channel);
         }
     }

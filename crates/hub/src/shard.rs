@@ -10,6 +10,7 @@ use fanfare_protocol::Channel;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::context::Context;
 use crate::end::End;
 use crate::mailbox::{Event, Inbox};
 use crate::registry::{Key, Member, Registry, Settings};
@@ -73,9 +74,10 @@ impl Shard {
     }
 
     /// Takes a place for a connection whose handshake is not answered yet. From now on it misses
-    /// nothing that is published in its channel.
-    pub fn join(&self, member: &Member) -> Joined {
-        let (key, unconfirmed) = self.with(|registry| registry.join(member));
+    /// nothing that is published in its channel. With a `context` of its own, its publications are
+    /// compressed for it alone.
+    pub fn join(&self, member: &Member, context: Option<Context>) -> Joined {
+        let (key, unconfirmed) = self.with(|registry| registry.join(member, context));
         Joined { shard: self.clone(), key, unconfirmed, kept: false }
     }
 

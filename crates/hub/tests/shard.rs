@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_hub::{Delivery, Hub, Member, Settings, Shard, Socket};
+use fanfare_hub::{Context, Delivery, Format, Frames, Hub, Member, Settings, Shard, Socket};
 use fanfare_protocol::{Channel, ConnectionId};
-use fanfare_websocket::{CloseCode, Opcode, close_frame, frame};
+use fanfare_websocket::deflate::{Compressor, Level, Offer, Policy};
+use fanfare_websocket::{CloseCode, Opcode, Role, close_frame, frame};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
@@ -54,25 +55,33 @@ fn with_shard(settings: Settings, test: impl AsyncFnOnce(Bench)) {
 
 impl Bench {
     async fn peer(&self, channel: &str, echo: bool, notices: bool) -> Peer {
+        self.peer_in(Format::Plain, channel, echo, notices, None).await
+    }
+
+    async fn peer_in(
+        &self,
+        format: Format,
+        channel: &str,
+        echo: bool,
+        notices: bool,
+        context: Option<Context>,
+    ) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let id = ConnectionId::now_v7();
-        let joined = self.shard.join(&Member {
-            id,
-            channel: Channel::new(channel).unwrap(),
-            echo,
-            notices,
-            outbox_limit: LIMIT,
-        });
+        let channel = Channel::new(channel).unwrap();
+        let member = Member { id, channel, echo, notices, format, outbox_limit: LIMIT };
+        let joined = self.shard.join(&member, context);
         Peer { id, stream, key: joined.open(Rc::new(Socket::new(accepted))) }
     }
 
     fn publish(&self, channel: &str, payload: &[u8], exclude: Option<ConnectionId>) {
         let channel = Channel::new(channel).unwrap();
-        let frame = frame(Opcode::Binary, payload);
-        let delivery = Delivery { frame, exclude, published_at: 0 };
-        self.hub.deliver(self.hub.workers(&channel), &channel, &delivery);
+        let audience = self.hub.audience(&channel);
+        let frames = audience.formats.iter().map(|format| (format, written(format, payload)));
+        let delivery = Delivery { frames: Frames::new(frames), exclude, published_at: 0 };
+        self.hub.deliver(audience.workers, &channel, &delivery);
     }
 }
 
@@ -96,6 +105,14 @@ fn binary(payload: &[u8]) -> Bytes {
     frame(Opcode::Binary, payload)
 }
 
+/// A frame that says which format it is in.
+fn written(format: Format, payload: &[u8]) -> Bytes {
+    match format {
+        Format::Plain => binary(payload),
+        other => frame(Opcode::Text, &[format!("{other:?}: ").as_bytes(), payload].concat()),
+    }
+}
+
 #[test]
 fn one_turn_with_many_frames_arrives_whole_and_in_order() {
     with_shard(settings(), async |bench| {
@@ -112,6 +129,61 @@ fn one_turn_with_many_frames_arrives_whole_and_in_order() {
         peers[0].expect(&all).await;
         peers[1].expect(&odd).await;
         other.expect(&[binary(b"elsewhere")]).await;
+    });
+}
+
+#[test]
+fn everybody_gets_its_own_format() {
+    with_shard(settings(), async |bench| {
+        let formats = Format::ALL.repeat(2);
+        let mut peers = Vec::new();
+        for (n, format) in formats.iter().enumerate() {
+            peers.push(bench.peer_in(*format, "a", n % 2 == 0, false, None).await);
+        }
+        let payloads: Vec<Vec<u8>> = (0..60_u8).map(|n| vec![n; usize::from(n)]).collect();
+        for (n, payload) in payloads.iter().enumerate() {
+            bench.publish("a", payload, peers.get(n).map(|peer| peer.id));
+        }
+        for (n, (peer, format)) in peers.iter_mut().zip(&formats).enumerate() {
+            let mut expected: Vec<_> = payloads.iter().map(|payload| written(*format, payload)).collect();
+            // Those who want no echo do not get what was theirs.
+            if n % 2 == 1 {
+                expected.remove(n);
+            }
+            peer.expect(&expected).await;
+        }
+        // Who wants what nobody wanted before gets what comes from then on.
+        bench.publish("b", b"before", None);
+        let mut plain = bench.peer("b", true, false).await;
+        bench.publish("b", b"between", None);
+        let mut late = bench.peer_in(Format::Deflated, "b", true, false, None).await;
+        bench.publish("b", b"after", None);
+        plain.expect(&[binary(b"between"), binary(b"after")]).await;
+        late.expect(&[written(Format::Deflated, b"after")]).await;
+    });
+}
+
+#[test]
+fn a_context_of_its_own_is_kept_over_visits() {
+    with_shard(settings(), async |bench| {
+        let level = Level::new(6).unwrap();
+        let agreed = Policy { server_context_takeover: true, ..Policy::default() }.answer(&Offer::default());
+        let compressor = || Compressor::for_connection(Role::Server, &agreed.unwrap(), level);
+        let context = Context::new(compressor(), 100);
+        let mut alone = bench.peer_in(Format::Plain, "a", true, false, Some(context)).await;
+        let mut other = bench.peer("a", true, false).await;
+        let (small, large) = (vec![1; 50], b"the same, and again ".repeat(20));
+        let mut reference = compressor();
+        for visit in 0..3 {
+            for payload in [&large, &small, &large] {
+                bench.publish("a", payload, None);
+            }
+            let mut deflated = || reference.compress_frame(Opcode::Binary, &large);
+            let expected = [deflated(), binary(&small), deflated()];
+            assert!(visit == 0 || expected[0].len() < 20, "it refers to the visit before");
+            alone.expect(&expected).await;
+            other.expect(&[binary(&large), binary(&small), binary(&large)]).await;
+        }
     });
 }
 
@@ -139,9 +211,10 @@ fn what_is_published_before_the_handshake_is_answered_is_not_missed() {
             channel: Channel::lobby(),
             echo: true,
             notices: false,
+            format: Format::Plain,
             outbox_limit: LIMIT,
         };
-        let joined = bench.shard.join(&member);
+        let joined = bench.shard.join(&member, None);
         bench.publish("lobby", b"early", None);
         tokio::task::yield_now().await;
         joined.open(Rc::new(Socket::new(accepted)));
@@ -159,9 +232,10 @@ fn an_abandoned_handshake_leaves_nothing_behind() {
             channel: Channel::lobby(),
             echo: false,
             notices: false,
+            format: Format::Plain,
             outbox_limit: LIMIT,
         };
-        drop(bench.shard.join(&member));
+        drop(bench.shard.join(&member, None));
         assert_eq!((bench.shard.len(), bench.hub.channels()), (0, 0));
         assert_eq!(*bench.released.borrow(), [Channel::lobby()]);
         assert_eq!(bench.shard.stats().opened.read(), 0);

@@ -13,6 +13,7 @@ use super::{DEADLINE, Response};
 /// A frame from the server (RFC 6455 section 5.2).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Frame {
+    /// The reserved bits are in it as well: they are zero unless compression was agreed on.
     pub opcode: u8,
     pub payload: Vec<u8>,
 }
@@ -20,6 +21,8 @@ pub struct Frame {
 impl Frame {
     pub const TEXT: u8 = 1;
     pub const BINARY: u8 = 2;
+    /// Set in a compressed message's opcode (RFC 7692 section 6).
+    pub const DEFLATED: u8 = 0x40;
     pub const CLOSE: u8 = 8;
     pub const PING: u8 = 9;
     pub const PONG: u8 = 10;
@@ -186,7 +189,7 @@ impl Socket {
         };
         let payload = self.read.get(start..start + length)?.to_vec();
         self.read.drain(..start + length);
-        Some(Frame { opcode: first & 0x0F, payload })
+        Some(Frame { opcode: first & 0x7F, payload })
     }
 }
 

@@ -7,9 +7,11 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use fanfare_websocket::deflate::Level;
 use ipnet::IpNet;
 
 use super::address::ListenAddress;
+use super::compression::Takeover;
 use super::error::ConfigError;
 use super::layers::Settings;
 use super::log::{LogFormat, LogLevel};
@@ -151,6 +153,16 @@ keys! {
         max_connections_per_address: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// What a client that was turned away is told to wait, in whole seconds
         retry_after: Duration = "5s" in "1s" to "1h", <DURATION>;
+    }
+    "Compression" {
+        /// Whether permessage-deflate is agreed on with clients that offer it
+        compression: bool = "false", <BOOL>;
+        /// Smaller messages are sent as they are
+        compression_threshold: usize = "128" in "0" to "1GiB", <SIZE>;
+        /// How hard to try, from 1, the fastest, to 9, the smallest
+        compression_level: Level = "4" in "1" to "9", <COUNT>;
+        /// Whose messages may refer to earlier ones: none, client, server or both
+        compression_context: Takeover = "none", <SIDE>;
     }
     "Trust" {
         /// Whose pages may connect, * for all; none for the same host only

@@ -4,6 +4,7 @@
 //! Everything is made from the table in `keys`; see there to add a key.
 
 pub mod address;
+pub mod compression;
 pub mod error;
 mod file;
 pub mod keys;
@@ -22,6 +23,7 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
 pub use address::{Host, ListenAddress};
+pub use compression::Takeover;
 pub use error::ConfigError;
 pub use keys::{Config, KEYS, Key};
 pub use layers::{Layer, Settings, Sources};

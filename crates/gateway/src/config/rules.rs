@@ -79,6 +79,27 @@ fn rules(config: &Config) -> Vec<Rule> {
             "without a rate there is nothing to burst above",
         ),
         (
+            !config.compression && config.compression_threshold != default.compression_threshold,
+            "compression_threshold",
+            "needs",
+            "compression",
+            "nothing is compressed",
+        ),
+        (
+            !config.compression && config.compression_level != default.compression_level,
+            "compression_level",
+            "needs",
+            "compression",
+            "nothing is compressed",
+        ),
+        (
+            !config.compression && config.compression_context != default.compression_context,
+            "compression_context",
+            "needs",
+            "compression",
+            "nothing is compressed",
+        ),
+        (
             too_many,
             "max_connections_per_address",
             "must not be larger than",

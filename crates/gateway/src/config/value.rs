@@ -25,6 +25,16 @@ pub enum Raw {
 }
 
 impl Raw {
+    /// The digits of a whole number, where a layer said one.
+    pub fn integer(&self) -> Result<&str, Hint> {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match self {
+            Self::Word(text) | Self::Integer(text) if digits(text) => Ok(text),
+            Self::Text(text) if digits(text) => Err(Some("write it without quotes".into())),
+            _ => Err(None),
+        }
+    }
+
     /// How an error message quotes it.
     fn quoted(&self) -> String {
         match self {
@@ -182,14 +192,7 @@ macro_rules! count {
             }
 
             fn read(raw: &Raw) -> Result<Self, String> {
-                match raw {
-                    Raw::Word(text) | Raw::Integer(text) => Self::parse(text),
-                    Raw::Text(text) if Self::parse(text).is_ok() => {
-                        Err(Some("write it without quotes".into()))
-                    }
-                    _ => Err(None),
-                }
-                .map_err(|hint| Self::refuse(raw, hint))
+                raw.integer().and_then(Self::parse).map_err(|hint| Self::refuse(raw, hint))
             }
 
             fn to_toml(&self) -> Option<String> {

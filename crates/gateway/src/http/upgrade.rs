@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use axum::body::Body;
-use fanfare_hub::{Joined, Member};
+use fanfare_hub::{Context, Format, Joined, Member};
 use fanfare_protocol::Channel;
-use fanfare_websocket::handshake;
-use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use fanfare_websocket::deflate::{Agreed, Compressor, negotiate};
+use fanfare_websocket::{Role, handshake};
+use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -29,6 +30,8 @@ pub struct Upgrade {
     pub joined: Joined,
     pub member: Member,
     pub terms: Terms,
+    /// How messages are compressed, if at all.
+    pub agreed: Option<Agreed>,
     pub permit: Permit,
 }
 
@@ -96,12 +99,17 @@ async fn accept(
         // A proxy and we could disagree about where it ends and the frames begin.
         return Err(Rejection::Body);
     }
-    let (member, terms) = member(&instance.config, &request)?;
+    let (mut member, terms) = member(&instance.config, &request)?;
+    let agreed = compression(&instance.config, headers)?;
+    let context = agreed.and_then(|agreed| context(&instance.config, &agreed));
+    if let (Some(agreed), None) = (&agreed, &context) {
+        member.format = shared_format(agreed);
+    }
     if !instance.config.allowed_origins.allows(text(headers, &ORIGIN), text(headers, &HOST)) {
         return Err(Rejection::Origin);
     }
     let permit = instance.admission.admit(client)?;
-    let joined = worker.shard.join(&member);
+    let joined = worker.shard.join(&member, context);
     if joined.is_unconfirmed() && !terms.alone {
         instance.broker.subscribe(&member.channel).await;
         worker.shard.confirm(&member.channel);
@@ -113,11 +121,36 @@ async fn accept(
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(agreed) = &agreed {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header_value());
+    }
     headers.insert(INSTANCE_ID, worker.instance_id.clone());
     headers.insert(CONNECTION_ID, id_value(member.id));
     let stream = hyper::upgrade::on(&mut request);
-    *handoff.borrow_mut() = Some(Upgrade { stream, joined, member, terms, permit });
+    *handoff.borrow_mut() = Some(Upgrade { stream, joined, member, terms, agreed, permit });
     Ok(response)
+}
+
+/// What is agreed on with a client that offers compression, where we do.
+fn compression(config: &Config, headers: &HeaderMap) -> Result<Option<Agreed>, Rejection> {
+    if !config.compression {
+        return Ok(None);
+    }
+    Ok(negotiate(headers, &config.compression_context.policy())?)
+}
+
+/// What a connection's own publications are compressed with, if they are to refer to earlier ones.
+fn context(config: &Config, agreed: &Agreed) -> Option<Context> {
+    let compressor = || Compressor::for_connection(Role::Server, agreed, config.compression_level);
+    (!agreed.server_no_context_takeover).then(|| Context::new(compressor(), config.compression_threshold))
+}
+
+/// The format that a connection without a context shares with others.
+fn shared_format(agreed: &Agreed) -> Format {
+    match agreed.server_max_window_bits {
+        None | Some(15) => Format::Deflated,
+        Some(_) => Format::DeflatedNarrowly,
+    }
 }
 
 fn is_echo(config: &Config, path: &str) -> bool {
@@ -134,8 +167,14 @@ fn member(config: &Config, request: &Request<Incoming>) -> Result<(Member, Terms
         Some(name) if name.contains('/') => return Err(Rejection::ChannelSlash),
         Some(name) => Channel::from_path(name)?,
     };
-    let outbox_limit = config.outbox_limit;
-    let mut member = Member { id, channel, echo: true, notices: false, outbox_limit };
+    let mut member = Member {
+        id,
+        channel,
+        echo: true,
+        notices: false,
+        format: Format::Plain,
+        outbox_limit: config.outbox_limit,
+    };
     for pair in request.uri().query().unwrap_or_default().split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
         match key {
@@ -151,7 +190,8 @@ fn member(config: &Config, request: &Request<Incoming>) -> Result<(Member, Terms
 /// A connection that is alone in a channel of its own, with room for what conformance suites send.
 fn echo(id: Uuid) -> (Member, Terms) {
     let channel = Channel::new(&format!("echo {id}")).expect("a short name");
-    let member = Member { id, channel, echo: true, notices: false, outbox_limit: 4 * ECHO_MESSAGE };
+    let outbox_limit = 4 * ECHO_MESSAGE;
+    let member = Member { id, channel, echo: true, notices: false, format: Format::Plain, outbox_limit };
     (member, Terms { message_limit: ECHO_MESSAGE, fragments: ECHO_FRAGMENTS, alone: true })
 }
 

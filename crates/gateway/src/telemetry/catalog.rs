@@ -58,6 +58,12 @@ pub const METRICS: &[Metric] = &[
     gauge("fanfare_inbox_bytes", "Bytes of publications that wait for the workers"),
     counter("fanfare_slow_consumers_total", "Connections cut because their outbox was full"),
     gauge("fanfare_subscriptions", "Subscriptions of open connections"),
+    gauge("fanfare_compressed_subscriptions", "Subscriptions whose publications are compressed"),
+    counter(
+        "fanfare_deflated_payload_bytes_total",
+        "Bytes of publications that were deflated, before, once for all receivers",
+    ),
+    counter("fanfare_deflated_frame_bytes_total", "Bytes of the frames that they became"),
     gauge("fanfare_channels", "Channels with subscribers on this instance"),
     gauge("fanfare_broker_up", "1 while publications go to other instances and come from them"),
     gauge("fanfare_broker_subscriptions", "Channels to which this instance is subscribed at the bus"),

@@ -80,6 +80,7 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
     gauge!("fanfare_connections", "protocol" => "raw").set(total(|c| c.connections));
     gauge!("fanfare_closing_connections").set(total(|c| c.closing));
     gauge!("fanfare_subscriptions").set(total(|c| c.subscriptions));
+    gauge!("fanfare_compressed_subscriptions").set(total(|c| c.compressed));
     gauge!("fanfare_outbox_bytes").set(total(|c| c.outbox_bytes));
     gauge!("fanfare_inbox_bytes").set(instance.hub.inbox_bytes() as f64);
     gauge!("fanfare_channels").set(instance.hub.channels() as f64);
@@ -108,6 +109,9 @@ fn traffic(instance: &Instance) {
     counter!("fanfare_bytes_out_total").absolute(instance.sum(|stats| &stats.bytes_out));
     counter!("fanfare_publications_total").absolute(instance.sum(|stats| &stats.publications));
     counter!("fanfare_deliveries_total").absolute(instance.sum(|stats| &stats.deliveries));
+    let (payloads, frames) = instance.relay.deflated_bytes();
+    counter!("fanfare_deflated_payload_bytes_total").absolute(payloads);
+    counter!("fanfare_deflated_frame_bytes_total").absolute(frames);
 }
 
 fn broker(instance: &Instance) {

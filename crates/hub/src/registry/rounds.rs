@@ -6,9 +6,10 @@ use fanfare_protocol::{Channel, now_micros};
 
 use super::Registry;
 use crate::batch;
-use crate::connection::Sent;
+use crate::connection::{Connection, Sent};
+use crate::context::Context;
 use crate::mailbox::Delivery;
-use crate::room::Room;
+use crate::room::{Membership, Room};
 
 /// When all rooms together keep so many bytes, all rounds are finished before more is taken up: the
 /// mailbox, which holds publishers back, does not count what has left it.
@@ -23,7 +24,7 @@ impl Registry {
         } else if self.rooms[index as usize].is_full() {
             self.finish_round(index);
         }
-        self.kept_bytes += delivery.frame.len();
+        self.kept_bytes += delivery.frames.bytes();
         if self.rooms[index as usize].keep(delivery) {
             self.rounds.push_back(index);
         }
@@ -63,12 +64,11 @@ impl Registry {
             let frame = notice(&self.rooms[index as usize].channel);
             for place in 0..self.rooms[index as usize].members.len() {
                 let member = self.rooms[index as usize].members[place];
-                let connection = &mut self.connections[member as usize];
-                if connection.notices {
-                    let sent = connection.send(&frame);
+                if member.notices {
+                    let sent = self.connections[member.connection as usize].send(&frame);
                     self.stats.messages_out.add(1);
                     self.stats.bytes_out.add(frame.len() as u64);
-                    self.note(member, sent);
+                    self.note(member.connection, sent);
                 }
             }
         }
@@ -86,43 +86,37 @@ impl Registry {
     /// So many visits of a room's round, each with everything that the member has not seen yet.
     fn visit(&mut self, index: u32, visits: usize) {
         let room = &mut self.rooms[index as usize];
-        let next = room.next();
         let (mut delivered, mut written) = (0, 0);
-        // Neighbours have mostly seen the same.
-        let mut laid: Option<(u64, Vec<Bytes>, usize)> = None;
+        let mut laid = Vec::new();
         let mut unlucky = Vec::new();
         for _ in 0..visits {
             let Some(member) = room.advance() else { break };
-            let connection = &mut self.connections[member as usize];
-            let seen = std::mem::replace(&mut connection.seen, next);
-            let unseen = room.since(seen);
+            let unseen = room.unseen(&member);
             if unseen.is_empty() {
                 continue;
             }
+            let connection = &mut self.connections[member.connection as usize];
             let mut sent = Sent::Whole;
-            let id = Some(connection.id);
-            if !connection.echo && unseen.iter().any(|delivery| delivery.exclude == id) {
-                let others: Vec<_> = unseen.iter().filter(|other| other.exclude != id).cloned().collect();
-                for chunk in batch::chunks(&others) {
-                    sent = sent.and(|| connection.send(&chunk));
-                    written += chunk.len();
-                }
-                delivered += others.len();
-            } else {
-                if laid.as_ref().is_none_or(|(from, ..)| *from != seen) {
-                    let chunks = batch::chunks(unseen);
-                    let bytes = chunks.iter().map(Bytes::len).sum();
-                    laid = Some((seen, chunks, bytes));
-                }
-                let (_, chunks, bytes) = laid.as_ref().expect("it was laid just now");
-                for chunk in chunks {
+            let mut send = |connection: &mut Connection, laid: &Laid| {
+                for chunk in &laid.chunks {
                     sent = sent.and(|| connection.send(chunk));
                 }
-                delivered += unseen.len();
-                written += bytes;
+                delivered += laid.frames;
+                written += laid.bytes;
+            };
+            let id = Some(connection.id);
+            if !member.echo && unseen.iter().any(|delivery| delivery.exclude == id) {
+                let others = unseen.iter().filter(|delivery| delivery.exclude != id);
+                let own = Laid::new(&member, others, connection.context.as_deref_mut());
+                send(connection, &own);
+            } else if connection.context.is_some() {
+                let own = Laid::new(&member, unseen, connection.context.as_deref_mut());
+                send(connection, &own);
+            } else {
+                send(connection, Laid::shared(&mut laid, &member, unseen));
             }
             if sent != Sent::Whole {
-                unlucky.push((member, sent));
+                unlucky.push((member.connection, sent));
             }
         }
         let now = now_micros();
@@ -136,5 +130,45 @@ impl Registry {
         for (member, sent) in unlucky {
             self.note(member, sent);
         }
+    }
+}
+
+/// What a member has not seen, ready to be written.
+struct Laid {
+    member: Membership,
+    chunks: Vec<Bytes>,
+    frames: usize,
+    bytes: usize,
+}
+
+impl Laid {
+    /// For this member, in its format. What has no frame in it was published before it came.
+    fn new<'d>(
+        member: &Membership,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+        context: Option<&mut Context>,
+    ) -> Self {
+        let mut count = 0;
+        let frames = deliveries
+            .into_iter()
+            .filter_map(|delivery| delivery.frames.of(member.format))
+            .inspect(|_| count += 1);
+        let chunks = match context {
+            None => batch::chunks(frames),
+            Some(context) => batch::chunks(&frames.map(|plain| context.frame(plain)).collect::<Vec<_>>()),
+        };
+        Self { member: *member, bytes: chunks.iter().map(Bytes::len).sum(), chunks, frames: count }
+    }
+
+    /// Laid once for all who have seen the same and want the same format: in a round, mostly neighbours.
+    fn shared<'l>(laid: &'l mut Vec<Self>, member: &Membership, unseen: &[Delivery]) -> &'l Self {
+        let place = laid.iter().position(|laid| laid.member.format == member.format);
+        let place = place.unwrap_or(laid.len());
+        match laid.get_mut(place) {
+            Some(laid) if laid.member.has_seen_as_much_as(member) => {}
+            Some(laid) => *laid = Self::new(member, unseen, None),
+            None => laid.push(Self::new(member, unseen, None)),
+        }
+        &laid[place]
     }
 }

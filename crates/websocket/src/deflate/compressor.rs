@@ -8,7 +8,7 @@ use flate2::{Compress, Compression, FlushCompress};
 
 use super::{Agreed, NARROWEST, RETAINED, TAIL, WIDEST};
 use crate::Role;
-use crate::frame::{Coding, Opcode, frame, put_frame_of, put_masked_frame, put_masked_frame_of};
+use crate::frame::{Coding, Header, Opcode, frame, put_frame_of, put_masked_frame, put_masked_frame_of};
 
 /// How hard to try: 1, the fastest, to 9, the smallest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,12 @@ impl Level {
             _ => None,
         }
     }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
 }
 
 /// Deflates messages, with the context of those before it or without any.
@@ -37,10 +43,17 @@ pub struct Compressor {
 }
 
 impl Compressor {
-    /// One for all connections whose [`Agreed::shares_frame_of`] allows it: the widest window, and no context.
+    /// One for all connections that agreed on no context takeover, and on nothing narrower than the widest window,
+    /// or whose [`Agreed::shares_frame_of`] allows it.
     #[must_use]
     pub fn shared(level: Level) -> Self {
         Self::with(level, WIDEST, false)
+    }
+
+    /// One for all connections that agreed on no context takeover, whatever their window: the narrowest that there is.
+    #[must_use]
+    pub fn shared_narrowly(level: Level) -> Self {
+        Self::with(level, NARROWEST, false)
     }
 
     /// One for the messages of one connection, which are those of a server or a client.
@@ -61,13 +74,23 @@ impl Compressor {
     /// When `opcode` is not text or binary: nothing else can be compressed.
     #[must_use]
     pub fn compress_frame(&mut self, opcode: Opcode, payload: &[u8]) -> Bytes {
-        if !self.deflate(opcode, payload) {
-            return frame(opcode, payload);
+        if self.deflate(opcode, payload) { self.take_frame(opcode) } else { frame(opcode, payload) }
+    }
+
+    /// The same for a message that others get as it is: `plain` is its whole frame, as [`frame`] made it.
+    ///
+    /// # Panics
+    ///
+    /// When it is no such frame.
+    #[must_use]
+    pub fn compress_again(&mut self, plain: &Bytes) -> Bytes {
+        let header = Header::read(plain, Role::Client, false).expect("a server's frame is lawful");
+        let (header, length) = header.expect("a frame has a header");
+        if self.deflate(header.opcode, &plain[length..]) {
+            self.take_frame(header.opcode)
+        } else {
+            plain.clone()
         }
-        let mut out = BytesMut::new();
-        put_frame_of(&mut out, opcode, Coding::Deflated, &self.deflated);
-        self.release();
-        out.freeze()
     }
 
     /// Appends one whole frame as a client sends it: as [`Compressor::compress_frame`] makes it, and masked.
@@ -117,6 +140,13 @@ impl Compressor {
         debug_assert!(self.deflated.ends_with(&TAIL), "a flush ends with an empty block");
         self.deflated.truncate(self.deflated.len() - TAIL.len());
         self.takes_over || self.deflated.len() < payload.len()
+    }
+
+    fn take_frame(&mut self, opcode: Opcode) -> Bytes {
+        let mut out = BytesMut::new();
+        put_frame_of(&mut out, opcode, Coding::Deflated, &self.deflated);
+        self.release();
+        out.freeze()
     }
 
     fn release(&mut self) {

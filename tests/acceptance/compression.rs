@@ -1,0 +1,196 @@
+//! permessage-deflate (RFC 7692) from outside: what is agreed on, what travels, and that nobody notices who else
+//! is compressed. What is received is inflated by an implementation that is not Fanfare's.
+
+use miniz_oxide::inflate::stream::{InflateState, inflate};
+use miniz_oxide::{DataFormat, MZFlush, deflate::compress_to_vec};
+
+use crate::harness::{Client, Frame, Instance, Said, Socket, fence, frame};
+
+const OFFER: &str = "permessage-deflate; client_max_window_bits";
+
+#[tokio::test]
+async fn offers_are_answered_within_the_configuration() {
+    const NONE: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    // (flags, offer, answer)
+    let rows: &[(&[&str], &str, Option<&str>)] = &[
+        (&[], OFFER, None),
+        (&["--compression"], "", None),
+        (&["--compression"], "permessage-bzip2", None),
+        (&["--compression"], OFFER, Some(NONE)),
+        (&["--compression"], "permessage-deflate; unknown, permessage-deflate", Some(NONE)),
+        (
+            &["--compression"],
+            "permessage-deflate; server_max_window_bits=9",
+            Some(
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9",
+            ),
+        ),
+        (
+            &["--compression", "--compression-context", "client"],
+            OFFER,
+            Some("permessage-deflate; server_no_context_takeover"),
+        ),
+        (
+            &["--compression", "--compression-context", "server"],
+            OFFER,
+            Some("permessage-deflate; client_no_context_takeover"),
+        ),
+        (&["--compression", "--compression-context", "both"], OFFER, Some("permessage-deflate")),
+        (
+            &["--compression", "--compression-context", "both"],
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+            Some(NONE),
+        ),
+    ];
+    for (flags, offer, expected) in rows {
+        let instance = Instance::start(flags).await;
+        let mut socket = Socket::connect(instance.address()).await;
+        let answer = socket.upgrade("offers", &[("Sec-WebSocket-Extensions", offer)]).await;
+        assert_eq!(answer.status, 101, "{flags:?} {offer}");
+        assert_eq!(answer.header("sec-websocket-extensions"), *expected, "{flags:?} {offer}");
+    }
+    let instance = Instance::start(&["--compression"]).await;
+    let mut socket = Socket::connect(instance.address()).await;
+    let answer = socket.upgrade("offers", &[("Sec-WebSocket-Extensions", "permessage-deflate; =9")]).await;
+    assert_eq!(answer.status, 400);
+}
+
+/// A receiver with an inflater of its own.
+struct Receiver {
+    name: &'static str,
+    socket: Socket,
+    inflater: Box<InflateState>,
+    keeps_context: bool,
+}
+
+impl Receiver {
+    async fn join(instance: &Instance, name: &'static str, offer: &str) -> Self {
+        let mut socket = Socket::connect(instance.address()).await;
+        let answer = socket.upgrade("mixed", &[("Sec-WebSocket-Extensions", offer)]).await;
+        let agreed = answer.header("sec-websocket-extensions").unwrap_or_default();
+        let keeps_context = !agreed.contains("server_no_context_takeover");
+        Self { name, socket, inflater: InflateState::new_boxed(DataFormat::Raw), keeps_context }
+    }
+
+    /// The next message: as it came, and as it was meant.
+    async fn next(&mut self) -> (Frame, Said) {
+        let frame = self.socket.next_but_pings().await.expect("a message comes");
+        let payload = if frame.opcode & Frame::DEFLATED == 0 {
+            frame.payload.clone()
+        } else {
+            if !self.keeps_context {
+                self.inflater.reset(DataFormat::Raw);
+            }
+            let input = [&frame.payload[..], &[0, 0, 0xFF, 0xFF]].concat();
+            let mut output = vec![0; 1 << 20];
+            let inflated = inflate(&mut self.inflater, &input, &mut output, MZFlush::Sync);
+            assert_eq!(inflated.bytes_consumed, input.len(), "{}: {:?}", self.name, inflated.status);
+            output.truncate(inflated.bytes_written);
+            output
+        };
+        let said = match frame.opcode & !Frame::DEFLATED {
+            Frame::TEXT => Said::Text(String::from_utf8(payload).unwrap()),
+            Frame::BINARY => Said::Binary(payload),
+            other => panic!("{}: opcode {other}", self.name),
+        };
+        (frame, said)
+    }
+}
+
+#[tokio::test]
+async fn everybody_gets_every_message_however_it_is_compressed() {
+    let flags = ["--compression", "--compression-context", "both", "--compression-threshold", "100"];
+    let instance = Instance::start(&flags).await;
+    let without = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    let narrow = format!("{without}; server_max_window_bits=9");
+    let mut receivers = vec![
+        Receiver::join(&instance, "plain", "").await,
+        Receiver::join(&instance, "shared", without).await,
+        Receiver::join(&instance, "shared as well", without).await,
+        Receiver::join(&instance, "narrow", &narrow).await,
+        Receiver::join(&instance, "alone", OFFER).await,
+    ];
+    let mut publisher = Client::connect(instance.url("mixed?echo=false")).await;
+    let sentence = r#"{"kind":"position","id":7,"text":"the same words, and the same words again"}"#;
+    let messages: Vec<(Said, bool)> = vec![
+        ("short".into(), false),
+        (sentence.repeat(10).as_str().into(), true),
+        (sentence.repeat(10).as_str().into(), true),
+        (Said::Binary(sentence.repeat(700).into_bytes()), true),
+        // What does not compress is sent as it is, unless a context has taken it in.
+        (Said::Binary((0..500).map(|_| fastrand::u8(..)).collect()), false),
+        (sentence.repeat(3).as_str().into(), true),
+    ];
+    let mut deflated_once = 0;
+    for (said, compresses) in &messages {
+        publisher.send(said.clone()).await;
+        let mut frames = Vec::new();
+        for receiver in &mut receivers {
+            let (frame, heard) = receiver.next().await;
+            assert!(heard == *said, "{}", receiver.name);
+            frames.push(frame);
+        }
+        assert_eq!(frames[0].opcode & Frame::DEFLATED, 0);
+        assert_eq!(frames[1], frames[2], "both get the very same bytes");
+        for frame in &frames[1..4] {
+            assert_eq!(frame.opcode & Frame::DEFLATED != 0, *compresses, "{said:?}");
+            assert!(!compresses || frame.payload.len() < frames[0].payload.len() / 2);
+        }
+        if frames[0].payload.len() >= 100 {
+            deflated_once += 2 * frames[0].payload.len();
+        }
+    }
+    let metric = async |name| instance.metric(name, &[]).await;
+    // Once in the wide window and once in the narrow one, however many receivers; a context counts elsewhere.
+    assert_eq!(metric("fanfare_deflated_payload_bytes_total").await, deflated_once as f64);
+    assert!(metric("fanfare_deflated_frame_bytes_total").await < deflated_once as f64 / 2.0);
+    assert_eq!(metric("fanfare_compressed_subscriptions").await, 4.0);
+    assert_eq!(metric("fanfare_subscriptions").await, 6.0);
+}
+
+/// A compressed message as a client sends it.
+fn deflated(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = compress_to_vec(payload, 6);
+    // It ends with a final block, after which a lawful sender puts an empty one (RFC 7692 section 7.2.3.4).
+    bytes.push(0);
+    frame(0x80 | Frame::DEFLATED | opcode, &bytes, true)
+}
+
+#[tokio::test]
+async fn what_a_client_compresses_others_hear_as_it_was() {
+    let instance = Instance::start(&["--compression", "--message-limit", "10000"]).await;
+    let mut listener = Client::connect(instance.url("up")).await;
+    let mut socket = Socket::connect(instance.address()).await;
+    assert_eq!(socket.upgrade("up?echo=false", &[("Sec-WebSocket-Extensions", OFFER)]).await.status, 101);
+    let text = "words and words and words ".repeat(300);
+    socket.write(&deflated(Frame::TEXT, text.as_bytes())).await.unwrap();
+    assert_eq!(listener.next().await, text.as_str().into());
+    let bytes = vec![7; 10_000];
+    socket.write(&deflated(Frame::BINARY, &bytes)).await.unwrap();
+    assert_eq!(listener.next().await, Said::Binary(bytes));
+    socket.write(&frame(0x80 | Frame::TEXT, b"not compressed", true)).await.unwrap();
+    assert_eq!(listener.next().await, "not compressed".into());
+
+    // (what is sent, the Close code that it leads to, the reason that is counted)
+    let rows = [
+        ("one byte too large once inflated", deflated(Frame::BINARY, &[7; 10_001]), 1009, "too_big"),
+        ("a bomb", deflated(Frame::BINARY, &vec![0; 9 << 20]), 1009, "too_big"),
+        ("text that is not UTF-8", deflated(Frame::TEXT, &[0xFF; 200]), 1007, "invalid_utf8"),
+        ("nonsense", frame(0xC1, &[0xFF; 20], true), 1007, "protocol_error"),
+    ];
+    for (name, bytes, code, reason) in rows {
+        let before = instance.metric("fanfare_connections_closed_total", &[("reason", reason)]).await;
+        let mut socket = Socket::connect(instance.address()).await;
+        let headers = [("Sec-WebSocket-Extensions", OFFER)];
+        assert_eq!(socket.upgrade("up?echo=false", &headers).await.status, 101);
+        socket.write(&bytes).await.unwrap();
+        assert_eq!(socket.closed().await.0, code, "{name}");
+        let after = instance.metric("fanfare_connections_closed_total", &[("reason", reason)]).await;
+        assert_eq!(after, before + 1.0, "{name}");
+    }
+    let mut socket = Socket::join(instance.address(), "up?echo=false").await;
+    socket.write(&deflated(Frame::TEXT, b"nobody agreed on this")).await.unwrap();
+    assert_eq!(socket.closed().await.0, 1002);
+    let mut other = Client::connect(instance.url("up?echo=false")).await;
+    fence(&mut other, &mut listener).await;
+}
