@@ -8,7 +8,7 @@
 //! | 0       | `0xFA`                                                                      |
 //! | 1       | version, 1                                                                  |
 //! | 2       | length of the header, 36 or more; what this version does not know is skipped |
-//! | 3       | kind: 0 text, 1 binary                                                      |
+//! | 3       | kind: 0 text, 1 binary; 2 somebody joined, 3 somebody left (see `presence`)  |
 //! | 4..20   | origin: the UUID of the publishing instance's lane                          |
 //! | 20..28  | sequence number within the origin, from 1                                   |
 //! | 28..36  | published at, microseconds since 1970                                       |
@@ -19,12 +19,15 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
+use crate::presence::{Member, PresenceChange};
 use crate::publication::{Kind, Publication, now_micros};
 
 const MAGIC: u8 = 0xFA;
 const VERSION: u8 = 1;
 const SHORT: usize = 36;
 const LONG: usize = 52;
+const JOINED: u8 = 2;
+const LEFT: u8 = 3;
 
 /// A publication with its place in what its origin has published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,9 @@ pub struct Envelope {
 pub enum Opened {
     /// From an instance.
     Envelope(Envelope),
+    /// Somebody came or went; it has no origin and no number, because it is published together with the row that
+    /// it is about, once.
+    Presence(PresenceChange),
     /// Plain bytes from a foreign publisher: text if they are UTF-8, binary if not.
     Foreign(Publication),
 }
@@ -55,12 +61,31 @@ pub enum EnvelopeError {
     /// The header is shorter than it says or than it must be.
     #[error("envelope header is broken off")]
     Truncated,
-    /// The kind byte is neither text nor binary.
-    #[error("envelope kind {0}; expected 0 or 1")]
+    /// The kind byte is none that this version knows.
+    #[error("envelope kind {0}; expected 0 to 3")]
     Kind(u8),
+    /// It says that somebody came or went, and not who.
+    #[error("envelope of a member that cannot be read")]
+    Member,
     /// It says text, and is not UTF-8.
     #[error("envelope says text, and its payload is not UTF-8")]
     NotUtf8,
+}
+
+/// What stands before a member's row when it is published as news: the header of an envelope without origin,
+/// number and time.
+pub const JOINED_HEADER: [u8; SHORT] = news_header(JOINED);
+
+/// The same for who has left.
+pub const LEFT_HEADER: [u8; SHORT] = news_header(LEFT);
+
+const fn news_header(kind: u8) -> [u8; SHORT] {
+    let mut header = [0; SHORT];
+    header[0] = MAGIC;
+    header[1] = VERSION;
+    header[2] = SHORT as u8;
+    header[3] = kind;
+    header
 }
 
 impl Envelope {
@@ -105,6 +130,13 @@ impl Opened {
             0 if std::str::from_utf8(&payload).is_err() => return Err(EnvelopeError::NotUtf8),
             0 => Kind::Text,
             1 => Kind::Binary,
+            kind @ (JOINED | LEFT) => {
+                let member = Member::read(&payload).ok_or(EnvelopeError::Member)?;
+                return Ok(Self::Presence(match kind {
+                    JOINED => PresenceChange::Joined(member),
+                    _ => PresenceChange::Left(member),
+                }));
+            }
             other => return Err(EnvelopeError::Kind(other)),
         };
         let exclude = (header >= LONG).then(|| uuid_at(&message, SHORT)).filter(|id| !id.is_nil());
@@ -169,7 +201,8 @@ mod tests {
             (with(1, 2), EnvelopeError::Version(2)),
             (with(2, 35), EnvelopeError::Truncated),
             (with(2, 255), EnvelopeError::Truncated),
-            (with(3, 2), EnvelopeError::Kind(2)),
+            (with(3, 2), EnvelopeError::Member),
+            (with(3, 4), EnvelopeError::Kind(4)),
             (with(54, 0xFF), EnvelopeError::NotUtf8),
         ];
         for (bytes, expected) in rows {
@@ -183,6 +216,18 @@ mod tests {
         bytes[2] += 3;
         bytes.splice(LONG..LONG, [1, 2, 3]);
         assert_eq!(Opened::read(bytes.into()), Ok(Opened::Envelope(envelope(true))));
+    }
+
+    #[test]
+    fn news_of_a_member_are_read() {
+        let member = Member { connection: Uuid::from_u128(7), user: "ann".into(), info: Bytes::new() };
+        for (header, change) in [
+            (JOINED_HEADER, PresenceChange::Joined(member.clone())),
+            (LEFT_HEADER, PresenceChange::Left(member.clone())),
+        ] {
+            let message = [&header[..], &member.encode()].concat();
+            assert_eq!(Opened::read(message.into()), Ok(Opened::Presence(change)));
+        }
     }
 
     #[test]

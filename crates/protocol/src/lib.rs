@@ -1,10 +1,14 @@
-//! What is said between clients and instances: channels, publications, and the envelope in which
-//! one instance hands a publication to the others. It never does I/O.
+//! What is said between clients and instances: channels, publications, presence, and the envelope and the control
+//! message in which one instance hands something to the others. It never does I/O.
 
 mod channel;
+pub mod control;
 mod envelope;
+mod presence;
 mod publication;
 
 pub use channel::{Channel, ChannelError};
-pub use envelope::{Envelope, EnvelopeError, Opened};
+pub use control::Control;
+pub use envelope::{Envelope, EnvelopeError, JOINED_HEADER, LEFT_HEADER, Opened};
+pub use presence::{Member, PresenceChange};
 pub use publication::{ConnectionId, Kind, Publication, now_micros};
