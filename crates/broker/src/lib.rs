@@ -5,17 +5,27 @@
 //!
 //! [`Memory`] serves one instance by itself; [`Redis`] joins any number of them.
 
+mod census;
+mod claims;
+mod control;
 mod memory;
+mod paging;
+mod presence;
 mod redis;
 
 use std::future::{Future, ready};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 
+pub use self::census::{Census, ChannelFacts, InstanceFacts};
+pub use self::claims::{Claim, Claims};
+pub use self::control::{ControlBus, Target, Unsent};
 pub use self::memory::Memory;
+pub use self::paging::{Cursor, Page};
+pub use self::presence::{MemberCount, Presence};
 pub use self::redis::{ConfigError, Redis, RedisConfig};
 
-use fanfare_protocol::{Channel, Publication};
+use fanfare_protocol::{Channel, Control, PresenceChange, Publication};
 
 /// What an instance does with what the broker hands it. Called from the broker's own thread or, for the
 /// memory broker, from the publisher's; it must not block and must not call back into the broker.
@@ -29,14 +39,25 @@ pub trait Relay: Send + Sync + 'static {
 
     /// Whether anybody of this instance is subscribed now.
     fn wanted(&self, channel: &Channel) -> bool;
+
+    /// Somebody came or went, in the channel's order.
+    fn presence(&self, _channel: &Channel, _change: PresenceChange) {}
+
+    /// Something that an instance, perhaps this one, wants of this one, in the sender's order.
+    fn control(&self, _message: Control) {}
+
+    /// How many of this instance are subscribed now, for the census.
+    fn subscribers(&self, channel: &Channel) -> u64 {
+        u64::from(self.wanted(channel))
+    }
 }
 
 /// A boxed future, as a trait object's method must return.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Carries publications to every instance. Interest is level-triggered: the relay's `wanted` is the
+/// Carries publications to every instance, and what else they share. Interest is level-triggered: the relay's `wanted` is the
 /// truth, `subscribe` and `release` only say that it changed.
-pub trait Broker: Send + Sync + 'static {
+pub trait Broker: Presence + Claims + Census + ControlBus + Send + Sync + 'static {
     /// Resolves when every publication made from now on will reach the relay. While the broker is away it
     /// resolves at once: local publications arrive, and what others publish is announced as a gap later.
     /// The interest is registered by the call itself, so a `release` must follow even if the future is dropped.
@@ -116,6 +137,11 @@ pub struct Status {
     /// Publications that others will never see, because the spool was full.
     pub spool_dropped: u64,
 }
+
+/// The bus cannot be asked; the words say why, for a person, and hold no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Away(pub String);
 
 /// Which of `parts` a channel belongs to; the same for as long as the process runs.
 fn part_of(channel: &Channel, parts: usize) -> usize {

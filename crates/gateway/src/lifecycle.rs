@@ -56,9 +56,10 @@ pub async fn run(
     let (address, internal_address) = (listeners.address()?, listeners.internal_address()?);
     let (hub, inboxes) = Hub::new(listeners.public.len(), gap_notice);
     let relay = Arc::new(HubRelay::new(hub.clone(), compression(&config)));
+    let id = Uuid::new_v4();
     let instance = Arc::new(Instance {
-        id: Uuid::new_v4(),
-        broker: broker(&config, relay.clone())?,
+        id,
+        broker: broker(&config, id, relay.clone())?,
         admission: Admission::new(config.max_connections, config.max_connections_per_address, open_files),
         readiness: Arc::default(),
         rejected: crate::http::Rejected::default(),
@@ -94,9 +95,9 @@ fn compression(config: &Config) -> Option<Compression> {
     config.compression.then_some(Compression { threshold, level })
 }
 
-fn broker(config: &Config, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {
+fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {
     Ok(match &config.redis {
-        None => Arc::new(Memory::new(relay)),
+        None => Arc::new(Memory::new(relay, id, &Handle::current())),
         Some(url) => {
             let redis = RedisConfig {
                 prefix: config.redis_prefix.to_string(),
@@ -104,6 +105,7 @@ fn broker(config: &Config, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Brok
                 spool_bytes: config.redis_spool,
                 // A foreign publisher's message that no outbox can hold would cut every subscriber.
                 payload_limit: config.outbox_limit.saturating_sub(FRAME_HEADER),
+                instance: id,
                 ..RedisConfig::new(url.expose())
             };
             Arc::new(Redis::start(&redis, relay, &Handle::current())?)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use uuid::Uuid;
 
 /// How the instances reach each other through Redis.
 #[derive(Clone)]
@@ -23,6 +24,11 @@ pub struct RedisConfig {
     pub payload_limit: usize,
     /// Pairs of connections to Redis over which the channels are spread.
     pub lanes: usize,
+    /// The instance's id, by which others send to it alone.
+    pub instance: Uuid,
+    /// How long what this instance says about its connections is believed without its word: others let its members
+    /// go so much, and a second or two, after it was killed.
+    pub lease: Duration,
 }
 
 /// Why a configuration cannot be used.
@@ -51,12 +57,18 @@ pub enum ConfigError {
     /// No lane could carry anything.
     #[error("the number of Redis lanes is 0; expected 1 or more")]
     Lanes,
+    /// No renewal could come in time.
+    #[error("the lease is {0:?}; expected {least:?} or more", least = RedisConfig::SHORTEST_LEASE)]
+    Lease(Duration),
     /// Everything would time out.
     #[error("the Redis timeout is 0; expected for example 2s")]
     Timeout,
 }
 
 impl RedisConfig {
+    /// It is renewed five times in its length, and looked after ten times.
+    pub const SHORTEST_LEASE: Duration = Duration::from_millis(200);
+
     /// The defaults, for the Redis at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -66,6 +78,8 @@ impl RedisConfig {
             spool_bytes: 8 << 20,
             payload_limit: 1 << 20,
             lanes: 1,
+            instance: Uuid::new_v4(),
+            lease: Duration::from_secs(9),
         }
     }
 
@@ -80,6 +94,9 @@ impl RedisConfig {
         }
         if self.timeout.is_zero() {
             return Err(ConfigError::Timeout);
+        }
+        if self.lease < Self::SHORTEST_LEASE {
+            return Err(ConfigError::Lease(self.lease));
         }
         let scheme = self.url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         if !scheme.is_some_and(|scheme| SCHEMES.contains(&scheme.as_str())) {
@@ -114,7 +131,7 @@ impl RedisConfig {
 /// The URL would tell the password.
 impl std::fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { url: _, prefix, timeout, spool_bytes, payload_limit, lanes } = self;
+        let Self { url: _, prefix, timeout, spool_bytes, payload_limit, lanes, instance, lease } = self;
         f.debug_struct("RedisConfig")
             .field("url", &"(secret)")
             .field("prefix", prefix)
@@ -122,6 +139,8 @@ impl std::fmt::Debug for RedisConfig {
             .field("spool_bytes", spool_bytes)
             .field("payload_limit", payload_limit)
             .field("lanes", lanes)
+            .field("instance", instance)
+            .field("lease", lease)
             .finish()
     }
 }
@@ -181,7 +200,8 @@ mod tests {
             (RedisConfig { prefix: String::new(), ..right.clone() }, ConfigError::Prefix),
             (RedisConfig { prefix: "a b".into(), ..right.clone() }, ConfigError::Prefix),
             (RedisConfig { lanes: 0, ..right.clone() }, ConfigError::Lanes),
-            (RedisConfig { timeout: Duration::ZERO, ..right }, ConfigError::Timeout),
+            (RedisConfig { timeout: Duration::ZERO, ..right.clone() }, ConfigError::Timeout),
+            (RedisConfig { lease: Duration::ZERO, ..right }, ConfigError::Lease(Duration::ZERO)),
         ];
         for (config, expected) in rows {
             assert_eq!(config.connection_info().err(), Some(expected), "{config:?}");

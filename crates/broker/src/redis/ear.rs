@@ -124,6 +124,7 @@ impl Ear {
                 }
                 match Opened::read(Bytes::copy_from_slice(payload)).ok()? {
                     Opened::Foreign(publication) => self.lane.relay.deliver(&channel, publication),
+                    Opened::Presence(change) => self.lane.relay.presence(&channel, change),
                     Opened::Envelope(envelope) if envelope.origin == self.lane.origin => {
                         return self.hear_own(&channel, envelope, order, heard);
                     }

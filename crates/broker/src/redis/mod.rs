@@ -16,6 +16,7 @@ mod log;
 mod occasionally;
 mod origins;
 mod publisher;
+mod shared;
 mod subscriber;
 
 use std::iter::repeat_n;

@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_broker::{Broker, Gap, GapCause, Memory, Redis, RedisConfig, Relay};
-use fanfare_protocol::{Channel, Kind, Publication};
+use fanfare_protocol::{Channel, Control, Kind, Member, PresenceChange, Publication};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 /// How long a test waits for what should happen; much longer than it takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a gateway would be to its broker.
 pub struct Instance {
+    pub id: Uuid,
     pub broker: Arc<dyn Broker>,
     pub relay: Arc<Recorder>,
 }
@@ -26,27 +28,32 @@ pub struct Instance {
 pub enum Event {
     Delivered(Channel, String),
     Gap(Gap),
+    Presence(Channel, PresenceChange),
+    Control(Control),
 }
 
 /// A relay that remembers.
 pub struct Recorder {
     wanted: Mutex<HashSet<Channel>>,
+    subscribers: Mutex<HashMap<Channel, u64>>,
     events: Mutex<Vec<Event>>,
     changed: watch::Sender<()>,
 }
 
 impl Instance {
     pub fn memory() -> Self {
-        let relay = Recorder::new();
-        Self { broker: Arc::new(Memory::new(relay.clone())), relay }
+        let (id, relay) = (Uuid::new_v4(), Recorder::new());
+        let broker = Memory::new(relay.clone(), id, &Handle::current());
+        Self { id, broker: Arc::new(broker), relay }
     }
 
     /// One that may still be connecting.
     pub fn redis(config: &RedisConfig) -> Self {
-        let relay = Recorder::new();
+        let (id, relay) = (Uuid::new_v4(), Recorder::new());
+        let config = RedisConfig { instance: id, ..config.clone() };
         let broker =
-            Redis::start(config, relay.clone(), &Handle::current()).expect("the configuration is right");
-        Self { broker: Arc::new(broker), relay }
+            Redis::start(&config, relay.clone(), &Handle::current()).expect("the configuration is right");
+        Self { id, broker: Arc::new(broker), relay }
     }
 
     /// One that is up, with the defaults.
@@ -91,7 +98,12 @@ impl Instance {
 
 impl Recorder {
     fn new() -> Arc<Self> {
-        Arc::new(Self { wanted: Mutex::default(), events: Mutex::default(), changed: watch::Sender::new(()) })
+        Arc::new(Self {
+            wanted: Mutex::default(),
+            subscribers: Mutex::default(),
+            events: Mutex::default(),
+            changed: watch::Sender::new(()),
+        })
     }
 
     pub fn events(&self) -> Vec<Event> {
@@ -105,6 +117,44 @@ impl Recorder {
             _ => None,
         };
         self.events.lock().iter().filter_map(ours).collect()
+    }
+
+    /// What was told of a channel: "text", "+user", "-user", in order; an anonymous connection by its number.
+    pub fn told(&self, channel: &Channel) -> Vec<String> {
+        let name = |member: &Member| match &*member.user {
+            "" => member.connection.as_u128().to_string(),
+            user => user.to_owned(),
+        };
+        let told = |event: &Event| match event {
+            Event::Delivered(at, text) if at == channel => Some(text.clone()),
+            Event::Presence(at, PresenceChange::Joined(member)) if at == channel => {
+                Some(format!("+{}", name(member)))
+            }
+            Event::Presence(at, PresenceChange::Left(member)) if at == channel => {
+                Some(format!("-{}", name(member)))
+            }
+            _ => None,
+        };
+        self.events.lock().iter().filter_map(told).collect()
+    }
+
+    pub async fn until_told(&self, channel: &Channel, expected: &[&str]) {
+        let enough = |relay: &Self| relay.told(channel).len() >= expected.len();
+        self.until(&format!("{expected:?} in {channel}"), enough).await;
+        assert_eq!(self.told(channel), expected, "in {channel}");
+    }
+
+    /// What others wanted of this instance, in order.
+    pub fn controls(&self) -> Vec<Control> {
+        let control = |event: &Event| match event {
+            Event::Control(control) => Some(control.clone()),
+            _ => None,
+        };
+        self.events.lock().iter().filter_map(control).collect()
+    }
+
+    pub fn set_subscribers(&self, channel: &Channel, count: u64) {
+        self.subscribers.lock().insert(channel.clone(), count);
     }
 
     /// The gaps in a channel, in order.
@@ -166,6 +216,18 @@ impl Relay for Recorder {
 
     fn wanted(&self, channel: &Channel) -> bool {
         self.wanted.lock().contains(channel)
+    }
+
+    fn presence(&self, channel: &Channel, change: PresenceChange) {
+        self.record(Event::Presence(channel.clone(), change));
+    }
+
+    fn control(&self, message: Control) {
+        self.record(Event::Control(message));
+    }
+
+    fn subscribers(&self, channel: &Channel) -> u64 {
+        self.subscribers.lock().get(channel).copied().unwrap_or_default()
     }
 }
 

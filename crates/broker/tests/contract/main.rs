@@ -3,9 +3,11 @@
 
 mod faults;
 mod instance;
+mod presence;
 mod proxy;
 mod redis_only;
 mod server;
+mod shared;
 mod storms;
 mod tls;
 
@@ -14,7 +16,16 @@ use std::sync::Arc;
 use fanfare_broker::RedisConfig;
 
 use crate::instance::{Instance, PATIENCE, channel, eventually};
+use crate::presence::{
+    a_large_channel_is_read_in_pages, news_keep_their_place_among_publications,
+    several_connections_of_a_user_are_one_user, who_comes_and_goes_is_told_once_and_seen_everywhere,
+    whoever_is_back_in_time_was_never_gone,
+};
 use crate::server::Server;
+use crate::shared::{
+    a_user_has_so_many_connections_and_no_more, control_reaches_every_instance_in_order,
+    instances_and_channels_are_listed,
+};
 
 /// The instances of one installation, and what they need.
 struct Cluster {
@@ -71,6 +82,18 @@ for_every_home!(
     a_subscription_follows_its_clients,
     publications_keep_their_kind_their_bytes_and_whom_they_leave_out,
     ready_and_flush_resolve,
+);
+
+for_every_home!(
+    memory_shares: Home::Memory;
+    who_comes_and_goes_is_told_once_and_seen_everywhere,
+    several_connections_of_a_user_are_one_user,
+    whoever_is_back_in_time_was_never_gone,
+    a_large_channel_is_read_in_pages,
+    news_keep_their_place_among_publications,
+    a_user_has_so_many_connections_and_no_more,
+    instances_and_channels_are_listed,
+    control_reaches_every_instance_in_order
 );
 
 async fn publications_of_many_threads_have_one_order_everywhere(cluster: Cluster) {
@@ -226,10 +249,10 @@ async fn publications_keep_their_kind_their_bytes_and_whom_they_leave_out(cluste
     .map(|(kind, payload, exclude)| Publication { exclude, ..Publication::new(kind, payload.into()) })
     .collect();
     let relay = Arc::new(Whole(parking_lot::Mutex::default()));
+    let runtime = tokio::runtime::Handle::current();
     let broker: Box<dyn fanfare_broker::Broker> = match &cluster.server {
-        None => Box::new(fanfare_broker::Memory::new(relay.clone())),
+        None => Box::new(fanfare_broker::Memory::new(relay.clone(), uuid::Uuid::nil(), &runtime)),
         Some(server) => {
-            let runtime = tokio::runtime::Handle::current();
             let config = RedisConfig::new(server.url());
             Box::new(fanfare_broker::Redis::start(&config, relay.clone(), &runtime).expect("it is right"))
         }

@@ -1,0 +1,51 @@
+//! The one instance's own facts, for whoever asks. Nothing here counts; it keeps what it is told.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use fanfare_protocol::Channel;
+
+use super::glob;
+use crate::{ChannelFacts, Cursor, InstanceFacts, Page};
+
+/// What was last said.
+#[derive(Default)]
+pub(super) struct Books {
+    facts: Option<InstanceFacts>,
+    /// Channels without subscribers are not kept.
+    subscribers: BTreeMap<Channel, u64>,
+}
+
+impl Books {
+    pub fn describe(&mut self, facts: InstanceFacts) {
+        self.facts = Some(facts);
+    }
+
+    pub fn instances(&self) -> Vec<InstanceFacts> {
+        self.facts.iter().cloned().collect()
+    }
+
+    pub fn count(&mut self, channel: &Channel, subscribers: u64) {
+        if subscribers == 0 {
+            self.subscribers.remove(channel);
+        } else {
+            self.subscribers.insert(channel.clone(), subscribers);
+        }
+    }
+
+    /// Looks at `limit` channels, whatever the pattern, so that a page costs no more than that.
+    pub fn channels(&self, pattern: Option<&str>, from: &Cursor, limit: usize) -> Page<ChannelFacts> {
+        let after = Channel::new(from.as_str()).map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.subscribers.range((after, Bound::Unbounded)).peekable();
+        let mut items = Vec::new();
+        let mut last = None;
+        for (channel, &subscribers) in rest.by_ref().take(limit.max(1)) {
+            last = Some(channel);
+            if pattern.is_none_or(|pattern| glob::matches(pattern.as_bytes(), channel.as_str().as_bytes())) {
+                items.push(ChannelFacts { channel: channel.clone(), subscribers });
+            }
+        }
+        let next = rest.peek().and(last).map(|channel| Cursor::new(channel.as_str()));
+        Page { items, next }
+    }
+}
