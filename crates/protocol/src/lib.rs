@@ -7,6 +7,9 @@ mod envelope;
 mod presence;
 mod publication;
 
+pub mod centrifuge;
+pub mod payload;
+
 pub use channel::{Channel, ChannelError};
 pub use control::Control;
 pub use envelope::{Envelope, EnvelopeError, JOINED_HEADER, LEFT_HEADER, Opened};

@@ -1,0 +1,5 @@
+//! The Centrifuge protocol from outside, in both encodings.
+
+mod commands;
+mod replies;
+mod wire;
