@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::http::Rejected;
+use crate::identity::Verifier;
 use crate::readiness::Readiness;
 use crate::relay::HubRelay;
 use crate::telemetry::Telemetry;
@@ -23,6 +24,8 @@ pub struct Instance {
     pub admission: Arc<Admission>,
     pub readiness: Arc<Readiness>,
     pub rejected: Rejected,
+    /// What tokens are checked with. What they open is in `config.channels`.
+    pub identity: Verifier,
     pub telemetry: Telemetry,
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::http::internal;
+use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
 use crate::listener::Listeners;
 use crate::relay::{Compression, HubRelay, gap_notice};
@@ -64,6 +65,7 @@ pub async fn run(
         readiness: Arc::default(),
         rejected: crate::http::Rejected::default(),
         telemetry: Telemetry::new()?,
+        identity: Verifier::new(&config),
         config,
         hub,
         relay,

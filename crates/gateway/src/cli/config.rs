@@ -3,8 +3,7 @@
 
 use std::io::{self, Write};
 
-use crate::config::value::Kind;
-use crate::config::{Config, KEYS, Key, Settings};
+use crate::config::{Config, KEYS, Key, Layer, OPTIONS, Settings};
 
 /// Prints it to standard output.
 pub fn print(config: &Config, settings: &Settings) {
@@ -21,15 +20,37 @@ pub fn text(config: &Config, settings: &Settings) -> String {
             group = key.group;
             text.push_str(&format!("\n# {group}\n"));
         }
-        text.push_str(&line(key, config, settings));
+        text.push_str(&line(key, config, settings.layer(key.name)));
         text.push('\n');
+    }
+    text.push_str(&channels(config, settings));
+    text
+}
+
+/// The tables, which TOML wants after all keys.
+fn channels(config: &Config, settings: &Settings) -> String {
+    let mut text = String::new();
+    for namespace in config.channels.iter() {
+        let Some(section) = settings.section(namespace.name.as_deref()) else {
+            // Its options are in force all the same, but to print them would be to set them.
+            text.push_str(if config.channels.are_configured() {
+                "\n# [channels] is not set: names without a `:` are closed to clients\n"
+            } else {
+                "\n# [channels] and [namespaces.NAME] are not set: every channel is open to anybody\n"
+            });
+            continue;
+        };
+        text.push_str(&format!("\n{:<44} # {}\n", format!("[{}]", section.heading()), section.layer));
+        for option in OPTIONS {
+            text.push_str(&line(option, &namespace.options, section.values.layer(option.name)));
+            text.push('\n');
+        }
     }
     text
 }
 
-fn line(key: &Key, config: &Config, settings: &Settings) -> String {
-    let layer = settings.layer(key.name);
-    let Some(value) = (key.written)(config) else { return format!("# {} is not set ({layer})", key.name) };
-    let masked = if key.kind == Kind::SecretUrl && value.contains(":***@") { ", masked" } else { "" };
+fn line<C>(key: &Key<C>, values: &C, layer: &Layer) -> String {
+    let Some(value) = (key.written)(values) else { return format!("# {} is not set ({layer})", key.name) };
+    let masked = if key.kind.is_secret() && value.contains("***") { ", masked" } else { "" };
     format!("{:<44} # {layer}{masked}", format!("{} = {value}", key.name))
 }

@@ -34,7 +34,7 @@ pub fn flag(key: &'static Key) -> Arg {
         .value_parser(value_parser!(String));
     match key.kind {
         Kind::Boolean => flag.num_args(0..=1).default_missing_value("true"),
-        Kind::List => flag.action(ArgAction::Append),
+        kind if kind.is_list() => flag.action(ArgAction::Append),
         _ => flag,
     }
 }

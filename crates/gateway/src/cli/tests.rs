@@ -118,8 +118,8 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("", "", "origins = []", "unknown key `origins` in fanfare.toml line 1; did you mean `allowed_origins`?"),
     ("", "", "colour = \"red\"", "unknown key `colour` in fanfare.toml line 1"),
     ("", "", "zebra = 1\napple = 2", "unknown key `zebra` in fanfare.toml line 1"),
-    ("", "", "page = true\n[limits]\nmessage = 1", "`limits` in fanfare.toml line 2 is a table: keys are flat, such as `drain_window`"),
-    ("", "", "drain.window = \"6s\"", "`drain` in fanfare.toml line 1 is a table: keys are flat, such as `drain_window`"),
+    ("", "", "page = true\n[limits]\nmessage = 1", "`limits` in fanfare.toml line 2 is a table: keys are flat, such as `drain_window`; tables are [channels] and [namespaces.NAME]"),
+    ("", "", "drain.window = \"6s\"", "`drain` in fanfare.toml line 1 is a table: keys are flat, such as `drain_window`; tables are [channels] and [namespaces.NAME]"),
     ("", "FANFARE_DRAIN_WINDW=6s", "", "unknown variable `FANFARE_DRAIN_WINDW`; did you mean `FANFARE_DRAIN_WINDOW`?"),
     ("", "FANFARE_PORT=8080", "", "unknown variable `FANFARE_PORT`"),
     ("--drain-windw 6s", "", "", "unknown flag `--drain-windw`; did you mean `--drain-window`?"),
@@ -176,6 +176,46 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("--message-burst 5", "", "", "`message_burst` (5, --message-burst) needs `message_rate` (0, default): without a rate there is nothing to burst above"),
     ("--max-connections 5 --max-connections-per-address 6", "", "", "`max_connections_per_address` (6, --max-connections-per-address) must not be larger than `max_connections` (5, --max-connections): no address could ever reach it"),
     ("--proxy-protocol", "", "", "`proxy_protocol` (true, --proxy-protocol) needs `trusted_proxies` ([], default): its header is read from proxies that are named there, and from nobody else"),
+    // Identity.
+    ("", "FANFARE_TOKEN_SECRETS=hunter2,hunter3 FANFARE_TOKEN_AUDIENCE=me", "allow_anonymous = \"yes\"", r#"`allow_anonymous` (fanfare.toml line 1): expected true or false, found "yes""#),
+    ("", "", "token_secrets = [\"hunter2 until tomorrow\"]", r#"`token_secrets` (fanfare.toml line 1): expected a list of secrets such as "secret" or "secret until 2026-12-31", found something else (not shown, it may hold a password); after " until " stands a date such as 2026-12-31 or 2026-12-31T18:00:00Z"#),
+    ("", "", "token_secrets = [\"***\"]", r#"`token_secrets` (fanfare.toml line 1): expected a list of secrets such as "secret" or "secret until 2026-12-31", found something else (not shown, it may hold a password); what `fanfare config` shows in the place of a secret is not one"#),
+    ("", "", "token_secrets = [7777]", r#"`token_secrets` (fanfare.toml line 1): expected a list of secrets such as "secret" or "secret until 2026-12-31", found something else (not shown, it may hold a password); each is a string"#),
+    ("--token-secrets-file /nonexistent", "", "", r#"`token_secrets_file` (--token-secrets-file): expected a file with one secret a line, found "/nonexistent"; No such file or directory (os error 2)"#),
+    ("--token-public-keys /nonexistent", "", "", r#"`token_public_keys` (--token-public-keys): expected a list of PEM files such as "/etc/fanfare/key.pem", found "/nonexistent"; /nonexistent: No such file or directory (os error 2)"#),
+    ("--token-public-keys HERE/fanfare.toml", "", "workers = 1", r#"`token_public_keys` (--token-public-keys): expected a list of PEM files such as "/etc/fanfare/key.pem", found "fanfare.toml"; fanfare.toml: it is no PEM file with a public key (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY or BEGIN CERTIFICATE)"#),
+    ("--token-jwks ftp://h/keys", "", "", r#"`token_jwks` (--token-jwks): expected a URL such as "https://login.example.com/.well-known/jwks.json", found "ftp://h/keys"; it begins with https:// or http://"#),
+    ("--token-audience me", "", "", r#"`token_audience` (["me"], --token-audience) needs keys, as in `token_secrets` ([], default): without keys no token is read"#),
+    ("--token-leeway 5s", "", "", r#"`token_leeway` ("5s", --token-leeway) needs keys, as in `token_secrets` ([], default): without keys no token is read"#),
+    ("--allow-anonymous=false", "", "", "`allow_anonymous` (false, --allow-anonymous) needs keys, as in `token_secrets` ([], default): nobody could connect"),
+    ("--token-jwks-refresh 2m", "", "", r#"`token_jwks_refresh` ("2m", --token-jwks-refresh) needs `token_jwks` (not set, default): there is nothing to fetch"#),
+    // Channels.
+    ("", "", "channels = 3", "`channels` (fanfare.toml line 1): expected a table such as [channels], found 3"),
+    ("", "", "[[channels]]", "`channels` (fanfare.toml line 1): expected a table such as [channels], found [a table]"),
+    ("", "", "[namespaces]\nchat = true", "`namespaces.chat` (fanfare.toml line 2): expected a table such as [namespaces.NAME], found true"),
+    ("", "", "[namespaces.\"a:b\"]", "`namespaces.a:b` (fanfare.toml line 1): expected a name of 1 to 64 ASCII letters, digits, `_`, `-` and `.`, as it stands before the `:` of a channel, found \"a:b\""),
+    ("", "", "[namespaces.chat]\n\nhistroy_size = 3", "unknown key `namespaces.chat.histroy_size` in fanfare.toml line 3; did you mean `history_size`?"),
+    ("", "", "[channels]\nhistory_size = 3\nlisten = \":80\"", "`channels.listen` in fanfare.toml line 3 is a key of the whole gateway: it belongs above the first table"),
+    ("", "", "history_size = 3", "`history_size` in fanfare.toml line 1 is an option of channels: it belongs under [channels] or [namespaces.NAME]"),
+    ("", "", "[channels]\nmay_publish = \"everybody\"", r#"`channels.may_publish` (fanfare.toml line 2): expected "nobody", "subscriber", "client" or "anonymous", found "everybody""#),
+    ("", "", "[channels]\nmay_subscribe = \"subscriber\"", r#"`channels.may_subscribe` (fanfare.toml line 2): expected "token", "client" or "anonymous", found "subscriber""#),
+    ("", "", "[namespaces.a]\nrecovery = true", r#"`namespaces.a.recovery` (fanfare.toml line 2): expected "off", "allow" or "force", found true"#),
+    ("", "", "[namespaces.a]\nhistory_size = 1000001", "`namespaces.a.history_size` (fanfare.toml line 2): expected between 0 and 1000000, found 1000001"),
+    ("", "", "[namespaces.a]\nhistory_ttl = 60", r#"`namespaces.a.history_ttl` (fanfare.toml line 2): expected a duration such as "250ms", "6s" or "1m30s", found 60; a duration names its unit: "60s" or "60ms""#),
+    ("", "", "[namespaces.a]\nname_pattern = \"a)(b\"", r#"`namespaces.a.name_pattern` (fanfare.toml line 2): expected a regular expression such as "chat:[a-z0-9-]{1,40}", found "a)(b"; unopened group"#),
+    // Their combinations. The first of them is out of the middle of a file, and names both places.
+    ("", "", "[channels]\nmay_subscribe = \"anonymous\"\n[namespaces.a]\nhistory_size = 0\nrecovery = \"force\"", r#"`namespaces.a.recovery` ("force", fanfare.toml line 5) needs `namespaces.a.history_size` (0, fanfare.toml line 4): what is missed is read from the history"#),
+    ("", "", "[channels]\npositioning = \"allow\"", r#"`channels.positioning` ("allow", fanfare.toml line 2) needs `channels.history_size` (0, default): a position is a place in the history"#),
+    ("", "", "[channels]\ndelta = true", "`channels.delta` (true, fanfare.toml line 2) needs `channels.history_size` (0, default): a difference is to the publication before, which is kept there"),
+    ("", "", "[channels]\nmay_read_history = \"client\"", r#"`channels.may_read_history` ("client", fanfare.toml line 2) needs `channels.history_size` (0, default): there is nothing to read"#),
+    ("", "", "[channels]\njoin_leave = \"allow\"", r#"`channels.join_leave` ("allow", fanfare.toml line 2) needs `channels.presence` (false, default): who comes and goes is known from who is there"#),
+    ("", "", "[channels]\nmay_read_presence = \"client\"", r#"`channels.may_read_presence` ("client", fanfare.toml line 2) needs `channels.presence` (false, default): there is nothing to read"#),
+    ("", "", "[channels]\nhistory_size = 9\npositioning = \"force\"\nslow_consumers = \"keep_latest\"", r#"`channels.slow_consumers` ("keep_latest", fanfare.toml line 4) cannot go with `channels.positioning` ("force", fanfare.toml line 3): a client that was not sent everything has no position"#),
+    ("", "", "[channels]\nhistory_size = 9\nrecovery = \"allow\"\nslow_consumers = \"drop_oldest\"", r#"`channels.slow_consumers` ("drop_oldest", fanfare.toml line 4) cannot go with `channels.recovery` ("allow", fanfare.toml line 3): a client that was not sent everything has no position"#),
+    ("", "", "[channels]\nhistory_size = 9\ndelta = true\nslow_consumers = \"drop_oldest\"", r#"`channels.slow_consumers` ("drop_oldest", fanfare.toml line 4) cannot go with `channels.delta` (true, fanfare.toml line 3): a difference to what was not sent is of no use"#),
+    ("", "", "[channels]\nhistory_size = 9", r#"`channels.may_subscribe` ("token", default) needs one of `token_secrets`, `token_secrets_file`, `token_public_keys` and `token_jwks`: without keys no client has a token or a user"#),
+    ("", "", "[namespaces.a]\nmay_subscribe = \"anonymous\"\nuser_limited = true", "`namespaces.a.user_limited` (true, fanfare.toml line 3) needs one of `token_secrets`, `token_secrets_file`, `token_public_keys` and `token_jwks`: without keys no client has a token or a user"),
+    ("", "", "[namespaces.a]\nmay_subscribe = \"anonymous\"\nmay_publish = \"client\"", r#"`namespaces.a.may_publish` ("client", fanfare.toml line 3) needs one of `token_secrets`, `token_secrets_file`, `token_public_keys` and `token_jwks`: without keys no client has a token or a user"#),
 ];
 
 #[test]
@@ -200,6 +240,37 @@ fn what_config_prints_is_a_file_for_the_same_configuration() {
 }
 
 #[test]
+fn what_config_prints_of_channels_is_the_same_again() {
+    let keys = "FANFARE_TOKEN_JWKS=https://h/keys FANFARE_TOKEN_AUDIENCE=a,b FANFARE_ALLOW_ANONYMOUS=true";
+    let anybody = "[channels]\nmay_subscribe = \"anonymous\"\n";
+    let chat = "[namespaces.chat]\nhistory_size = 10\nhistory_ttl = \"1h\"\nrecovery = \"force\"\ndelta = true\n\
+        name_pattern = \"chat:\\\\d+\"\n[namespaces.news]\nslow_consumers = \"keep_latest\"\ndata_format = \"json_object\"\n";
+    for (variables, file) in [(keys, ""), (keys, chat), ("", anybody), (keys, &format!("{chat}{anybody}"))] {
+        let (wanted, settings) = load("", variables, file).unwrap();
+        let text = config::text(&wanted, &settings);
+        let (again, _) = load("", "", &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(again, wanted, "{text}");
+        let closed = text.contains("[channels] is not set: names without a `:` are closed");
+        assert_eq!(closed, file == chat, "{text}");
+        assert_eq!(text.contains("every channel is open"), file.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn tokens_are_asked_for_where_there_are_keys() {
+    for (variables, asked) in [
+        ("", false),
+        ("FANFARE_TOKEN_SECRETS=a", true),
+        ("FANFARE_TOKEN_JWKS=https://h/keys", true),
+        ("FANFARE_TOKEN_SECRETS=a FANFARE_ALLOW_ANONYMOUS=true", false),
+        ("FANFARE_TOKEN_SECRETS=a FANFARE_ALLOW_ANONYMOUS=", true),
+        ("FANFARE_ALLOW_ANONYMOUS=true", false),
+    ] {
+        assert_eq!(!load("", variables, "").unwrap().0.allows_anonymous(), asked, "{variables}");
+    }
+}
+
+#[test]
 fn the_files_that_are_shipped_are_right() {
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
     let entries = fs::read_dir(deploy).unwrap().map(|entry| entry.unwrap().path());
@@ -215,8 +286,12 @@ fn the_files_that_are_shipped_are_right() {
 
 #[test]
 fn config_says_where_values_came_from_and_masks_secrets() {
-    let (config, settings) =
-        load("--workers 2", "FANFARE_REDIS=redis://app:hunter2@h/1", "page = false").unwrap();
+    let (config, settings) = load(
+        "--workers 2",
+        "FANFARE_REDIS=redis://app:hunter2@h/1 FANFARE_TOKEN_SECRETS=hunter2",
+        "page = false",
+    )
+    .unwrap();
     let text = config::text(&config, &settings);
     assert!(!text.contains("hunter2") && !format!("{config:?}").contains("hunter2"), "{text}");
     let squeezed: Vec<String> =
@@ -224,6 +299,7 @@ fn config_says_where_values_came_from_and_masks_secrets() {
     for line in [
         "workers = 2 # --workers",
         "redis = \"redis://app:***@h/1\" # FANFARE_REDIS, masked",
+        "token_secrets = [\"***\"] # FANFARE_TOKEN_SECRETS, masked",
         "idle_timeout = \"60s\" # default",
         "# internal_listen is not set (default)",
     ] {

@@ -42,8 +42,11 @@ pub enum ConfigError {
         /// The key that was probably meant.
         meant: Option<String>,
     },
-    /// The file has a table, and keys have none.
-    #[error("`{name}` in {} line {line} is a table: keys are flat, such as `drain_window`", path.display())]
+    /// The file has a table that there is not.
+    #[error(
+        "`{name}` in {} line {line} is a table: keys are flat, such as `drain_window`; tables are [channels] and [namespaces.NAME]",
+        path.display()
+    )]
     Table {
         /// The table.
         name: String,
@@ -51,6 +54,18 @@ pub enum ConfigError {
         path: PathBuf,
         /// Counted from 1.
         line: usize,
+    },
+    /// The file has a key in a table, or an option of channels outside of one.
+    #[error("`{name}` in {} line {line} {belongs}", path.display())]
+    Misplaced {
+        /// The key.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Where it should be.
+        belongs: &'static str,
     },
     /// A variable begins with `FANFARE_` and is no key.
     #[error("unknown variable `{name}`{}", Meant(.meant))]
@@ -66,8 +81,8 @@ pub enum ConfigError {
     /// A value is not of the key's type, or lies outside its range.
     #[error("`{key}` ({layer}): {problem}")]
     Value {
-        /// The key.
-        key: &'static str,
+        /// The key, after its table's name.
+        key: String,
         /// Where it was set.
         layer: Layer,
         /// What was wrong with it and what was expected.

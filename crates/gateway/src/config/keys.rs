@@ -1,8 +1,7 @@
 //! The table of keys: the only place that knows a key's name, type, default, range and meaning. [`Config`] itself, the
 //! flags, the variables, the file, `fanfare config`, `--help` and `docs/configuration.md` are all made from it.
 //!
-//! A row is `/// meaning`, `name: type = "default", <PLACEHOLDER>;` and, where the type is wider than the key, `in "low" to
-//! "high"` before the placeholder. What two keys mean together is not here but in `rules`.
+//! How a row is written: see `table`. What two keys mean together is not here but in `rules`.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -12,33 +11,13 @@ use ipnet::IpNet;
 
 use super::address::ListenAddress;
 use super::compression::Takeover;
-use super::error::ConfigError;
-use super::layers::Settings;
 use super::log::{LogFormat, LogLevel};
+use super::options::Namespaces;
 use super::origin::OriginPolicy;
 use super::redis::{RedisPrefix, RedisUrl};
-use super::value::{Kind, Value};
-
-/// One row of the table.
-#[derive(Debug)]
-pub struct Key {
-    /// As in the file; see [`Key::flag`] and [`Key::variable`].
-    pub name: &'static str,
-    /// The heading it stands under.
-    pub group: &'static str,
-    /// What it means, in one line.
-    pub help: &'static str,
-    /// As a word; empty for an optional key that is not set.
-    pub default: &'static str,
-    /// The least and the most, as words.
-    pub range: Option<(&'static str, &'static str)>,
-    /// What stands for the value after the flag.
-    pub placeholder: &'static str,
-    /// What sort of value it takes.
-    pub kind: Kind,
-    /// Its value in TOML, secrets masked; nothing where it is not set.
-    pub written: fn(&Config) -> Option<String>,
-}
+pub use super::table::Key;
+use super::table::{range, table};
+use super::tokens::{JwksUrl, PublicKeyFile, SecretsFile, TokenSecret};
 
 impl Key {
     /// The row of a name.
@@ -57,53 +36,11 @@ impl Key {
     }
 }
 
-macro_rules! keys {
-    ($($group:literal {$(
-        #[doc = $help:literal]
-        $name:ident: $type:ty = $default:literal $(in $low:literal to $high:literal)?, <$placeholder:ident>;
-    )+})+) => {
-        /// The whole configuration of an instance, parsed. In counts, `None` is what users write as 0; sizes are in bytes.
-        #[derive(Debug, Clone, PartialEq)]
-        pub struct Config {$($(
-            #[doc = $help]
-            pub $name: $type,
-        )+)+}
-
-        impl Config {
-            /// Takes each key's value out of the highest layer that set it. Does not compare keys with one another.
-            pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
-                Ok(Self {$($(
-                    $name: settings.read::<$type>(stringify!($name), range![$($low, $high)?])?,
-                )+)+})
-            }
-        }
-
-        /// All keys, in the order in which they are shown.
-        pub static KEYS: &[Key] = &[$($(
-            Key {
-                name: stringify!($name),
-                group: $group,
-                help: $help.trim_ascii(),
-                default: $default,
-                range: range![$($low, $high)?],
-                placeholder: stringify!($placeholder),
-                kind: <$type as Value>::KIND,
-                written: |config| config.$name.to_toml(),
-            },
-        )+)+];
-    };
-}
-
-macro_rules! range {
-    () => {
-        None
-    };
-    ($low:literal, $high:literal) => {
-        Some(($low, $high))
-    };
-}
-
-keys! {
+table! {
+    /// The whole configuration of an instance, parsed. In counts, `None` is what users write as 0; sizes are in bytes.
+    Config,
+    /// All keys, in the order in which they are shown.
+    KEYS:
     "Listening" {
         /// Where clients connect; port 0 lets the kernel choose
         listen: ListenAddress = "127.0.0.1:8080", <ADDRESS>;
@@ -172,6 +109,30 @@ keys! {
         /// Whether trusted proxies speak PROXY protocol v2
         proxy_protocol: bool = "false", <BOOL>;
     }
+    "Identity" {
+        /// Secrets of HMAC tokens; any of them will do
+        token_secrets: Vec<TokenSecret> = "", <SECRETS>;
+        /// A file of more of them, one a line
+        token_secrets_file: Option<SecretsFile> = "", <FILE>;
+        /// PEM files with public keys of RSA, ECDSA and EdDSA tokens
+        token_public_keys: Vec<PublicKeyFile> = "", <FILES>;
+        /// Where more public keys are fetched, a JWKS
+        token_jwks: Option<JwksUrl> = "", <URL>;
+        /// How often they are fetched again
+        token_jwks_refresh: Duration = "1h" in "10s" to "168h", <DURATION>;
+        /// How long fetching them may take
+        token_jwks_timeout: Duration = "2s" in "10ms" to "1m", <DURATION>;
+        /// Of `aud`, what a token must have one of, if it is set
+        token_audience: Vec<String> = "", <TEXTS>;
+        /// Of `iss`, what a token must have one of, if it is set
+        token_issuer: Vec<String> = "", <TEXTS>;
+        /// How far clocks may differ when `exp` and `nbf` are read
+        token_leeway: Duration = "0s" in "0s" to "5m", <DURATION>;
+        /// Whether clients need no token; not set, only if there are no keys
+        allow_anonymous: Option<bool> = "", <BOOL>;
+        /// Whether a token may be without a user
+        allow_anonymous_tokens: bool = "true", <BOOL>;
+    }
     "Draining" {
         /// How long it serves on after SIGTERM, while no longer ready
         drain_delay: Duration = "2s" in "0s" to "1h", <DURATION>;
@@ -183,5 +144,9 @@ keys! {
         log_format: LogFormat = "text", <FORMAT>;
         /// Least level logged, or a filter: info,fanfare_broker=debug
         log_level: LogLevel = "info", <LEVEL>;
+    }
+    and {
+        /// The options of channels, out of the file's tables: see `options`.
+        channels: Namespaces,
     }
 }

@@ -52,7 +52,11 @@ impl fmt::Display for Layer {
 }
 
 /// What was said for each key, by the highest layer that said anything. Not `Debug` either.
-pub struct Settings(BTreeMap<&'static str, (Raw, Layer)>);
+pub struct Settings {
+    keys: Layered,
+    /// The tables of the file, the default's first.
+    pub(super) sections: Vec<Section>,
+}
 
 impl Settings {
     /// Lays the layers over one another. Knows that a name is a key, not yet that its value is one.
@@ -61,39 +65,98 @@ impl Settings {
     ///
     /// On a file that cannot be read, and on names in it or in the environment that are no keys.
     pub fn collect(sources: Sources) -> Result<Self, ConfigError> {
-        let mut settings = Self::defaults();
+        let mut keys = Layered::defaults(KEYS, String::new());
         let (variables, named) = variables(sources.variables)?;
-        for (key, raw, layer) in file::read(sources.file.or(named), &sources.directory)? {
-            settings.0.insert(key.name, (raw, layer));
+        let file = file::read(sources.file.or(named), &sources.directory)?;
+        for (key, raw, layer) in file.keys {
+            keys.set(key, raw, layer);
         }
         for (key, value) in variables {
-            settings.0.insert(key.name, (Raw::Word(value), Layer::Variable(key.variable())));
+            keys.set(key, Raw::Word(value), Layer::Variable(key.variable()));
         }
         for (key, value) in sources.flags {
-            settings.0.insert(key.name, (Raw::Word(value), Layer::Flag(key.flag())));
+            keys.set(key, Raw::Word(value), Layer::Flag(key.flag()));
         }
-        Ok(settings)
+        Ok(Self { keys, sections: file.sections })
     }
 
     /// The lowest layer alone.
     pub(super) fn defaults() -> Self {
-        let default = |key: &Key| (key.name, (Raw::Word(key.default.to_owned()), Layer::Default));
-        Self(KEYS.iter().map(default).collect())
+        Self { keys: Layered::defaults(KEYS, String::new()), sections: Vec::new() }
     }
 
     /// Where a key was set.
     pub fn layer(&self, key: &str) -> &Layer {
-        self.0.get(key).map_or(&Layer::Default, |(_, layer)| layer)
+        self.keys.layer(key)
     }
 
-    /// The value of a key.
+    /// What was said for the keys, tables aside.
+    pub(super) fn keys(&self) -> &Layered {
+        &self.keys
+    }
+
+    /// The table of a namespace, or of the default where there is no name; nothing where the file has none.
+    pub fn section(&self, namespace: Option<&str>) -> Option<&Section> {
+        self.sections.iter().find(|section| section.namespace.as_deref() == namespace)
+    }
+}
+
+/// A table of the file: options of channels.
+pub struct Section {
+    /// The namespace; none for `[channels]`.
+    pub namespace: Option<String>,
+    /// Where it begins.
+    pub layer: Layer,
+    /// What it says.
+    pub values: Layered,
+}
+
+impl Section {
+    /// What stands between the brackets of its heading.
+    pub fn heading(&self) -> String {
+        match &self.namespace {
+            None => "channels".to_owned(),
+            Some(name) => format!("namespaces.{name}"),
+        }
+    }
+}
+
+/// What was said for each row of one table.
+pub struct Layered {
+    /// What an error puts before a row's name.
+    prefix: String,
+    values: BTreeMap<&'static str, (Raw, Layer)>,
+}
+
+impl Layered {
+    /// The lowest layer alone.
+    pub(super) fn defaults<C>(rows: &[Key<C>], prefix: String) -> Self {
+        let default = |key: &Key<C>| (key.name, (Raw::Word(key.default.to_owned()), Layer::Default));
+        Self { prefix, values: rows.iter().map(default).collect() }
+    }
+
+    /// Lays a value over what was said before.
+    pub(super) fn set<C>(&mut self, key: &'static Key<C>, raw: Raw, layer: Layer) {
+        self.values.insert(key.name, (raw, layer));
+    }
+
+    /// Where a row was set.
+    pub fn layer(&self, key: &str) -> &Layer {
+        self.values.get(key).map_or(&Layer::Default, |(_, layer)| layer)
+    }
+
+    /// The value of a row.
     pub(super) fn read<T: Value>(
         &self,
         key: &'static str,
         range: Option<(&str, &str)>,
     ) -> Result<T, ConfigError> {
-        let (raw, layer) = &self.0[key];
-        let refuse = |problem| ConfigError::Value { key, layer: layer.clone(), problem };
+        let (raw, layer) = &self.values[key];
+        let refuse = |problem| ConfigError::Value {
+            key: format!("{}{key}", self.prefix),
+            layer: layer.clone(),
+            problem,
+        };
         let value = T::read(raw).map_err(refuse)?;
         if let Some((low, high)) = range {
             let end =
@@ -122,7 +185,7 @@ fn variables(all: Vec<(OsString, OsString)>) -> Result<(Variables, Option<PathBu
                 value.into_string().map_err(|_| ConfigError::NotUtf8(format!("the value of {name}")))?;
             found.push((key, value));
         } else if !is_service_link(rest, &value) {
-            let meant = meant(rest).map(Key::variable);
+            let meant = meant(KEYS, rest).map(Key::variable);
             return Err(ConfigError::UnknownVariable { name, meant });
         }
     }
@@ -144,14 +207,14 @@ fn is_service_link(rest: &str, value: &OsStr) -> bool {
         || rest.split_once("_PORT_").is_some_and(|(_, port)| is_port(port))
 }
 
-/// The key that was probably meant by a name that is none: the most alike, or the only one that contains it.
-pub(super) fn meant(name: &str) -> Option<&'static Key> {
+/// The row that was probably meant by a name that is none: the most alike, or the only one that contains it.
+pub(super) fn meant<C>(rows: &'static [Key<C>], name: &str) -> Option<&'static Key<C>> {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    let likeness = |key: &&Key| strsim::jaro_winkler(key.name, &name);
-    let nearest = KEYS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    let likeness = |key: &&Key<C>| strsim::jaro_winkler(key.name, &name);
+    let nearest = rows.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     if likeness(&nearest) > 0.88 {
         return Some(nearest);
     }
-    let mut containing = KEYS.iter().filter(|key| key.name.split('_').any(|word| word == name));
+    let mut containing = rows.iter().filter(|key| key.name.split('_').any(|word| word == name));
     containing.next().filter(|_| containing.next().is_none())
 }

@@ -1,7 +1,8 @@
 //! The configuration of an instance: read once, whole, before anything is bound, and passed on as values of the types
 //! that are used ([`Config`]). There is no reloading, and nobody else reads the environment.
 //!
-//! Everything is made from the table in `keys`; see there to add a key.
+//! Everything is made from two tables: the keys of the gateway in `keys`, and the options of channels in `options`; see
+//! there to add one.
 
 pub mod address;
 pub mod compression;
@@ -10,11 +11,14 @@ mod file;
 pub mod keys;
 pub mod layers;
 pub mod log;
+pub mod options;
 pub mod origin;
 pub mod redis;
 #[cfg(test)]
 mod reference;
 mod rules;
+mod table;
+pub mod tokens;
 mod units;
 pub mod value;
 
@@ -26,8 +30,9 @@ pub use address::{Host, ListenAddress};
 pub use compression::Takeover;
 pub use error::ConfigError;
 pub use keys::{Config, KEYS, Key};
-pub use layers::{Layer, Settings, Sources};
+pub use layers::{Layer, Section, Settings, Sources};
 pub use log::{LogFormat, LogLevel};
+pub use options::{Namespaces, OPTIONS, Options};
 pub use origin::{OriginPattern, OriginPolicy};
 pub use redis::{RedisPrefix, RedisUrl};
 
@@ -39,7 +44,8 @@ impl Config {
     /// On the first thing that is wrong with them: see [`ConfigError`].
     pub fn load(sources: Sources) -> Result<(Self, Settings), ConfigError> {
         let settings = Settings::collect(sources)?;
-        let config = Self::read(&settings)?;
+        let mut config = Self::read(settings.keys())?;
+        config.channels = Namespaces::read(&settings)?;
         rules::check(&config, &settings)?;
         Ok((config, settings))
     }
@@ -47,6 +53,17 @@ impl Config {
     /// How many workers to start: as configured, or one for each core that this process may use.
     pub fn worker_count(&self) -> usize {
         self.workers.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+
+    /// Whether there is anything to check tokens with.
+    pub fn has_token_keys(&self) -> bool {
+        let files = self.token_secrets_file.is_some() || !self.token_public_keys.is_empty();
+        files || !self.token_secrets.is_empty() || self.token_jwks.is_some()
+    }
+
+    /// Whether clients may come without a token: as configured, or else where no token could be checked.
+    pub fn allows_anonymous(&self) -> bool {
+        self.allow_anonymous.unwrap_or(!self.has_token_keys())
     }
 
     /// What a client that was turned away is told to wait, in whole seconds, rounded up: `Retry-After` has no finer.
@@ -64,6 +81,6 @@ impl Config {
 /// What is in force when nothing is configured.
 impl Default for Config {
     fn default() -> Self {
-        Self::read(&Settings::defaults()).expect("every default is a value of its key")
+        Self::read(Settings::defaults().keys()).expect("every default is a value of its key")
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::{env, fs};
 
-use super::{Config, KEYS, Key};
+use super::{Config, KEYS, Key, OPTIONS, Options};
 
 const AGAIN: &str = "UPDATE_DOCS=1 cargo test -p fanfare --lib reference";
 
@@ -37,22 +37,29 @@ fn the_example_says_what_the_table_says() {
     let keys = example.lines().filter_map(|line| line.strip_prefix('#').filter(|key| !key.starts_with(' ')));
     let keys = keys.collect::<Vec<_>>().join("\n");
     let table: toml::Table = keys.parse().expect("with its keys uncommented it is TOML");
-    assert_eq!(table.len(), KEYS.len());
+    assert_eq!(table.len(), KEYS.len() + 1);
+    assert_eq!(table["channels"].as_table().map(toml::Table::len), Some(OPTIONS.len()));
 }
 
 #[test]
 fn the_table_is_sound() {
-    for key in KEYS {
-        assert!(key.help.len() <= 70 && !key.help.ends_with('.'), "one short line: {}", key.help);
-        assert_eq!(key.name, key.name.to_ascii_lowercase());
-        assert!(
-            Key::named(key.name).is_some_and(|named| std::ptr::eq(named, key)),
-            "{} is there twice",
-            key.name
-        );
+    check_rows(KEYS);
+    check_rows(OPTIONS);
+    for option in OPTIONS {
+        assert!(Key::named(option.name).is_none(), "{} is a key and an option", option.name);
     }
     // Reads every default and both ends of every range.
     Config::default();
+    Options::default();
+}
+
+fn check_rows<C>(rows: &[Key<C>]) {
+    for row in rows {
+        assert!(row.help.len() <= 70 && !row.help.ends_with('.'), "one short line: {}", row.help);
+        assert_eq!(row.name, row.name.to_ascii_lowercase());
+        let named = rows.iter().filter(|other| other.name == row.name).count();
+        assert_eq!(named, 1, "{} is there twice", row.name);
+    }
 }
 
 /// Compares a file with what it should be, or makes it so.
@@ -72,17 +79,25 @@ fn hold(path: &str, make: impl FnOnce(&str) -> String) {
 }
 
 fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> = KEYS.iter().map(|key| key.group).collect();
+    let keys = KEYS.iter().map(|key| key.group);
+    let mut groups: Vec<&str> = keys.chain(OPTIONS.iter().map(|option| option.group)).collect();
     groups.dedup();
     groups
 }
 
 fn table(group: &str) -> String {
-    let mut table = "| key | type | default | meaning |\n|---|---|---|---|\n".to_owned();
-    for key in KEYS.iter().filter(|key| key.group == group) {
+    let head = |what: &str| format!("| {what} | type | default | meaning |\n|---|---|---|---|\n");
+    match KEYS.iter().any(|key| key.group == group) {
+        true => head("key") + &rows(KEYS, group, &Config::default()),
+        false => head("option") + &rows(OPTIONS, group, &Options::default()),
+    }
+}
+
+fn rows<C>(rows: &[Key<C>], group: &str, defaults: &C) -> String {
+    let mut table = String::new();
+    for key in rows.iter().filter(|key| key.group == group) {
         let range = key.range.map(|(low, high)| format!(", {low} to {high}")).unwrap_or_default();
-        let default =
-            (key.written)(&Config::default()).map_or("not set".to_owned(), |value| format!("`{value}`"));
+        let default = (key.written)(defaults).map_or("not set".to_owned(), |value| format!("`{value}`"));
         let Key { name, kind, help, .. } = key;
         // An asterisk alone is one; two of them in a row of a table would be emphasis.
         let help = help.replace('*', "\\*");
@@ -98,12 +113,27 @@ fn example() -> String {
 # What each means in full: docs/configuration.md. Check a file with `fanfare config --config FILE`.
 "
     .to_owned();
-    for group in groups() {
-        write!(text, "\n# --- {group} ---\n").expect("a string takes it");
-        for key in KEYS.iter().filter(|key| key.group == group) {
-            let value = (key.written)(&Config::default()).unwrap_or_else(|| "\"\"".to_owned());
-            write!(text, "\n# {}\n#{} = {value}\n", key.help, key.name).expect("a string takes it");
-        }
-    }
+    examples(&mut text, KEYS, &Config::default());
+    text.push_str(
+        "
+# Options of channels, after all keys: [channels] for names without a `:`, [namespaces.chat] for `chat:room1`. Without any
+# such table every channel is open to anybody; with one, only what it allows.
+
+#[channels]
+",
+    );
+    examples(&mut text, OPTIONS, &Options::default());
     text
+}
+
+fn examples<C>(text: &mut String, rows: &[Key<C>], defaults: &C) {
+    let mut group = "";
+    for key in rows {
+        if key.group != group {
+            group = key.group;
+            write!(text, "\n# --- {group} ---\n").expect("a string takes it");
+        }
+        let value = (key.written)(defaults).unwrap_or_else(|| "\"\"".to_owned());
+        write!(text, "\n# {}\n#{} = {value}\n", key.help, key.name).expect("a string takes it");
+    }
 }

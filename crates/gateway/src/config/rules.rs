@@ -3,18 +3,124 @@
 
 use super::error::ConfigError;
 use super::keys::{Config, Key};
-use super::layers::Settings;
+use super::layers::{Layer, Section, Settings};
+use super::options::{May, MaySubscribe, OPTIONS, Options, SlowConsumers, Wish};
+use crate::namespace::Namespace;
 
 /// Holds a configuration against every rule; the first that it breaks is the error.
 pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
-    let said = |key| said(config, settings, key);
-    for (broken, key, must, other, why) in rules(config) {
-        if broken {
-            let line = format!("{} {must} {}: {why}", said(key), said(other));
-            return Err(ConfigError::Combination(line));
+    let said = |key| said(Key::named(key), key, config, settings.layer(key));
+    hold(rules(config), said)?;
+    let has_users = config.has_token_keys();
+    for (namespace, section) in sections(config, settings) {
+        let said = |name| {
+            let option = OPTIONS.iter().find(|option| option.name == name);
+            let full = format!("{}.{name}", section.heading());
+            self::said(option, &full, &namespace.options, section.values.layer(name))
+        };
+        hold(channel_rules(namespace), said)?;
+        for (broken, option) in user_rules(namespace) {
+            if broken && !has_users {
+                return Err(ConfigError::Combination(format!(
+                    "{} needs one of `token_secrets`, `token_secrets_file`, `token_public_keys` and `token_jwks`: without \
+                     keys no client has a token or a user",
+                    said(option)
+                )));
+            }
         }
     }
     Ok(())
+}
+
+fn hold(rules: Vec<Rule>, said: impl Fn(&'static str) -> String) -> Result<(), ConfigError> {
+    match rules.into_iter().find(|(broken, ..)| *broken) {
+        None => Ok(()),
+        Some((_, key, must, other, why)) => {
+            Err(ConfigError::Combination(format!("{} {must} {}: {why}", said(key), said(other))))
+        }
+    }
+}
+
+/// The namespaces that the file has a table for, and the table.
+fn sections<'a>(
+    config: &'a Config,
+    settings: &'a Settings,
+) -> impl Iterator<Item = (&'a Namespace, &'a Section)> {
+    config.channels.iter().filter_map(|namespace| {
+        settings.section(namespace.name.as_deref()).map(|section| (&**namespace, section))
+    })
+}
+
+/// What two options of one namespace are to one another.
+fn channel_rules(options: &Options) -> Vec<Rule> {
+    let no_history = options.history_size.is_none();
+    let slow = options.slow_consumers != SlowConsumers::Close;
+    let dropped = "a client that was not sent everything has no position";
+    let positioned = "a position is a place in the history";
+    vec![
+        (
+            no_history && options.recovery != Wish::Off,
+            "recovery",
+            "needs",
+            "history_size",
+            "what is missed is read from the history",
+        ),
+        (no_history && options.positioning != Wish::Off, "positioning", "needs", "history_size", positioned),
+        (
+            no_history && options.delta,
+            "delta",
+            "needs",
+            "history_size",
+            "a difference is to the publication before, which is kept there",
+        ),
+        (
+            no_history && options.may_read_history != May::Nobody,
+            "may_read_history",
+            "needs",
+            "history_size",
+            "there is nothing to read",
+        ),
+        (
+            !options.presence && options.join_leave != Wish::Off,
+            "join_leave",
+            "needs",
+            "presence",
+            "who comes and goes is known from who is there",
+        ),
+        (
+            !options.presence && options.may_read_presence != May::Nobody,
+            "may_read_presence",
+            "needs",
+            "presence",
+            "there is nothing to read",
+        ),
+        (
+            slow && options.positioning != Wish::Off,
+            "slow_consumers",
+            "cannot go with",
+            "positioning",
+            dropped,
+        ),
+        (slow && options.recovery != Wish::Off, "slow_consumers", "cannot go with", "recovery", dropped),
+        (
+            slow && options.delta,
+            "slow_consumers",
+            "cannot go with",
+            "delta",
+            "a difference to what was not sent is of no use",
+        ),
+    ]
+}
+
+/// Which options of a namespace mean nothing where no client can have a token or a user.
+fn user_rules(options: &Options) -> [(bool, &'static str); 5] {
+    [
+        (options.may_subscribe != MaySubscribe::Anonymous, "may_subscribe"),
+        (options.user_limited, "user_limited"),
+        (options.may_publish == May::Client, "may_publish"),
+        (options.may_read_history == May::Client, "may_read_history"),
+        (options.may_read_presence == May::Client, "may_read_presence"),
+    ]
 }
 
 /// Whether it is broken, the key to blame, what it must be to the other, and why.
@@ -32,7 +138,60 @@ fn rules(config: &Config) -> Vec<Rule> {
     let (whole, each) = (config.max_connections, config.max_connections_per_address);
     let too_many = above(each.map(usize::from), whole.map(usize::from));
     let spool = config.redis_spool;
+    let no_keys = !config.has_token_keys();
+    let unread = "without keys no token is read";
+    let no_jwks = config.token_jwks.is_none();
+    let nothing = "there is nothing to fetch";
     vec![
+        (
+            no_jwks && config.token_jwks_refresh != default.token_jwks_refresh,
+            "token_jwks_refresh",
+            "needs",
+            "token_jwks",
+            nothing,
+        ),
+        (
+            no_jwks && config.token_jwks_timeout != default.token_jwks_timeout,
+            "token_jwks_timeout",
+            "needs",
+            "token_jwks",
+            nothing,
+        ),
+        (
+            no_keys && !config.token_audience.is_empty(),
+            "token_audience",
+            "needs keys, as in",
+            "token_secrets",
+            unread,
+        ),
+        (
+            no_keys && !config.token_issuer.is_empty(),
+            "token_issuer",
+            "needs keys, as in",
+            "token_secrets",
+            unread,
+        ),
+        (
+            no_keys && config.token_leeway != default.token_leeway,
+            "token_leeway",
+            "needs keys, as in",
+            "token_secrets",
+            unread,
+        ),
+        (
+            no_keys && config.allow_anonymous == Some(false),
+            "allow_anonymous",
+            "needs keys, as in",
+            "token_secrets",
+            "nobody could connect",
+        ),
+        (
+            no_keys && !config.allow_anonymous_tokens,
+            "allow_anonymous_tokens",
+            "needs keys, as in",
+            "token_secrets",
+            unread,
+        ),
         (
             same_address,
             "internal_listen",
@@ -117,7 +276,7 @@ fn rules(config: &Config) -> Vec<Rule> {
 }
 
 /// `` `idle_timeout` ("20s", fanfare.toml line 4) ``.
-fn said(config: &Config, settings: &Settings, key: &'static str) -> String {
-    let value = Key::named(key).and_then(|key| (key.written)(config)).unwrap_or_else(|| "not set".into());
-    format!("`{key}` ({value}, {})", settings.layer(key))
+fn said<C>(row: Option<&Key<C>>, name: &str, values: &C, layer: &Layer) -> String {
+    let value = row.and_then(|row| (row.written)(values)).unwrap_or_else(|| "not set".into());
+    format!("`{name}` ({value}, {layer})")
 }

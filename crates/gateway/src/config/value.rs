@@ -36,7 +36,7 @@ impl Raw {
     }
 
     /// How an error message quotes it.
-    fn quoted(&self) -> String {
+    pub(super) fn quoted(&self) -> String {
         match self {
             Self::Word(text) | Self::Text(text) => format!("{text:?}"),
             Self::Integer(digits) => digits.clone(),
@@ -70,6 +70,8 @@ pub enum Kind {
     Text,
     /// A URL that may hold a password, and is masked wherever it is shown.
     SecretUrl,
+    /// Several texts, none of which is ever shown; as a flag it may be repeated.
+    SecretList,
 }
 
 impl Kind {
@@ -87,7 +89,18 @@ impl Kind {
             Self::Size => "size".into(),
             Self::Text => "text".into(),
             Self::SecretUrl => "URL, secret".into(),
+            Self::SecretList => "list, secret".into(),
         }
+    }
+
+    /// Whether its values are masked wherever they are shown.
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::SecretUrl | Self::SecretList)
+    }
+
+    /// Whether a value is several, separated by commas where there are no brackets.
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::List | Self::SecretList)
     }
 }
 
@@ -119,9 +132,9 @@ pub trait Value: Sized {
 
     /// The line for a value that cannot be read. Never quotes a secret.
     fn refuse(raw: &Raw, hint: Hint) -> String {
-        let found = match Self::KIND {
-            Kind::SecretUrl => "something else (not shown, it may hold a password)".to_owned(),
-            _ => raw.quoted(),
+        let found = match Self::KIND.is_secret() {
+            true => "something else (not shown, it may hold a password)".to_owned(),
+            false => raw.quoted(),
         };
         let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
         format!("expected {}, found {found}{hint}", Self::EXPECTED)
@@ -146,8 +159,11 @@ impl<T: Value> Value for Option<T> {
         if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
     }
 
-    fn misread(raw: &Raw) -> Result<Self, Hint> {
-        T::misread(raw).map(Some)
+    fn read(raw: &Raw) -> Result<Self, String> {
+        match raw {
+            Raw::Word(text) | Raw::Text(text) if text.is_empty() => Ok(None),
+            _ => T::read(raw).map(Some),
+        }
     }
 
     fn to_toml(&self) -> Option<String> {

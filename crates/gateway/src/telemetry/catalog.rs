@@ -88,6 +88,7 @@ pub const METRICS: &[Metric] = &[
         "fanfare_unknown_envelopes_total",
         "Messages on the bus that no version of the envelope explains",
     ),
+    counter("fanfare_tokens_refused_total", "Tokens that were not believed, by reason").by("reason"),
     gauge("fanfare_ready", "1 while /readyz says so"),
     gauge("fanfare_draining", "1 from the signal to end on"),
     gauge("fanfare_drain_remaining_connections", "While draining, connections that are still there"),
@@ -109,6 +110,7 @@ mod tests {
 
     use super::*;
     use crate::http::Rejection;
+    use crate::identity::TokenFault;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
 
@@ -126,6 +128,7 @@ mod tests {
         writeln!(rows, "\n`reason` of a closed connection: {}.", list(&End::LABELS)).unwrap();
         writeln!(rows, "\n`reason` of a rejected handshake: {}.", list(&Rejection::LABELS)).unwrap();
         writeln!(rows, "\n`cause` of a gap: {}.", list(&causes)).unwrap();
+        writeln!(rows, "\n`reason` of a refused token: {}.", list(&TokenFault::LABELS)).unwrap();
         let (begin, end) = ("<!-- begin generated -->\n", "<!-- end generated -->");
         let text = std::fs::read_to_string(FILE).unwrap();
         let (before, rest) = text.split_once(begin).expect("docs/metrics.md has its begin mark");

@@ -99,6 +99,9 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
     for (label, rejected) in Rejection::LABELS.into_iter().zip(instance.rejected.read()) {
         counter!("fanfare_handshakes_rejected_total", "reason" => label).absolute(rejected);
     }
+    for (label, refused) in instance.identity.refused() {
+        counter!("fanfare_tokens_refused_total", "reason" => label).absolute(refused);
+    }
     counter!("fanfare_accept_errors_total").absolute(instance.rejected.accept_errors());
 }
 

@@ -1,0 +1,279 @@
+//! The table of channel options: the only place that knows an option's name, type, default, range and meaning. [`Options`]
+//! itself, the tables `[channels]` and `[namespaces.NAME]` of the file, `fanfare config` and `docs/configuration.md` are all
+//! made from it. What two options mean together is not here but in `rules`; who may do what, in `crate::namespace`.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::Regex;
+
+use super::error::ConfigError;
+use super::layers::Settings;
+use super::table::{range, table};
+use super::value::{Hint, Kind, Value, string};
+use crate::namespace::Namespace;
+
+table! {
+    /// What holds for the channels of one namespace. In counts, `None` is what users write as 0.
+    Options,
+    /// All options, in the order in which they are shown.
+    OPTIONS:
+    "Rights" {
+        /// Who may subscribe
+        may_subscribe: MaySubscribe = "token";
+        /// Who may publish
+        may_publish: May = "nobody";
+        /// Who may read what was published before
+        may_read_history: May = "nobody";
+        /// Who may read who is subscribed
+        may_read_presence: May = "nobody";
+        /// Whether a name such as `dialog#12,42` is for users 12 and 42 alone
+        user_limited: bool = "false";
+        /// Whether a name that begins with `$` is for subscription tokens alone
+        private_prefix: bool = "true";
+        /// Whether clients of `/ws` may publish here, if they may at all
+        raw_publish: bool = "true";
+    }
+    "History" {
+        /// Publications kept for each channel, 0 for none
+        history_size: Option<NonZeroU32> = "0" in "0" to "1000000";
+        /// How long a channel's publications are kept after the last one
+        history_ttl: Duration = "5m" in "1s" to "8760h";
+        /// Whether subscriptions know their position, and so notice a loss
+        positioning: Wish = "off";
+        /// Whether clients that come back get what they have missed
+        recovery: Wish = "off";
+    }
+    "Presence" {
+        /// Whether it is known who is subscribed
+        presence: bool = "false";
+        /// Whether subscribers are told who comes and goes
+        join_leave: Wish = "off";
+    }
+    "Publications" {
+        /// What a publication's data may be
+        data_format: DataFormat = "any";
+        /// Whether clients may ask for the difference to the last publication
+        delta: bool = "false";
+        /// What happens to a client that does not keep up
+        slow_consumers: SlowConsumers = "close";
+        /// What the whole of a name must match, a regular expression
+        name_pattern: Option<NamePattern> = "";
+    }
+}
+
+/// Declares a closed set of words and how it is read.
+macro_rules! words {
+    ($(#[$meta:meta])* $Type:ident, $expected:literal: $($(#[$variant_meta:meta])* $Variant:ident = $word:literal,)+) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $Type {
+            $($(#[$variant_meta])* $Variant,)+
+        }
+
+        impl Value for $Type {
+            const KIND: Kind = Kind::Choice(&[$($word),+]);
+            const EXPECTED: &'static str = $expected;
+
+            fn parse(text: &str) -> Result<Self, Hint> {
+                match text {
+                    $($word => Ok(Self::$Variant),)+
+                    _ => Err(None),
+                }
+            }
+
+            fn to_toml(&self) -> Option<String> {
+                Some(string(match self {
+                    $(Self::$Variant => $word,)+
+                }))
+            }
+        }
+    };
+}
+
+words! {
+    /// Who may subscribe. A token for the channel always lets its holder in; each right takes in the one before.
+    MaySubscribe, r#""token", "client" or "anonymous""#:
+    /// Only holders of a subscription token, or of a connection token that names the channel.
+    Token = "token",
+    /// Every client with a user.
+    Client = "client",
+    /// Every client.
+    Anonymous = "anonymous",
+}
+
+words! {
+    /// Who may do something in a channel. `Nobody` is the least and `Anonymous` the most; neither of the two between takes in
+    /// the other: a subscriber may be anonymous, and a client with a user need not be subscribed.
+    May, r#""nobody", "subscriber", "client" or "anonymous""#:
+    /// No client; the back end alone.
+    Nobody = "nobody",
+    /// Every client that is subscribed to the channel, anonymous or not.
+    Subscriber = "subscriber",
+    /// Every client with a user, subscribed or not.
+    Client = "client",
+    /// Every client.
+    Anonymous = "anonymous",
+}
+
+words! {
+    /// Whether subscriptions have a feature.
+    Wish, r#""off", "allow" or "force""#:
+    /// None has.
+    Off = "off",
+    /// Those whose clients ask for it have.
+    Allow = "allow",
+    /// All have.
+    Force = "force",
+}
+
+words! {
+    /// What the data of a publication may be.
+    DataFormat, r#""any", "json", "json_object" or "binary""#:
+    /// Text and bytes of any kind. What is not JSON closes clients of JSON protocols (3506).
+    Any = "any",
+    /// One JSON value.
+    Json = "json",
+    /// One JSON object.
+    JsonObject = "json_object",
+    /// Bytes that nobody looks at, none at all among them.
+    Binary = "binary",
+}
+
+words! {
+    /// What happens to a client that does not keep up.
+    SlowConsumers, r#""close", "drop_oldest" or "keep_latest""#:
+    /// It is closed when its outbox is full.
+    Close = "close",
+    /// It loses what it has waited for longest.
+    DropOldest = "drop_oldest",
+    /// It gets the latest publication of the channel when it can take one.
+    KeepLatest = "keep_latest",
+}
+
+/// A regular expression that the whole of a channel's name must match.
+#[derive(Clone)]
+pub struct NamePattern {
+    written: String,
+    whole: Regex,
+}
+
+impl NamePattern {
+    /// The largest compiled pattern, in bytes.
+    const LIMIT: usize = 1 << 20;
+
+    /// Whether it matches the whole of a name.
+    pub fn matches(&self, name: &str) -> bool {
+        self.whole.is_match(name)
+    }
+}
+
+impl PartialEq for NamePattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.written == other.written
+    }
+}
+
+impl fmt::Debug for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.written, f)
+    }
+}
+
+impl Value for NamePattern {
+    const KIND: Kind = Kind::Text;
+    const EXPECTED: &'static str = r#"a regular expression such as "chat:[a-z0-9-]{1,40}""#;
+
+    fn parse(text: &str) -> Result<Self, Hint> {
+        let build = |text: &str| regex::RegexBuilder::new(text).size_limit(Self::LIMIT).build();
+        // By itself first: `a)(b` is no pattern, and in the brackets it would be one.
+        let whole = build(text).and_then(|_| build(&format!(r"\A(?:{text})\z")));
+        let whole = whole.map_err(|error| {
+            // The parser draws where it stopped, over several lines; the last says what is wrong.
+            let line = error.to_string();
+            let line = line.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            Some(line)
+        })?;
+        Ok(Self { written: text.to_owned(), whole })
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        Some(string(&self.written))
+    }
+}
+
+/// The name of a namespace, as it stands before the `:` of its channels.
+pub struct NamespaceName;
+
+impl NamespaceName {
+    /// Whether a text is one; the error says what is expected.
+    pub fn parse(text: &str) -> Result<(), String> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+            return Ok(());
+        }
+        Err(format!(
+            "expected a name of 1 to 64 ASCII letters, digits, `_`, `-` and `.`, as it stands before the `:` of a channel, \
+             found {text:?}"
+        ))
+    }
+}
+
+impl Options {
+    /// What holds where the file has no table at all: anybody may subscribe to any channel and publish to it, and nothing
+    /// is kept. This is the plain relay.
+    pub fn open() -> Self {
+        Self {
+            may_subscribe: MaySubscribe::Anonymous,
+            may_publish: May::Anonymous,
+            private_prefix: false,
+            ..Self::default()
+        }
+    }
+}
+
+/// What holds in a table that sets nothing: everything is closed.
+impl Default for Options {
+    fn default() -> Self {
+        let defaults = super::layers::Layered::defaults(OPTIONS, String::new());
+        Self::read(&defaults).expect("every default is a value of its option")
+    }
+}
+
+/// The options of all channels: those of the default, and of each namespace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Namespaces {
+    /// The default's first, then in the file's order.
+    pub(crate) all: Arc<[Arc<Namespace>]>,
+    /// Whether the file has any table. Where it has none, everything is open.
+    pub(crate) configured: bool,
+}
+
+impl Namespaces {
+    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        if settings.sections.is_empty() {
+            return Ok(Self::default());
+        }
+        let default = match settings.section(None) {
+            Some(section) => Options::read(&section.values)?,
+            None => Options::default(),
+        };
+        let mut all = vec![Arc::new(Namespace { name: None, index: 0, options: default })];
+        for section in settings.sections.iter().filter(|section| section.namespace.is_some()) {
+            let options = Options::read(&section.values)?;
+            let name = section.namespace.as_deref().map(Box::from);
+            all.push(Arc::new(Namespace { name, index: all.len(), options }));
+        }
+        Ok(Self { all: all.into(), configured: true })
+    }
+}
+
+/// What holds where the file has no table.
+impl Default for Namespaces {
+    fn default() -> Self {
+        let open = Namespace { name: None, index: 0, options: Options::open() };
+        Self { all: [Arc::new(open)].into(), configured: false }
+    }
+}

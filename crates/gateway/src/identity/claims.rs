@@ -1,0 +1,197 @@
+//! What a token says, once its signature is good: claims become values of the types that sessions use, or a fault. Times
+//! and audiences have been looked at before.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use fanfare_protocol::Channel;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Expiry, Grant, Identity, Overrides, SubscriptionToken, TokenFault, User};
+
+/// The claims of both kinds of token (section 8 of the protocol's description). Others are passed over.
+#[derive(Debug, Deserialize)]
+pub struct Claims {
+    sub: Option<String>,
+    exp: Option<f64>,
+    jti: Option<String>,
+    expire_at: Option<f64>,
+    info: Option<Box<RawValue>>,
+    b64info: Option<String>,
+    // Of connection tokens.
+    channels: Option<Vec<String>>,
+    subs: Option<BTreeMap<String, Sub>>,
+    meta: Option<Box<RawValue>>,
+    // Of subscription tokens.
+    channel: Option<String>,
+    client: Option<String>,
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+    #[serde(rename = "override")]
+    overrides: Option<Override>,
+}
+
+/// One of `subs`.
+#[derive(Debug, Deserialize)]
+struct Sub {
+    info: Option<Box<RawValue>>,
+    b64info: Option<String>,
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+    #[serde(rename = "override")]
+    overrides: Option<Override>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Override {
+    presence: Option<Flag>,
+    join_leave: Option<Flag>,
+    force_push_join_leave: Option<Flag>,
+    force_positioning: Option<Flag>,
+    force_recovery: Option<Flag>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Flag {
+    value: bool,
+}
+
+impl Claims {
+    /// Whether they are a subscription token's.
+    pub fn are_for_a_subscription(&self) -> bool {
+        self.channel.as_deref().is_some_and(|channel| !channel.is_empty())
+    }
+
+    /// Takes them as a connection token's.
+    pub fn into_connection(self, leeway: u64) -> Result<Identity, TokenFault> {
+        if self.are_for_a_subscription() {
+            return Err(TokenFault::Kind(
+                "it is for a subscription (it has `channel`), not for a connection",
+            ));
+        }
+        let expiry = self.expiry(leeway);
+        let channel = |name: &str| Channel::new(name).map_err(|error| malformed("channels", &error));
+        let subs: Result<_, TokenFault> = match self.subs.filter(|subs| !subs.is_empty()) {
+            Some(subs) => subs.into_iter().map(|(name, sub)| Ok((channel(&name)?, sub.grant()?))).collect(),
+            None => {
+                let names = self.channels.unwrap_or_default();
+                names.iter().map(|name| Ok((channel(name)?, Grant::default()))).collect()
+            }
+        };
+        Ok(Identity {
+            user: User::new(&self.sub.unwrap_or_default()),
+            info: payload("info", self.info, self.b64info)?,
+            expiry,
+            subs: subs?,
+            meta: self.meta.map(|meta| one_line(&meta)),
+            token: self.jti,
+        })
+    }
+
+    /// Takes them as a subscription token's.
+    pub fn into_subscription(self, leeway: u64) -> Result<SubscriptionToken, TokenFault> {
+        if !self.are_for_a_subscription() {
+            return Err(TokenFault::Kind("it is not for a subscription: it has no `channel`"));
+        }
+        let expiry = self.expiry(leeway);
+        let name = self.channel.unwrap_or_default();
+        Ok(SubscriptionToken {
+            channel: Channel::new(&name).map_err(|error| malformed("channel", &error))?,
+            user: User::new(&self.sub.unwrap_or_default()),
+            client: self.client.filter(|client| !client.is_empty()),
+            grant: Grant {
+                info: payload("info", self.info, self.b64info)?,
+                data: payload("data", self.data, self.b64data)?,
+                expiry,
+                overrides: self.overrides.map(Override::read).unwrap_or_default(),
+            },
+        })
+    }
+
+    /// When to refresh: `expire_at`, where it is there, wins over `exp`, and is never if it is not positive. The leeway
+    /// that a token is granted is granted to what it has opened.
+    fn expiry(&self, leeway: u64) -> Option<Expiry> {
+        let (at, leeway) = match self.expire_at {
+            Some(at) => (Some(at).filter(|at| *at > 0.0), 0),
+            None => (self.exp, leeway),
+        };
+        // Saturates, where somebody has said 1e300.
+        at.map(|at| Expiry((at as u64).saturating_add(leeway)))
+    }
+}
+
+impl Sub {
+    fn grant(self) -> Result<Grant, TokenFault> {
+        Ok(Grant {
+            info: payload("subs", self.info, self.b64info)?,
+            data: payload("subs", self.data, self.b64data)?,
+            expiry: None,
+            overrides: self.overrides.map(Override::read).unwrap_or_default(),
+        })
+    }
+}
+
+impl Override {
+    fn read(self) -> Overrides {
+        let value = |flag: Option<Flag>| flag.map(|flag| flag.value);
+        Overrides {
+            presence: value(self.presence),
+            join_leave: value(self.join_leave),
+            force_push_join_leave: value(self.force_push_join_leave),
+            force_positioning: value(self.force_positioning),
+            force_recovery: value(self.force_recovery),
+        }
+    }
+}
+
+/// A payload that is given as JSON or in base64, which wins.
+fn payload(
+    claim: &str,
+    json: Option<Box<RawValue>>,
+    base64: Option<String>,
+) -> Result<Option<Bytes>, TokenFault> {
+    match base64.filter(|text| !text.is_empty()) {
+        Some(text) => STANDARD.decode(text).map(|bytes| Some(bytes.into())).map_err(|e| malformed(claim, &e)),
+        None => Ok(json.map(|json| one_line(&json))),
+    }
+}
+
+fn malformed(claim: &str, why: &dyn std::fmt::Display) -> TokenFault {
+    TokenFault::Malformed(format!("`{claim}`: {why}"))
+}
+
+/// JSON without the white space between its parts: a line break would end a message of the client protocol.
+fn one_line(json: &RawValue) -> Bytes {
+    let (mut quoted, mut escaped) = (false, false);
+    let kept = json.get().bytes().filter(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+        quoted || !byte.is_ascii_whitespace()
+    });
+    kept.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_becomes_one_line_and_stays_itself() {
+        for (written, line) in [
+            ("{ \"a\" :\n [1,\t2 ] }", r#"{"a":[1,2]}"#),
+            (r#""two words""#, r#""two words""#),
+            (r#"{"a": "\" \\", "b": " "}"#, r#"{"a":"\" \\","b":" "}"#),
+            ("1.0000000000000000001", "1.0000000000000000001"),
+        ] {
+            let raw: Box<RawValue> = serde_json::from_str(written).unwrap();
+            assert_eq!(one_line(&raw), line);
+        }
+    }
+}

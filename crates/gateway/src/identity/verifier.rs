@@ -1,0 +1,237 @@
+//! From a token to who it is for. What it is checked with is chosen before its signature is looked at, by algorithm and
+//! key id; what it says is read afterwards. It decides nothing about channels.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fanfare_protocol::Channel;
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Validation, decode};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::claims::Claims;
+use super::keys::{Algorithm, TokenKey};
+use super::{Grant, Identity, TokenFault, User, provider};
+use crate::config::Config;
+
+/// No token is checked with more keys than so many: each costs time, and anybody can send tokens.
+const MOST_KEYS: usize = 16;
+
+/// Checks tokens with the keys of one configuration.
+pub struct Verifier {
+    keys: Vec<TokenKey>,
+    rules: Rules,
+    refused: [AtomicU64; TokenFault::COUNT],
+}
+
+/// What is demanded of every token, whatever its key.
+struct Rules {
+    leeway: u64,
+    audience: Vec<String>,
+    issuer: Vec<String>,
+    anonymous_tokens: bool,
+    anonymous: bool,
+}
+
+impl Verifier {
+    /// With the keys and rules of a configuration.
+    pub fn new(config: &Config) -> Self {
+        provider::install();
+        let secrets = config.token_secrets.iter().enumerate();
+        let secrets = secrets.map(|(at, secret)| {
+            TokenKey::from_secret(secret, format!("secret {} of `token_secrets`", at + 1))
+        });
+        let lines = config.token_secrets_file.iter().flat_map(|file| file.secrets.iter().enumerate());
+        let lines = lines.map(|(at, secret)| {
+            TokenKey::from_secret(secret, format!("secret {} of `token_secrets_file`", at + 1))
+        });
+        let files = config.token_public_keys.iter().filter_map(|file| TokenKey::from_pem(file).ok());
+        Self {
+            keys: secrets.chain(lines).chain(files).collect(),
+            rules: Rules {
+                leeway: config.token_leeway.as_secs(),
+                audience: config.token_audience.clone(),
+                issuer: config.token_issuer.clone(),
+                anonymous_tokens: config.allow_anonymous_tokens,
+                anonymous: config.allows_anonymous(),
+            },
+            refused: [const { AtomicU64::new(0) }; TokenFault::COUNT],
+        }
+    }
+
+    /// Who a connection token says that its bearer is. Waits only for keys that have to be fetched.
+    ///
+    /// # Errors
+    ///
+    /// When the token is not to be believed; it has been counted.
+    pub async fn connection(&self, token: &str) -> Result<Identity, TokenFault> {
+        let identity = self.open(token).await.and_then(|opened| self.identity(opened.claims));
+        self.counted(identity)
+    }
+
+    /// As [`Verifier::connection`], and it must be the same user still.
+    ///
+    /// # Errors
+    ///
+    /// Also when it is for another user.
+    pub async fn refreshed(&self, token: &str, user: &User) -> Result<Identity, TokenFault> {
+        let identity = self.open(token).await.and_then(|opened| self.identity(opened.claims));
+        let same = identity.and_then(|new| if new.user == *user { Ok(new) } else { Err(TokenFault::User) });
+        self.counted(same)
+    }
+
+    /// What a subscription token gives this client in this channel.
+    ///
+    /// # Errors
+    ///
+    /// When it is not to be believed, or is for another channel, user or client; it has been counted.
+    pub async fn subscription(
+        &self,
+        token: &str,
+        channel: &Channel,
+        user: &User,
+        client: &str,
+    ) -> Result<Grant, TokenFault> {
+        let opened = self.open(token).await;
+        let token = opened.and_then(|opened| opened.claims.into_subscription(self.rules.leeway));
+        self.counted(token.and_then(|token| token.grant_to(channel, user, client)))
+    }
+
+    /// Who a client without a token is; nothing where there must be one (3501 at connect).
+    pub fn without_token(&self) -> Option<Identity> {
+        self.rules.anonymous.then(Identity::anonymous)
+    }
+
+    /// Whether there is anything to check tokens with.
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// Tokens refused since the start, by [`TokenFault::LABELS`].
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
+        TokenFault::LABELS.into_iter().zip(counts)
+    }
+
+    fn counted<T>(&self, outcome: Result<T, TokenFault>) -> Result<T, TokenFault> {
+        if let Err(fault) = &outcome {
+            self.refused[fault.index()].fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(reason = fault.label(), "a token was refused: {fault}");
+        }
+        outcome
+    }
+
+    fn identity(&self, claims: Claims) -> Result<Identity, TokenFault> {
+        let identity = claims.into_connection(self.rules.leeway)?;
+        if identity.user.is_anonymous() && !self.rules.anonymous_tokens {
+            return Err(TokenFault::Anonymous);
+        }
+        Ok(identity)
+    }
+
+    /// Checks everything about a token that does not depend on what it is for.
+    async fn open(&self, token: &str) -> Result<Opened, TokenFault> {
+        self.try_open(token)
+    }
+
+    fn try_open(&self, token: &str) -> Result<Opened, TokenFault> {
+        let header = Header::of(token)?;
+        let unknown = || TokenFault::Algorithm(header.alg.chars().take(16).collect());
+        let algorithm: Algorithm = header.alg.parse().map_err(|_| unknown())?;
+        if !self.has_keys() {
+            return Err(TokenFault::NoKeys);
+        }
+        let mut fault = unknown();
+        for key in self.keys.iter().filter(|key| key.is_for(algorithm)).take(MOST_KEYS) {
+            match decode::<Claims>(token, &key.key, &self.rules.validation(algorithm)) {
+                // Who held a key that has been retired may say what he likes; nothing of it counts.
+                outcome if key.is_retired() && !is_signature(&outcome) => fault = TokenFault::RetiredKey,
+                Ok(data) => return Ok(Opened { claims: data.claims, key: key.label.clone() }),
+                Err(error) if *error.kind() == ErrorKind::InvalidSignature => {
+                    if fault != TokenFault::RetiredKey {
+                        fault = TokenFault::Signature;
+                    }
+                }
+                Err(error) => return Err(fault_of(&error)),
+            }
+        }
+        Err(fault)
+    }
+}
+
+/// A token whose signature, times, audience and issuer are good.
+struct Opened {
+    claims: Claims,
+    /// Which key it was.
+    #[expect(dead_code, reason = "shown once tokens are checked by hand")]
+    key: String,
+}
+
+impl Rules {
+    fn validation(&self, algorithm: Algorithm) -> Validation {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = self.leeway;
+        validation.validate_nbf = true;
+        validation.required_spec_claims.clear();
+        validation.validate_aud = !self.audience.is_empty();
+        if !self.audience.is_empty() {
+            validation.set_audience(&self.audience);
+            validation.required_spec_claims.insert("aud".to_owned());
+        }
+        if !self.issuer.is_empty() {
+            validation.set_issuer(&self.issuer);
+            validation.required_spec_claims.insert("iss".to_owned());
+        }
+        validation
+    }
+}
+
+/// The header of a token, of which nothing may be believed.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    typ: Option<String>,
+    #[expect(dead_code, reason = "read once keys are fetched")]
+    kid: Option<String>,
+    crit: Option<IgnoredAny>,
+}
+
+impl Header {
+    fn of(token: &str) -> Result<Self, TokenFault> {
+        let malformed = |why: &str| TokenFault::Malformed(why.to_owned());
+        let mut parts = token.split('.');
+        let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(malformed("it has not three parts"));
+        };
+        let bytes = URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed("its header is no base64url"))?;
+        let header: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| TokenFault::Malformed(format!("its header: {error}")))?;
+        if header.typ.as_deref().is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT")) {
+            return Err(TokenFault::Type);
+        }
+        // RFC 7515, section 4.1.11: whoever does not understand what it lists must refuse the token.
+        if header.crit.is_some() {
+            return Err(TokenFault::Critical);
+        }
+        Ok(header)
+    }
+}
+
+fn is_signature<T>(outcome: &Result<T, Error>) -> bool {
+    outcome.as_ref().is_err_and(|error| *error.kind() == ErrorKind::InvalidSignature)
+}
+
+fn fault_of(error: &Error) -> TokenFault {
+    match error.kind() {
+        ErrorKind::ExpiredSignature => TokenFault::Expired,
+        ErrorKind::ImmatureSignature => TokenFault::NotYetValid,
+        ErrorKind::InvalidAudience => TokenFault::Audience,
+        ErrorKind::InvalidIssuer => TokenFault::Issuer,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => TokenFault::Audience,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => TokenFault::Issuer,
+        _ => TokenFault::Malformed(error.to_string()),
+    }
+}

@@ -1,0 +1,149 @@
+//! Who may do what in a channel: one function for each right, used by every transport. They decide by what they are
+//! handed; whether a namespace has history or presence at all is an answer of theirs, too, since it comes first.
+//!
+//! The order is that of the Centrifuge protocol (sections 4.1 and 7): what a token grants, then the prefix of a private name,
+//! which nothing but a token opens, then the users of a user-limited one, then the namespace's right.
+
+use fanfare_protocol::Channel;
+
+use super::{May, MaySubscribe, Options};
+use crate::identity::User;
+
+/// Why something may not be done. Of the client protocol, all are error 103 but the last, which is 108.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The name begins with `$`.
+    #[error("the channel is private: it needs a subscription token")]
+    Private,
+    /// The users after the `#` do not include this one.
+    #[error("the channel is for other users")]
+    OtherUsers,
+    /// The right is for clients with a user.
+    #[error("anonymous clients may not")]
+    Anonymous,
+    /// The right is for subscribers.
+    #[error("only subscribers of the channel may")]
+    NotSubscribed,
+    /// The right is for holders of a token, or for nobody.
+    #[error("no client may without a token for it")]
+    NotPermitted,
+    /// The namespace keeps none.
+    #[error("the channel's namespace does not keep it")]
+    NotKept,
+}
+
+impl Refusal {
+    /// The error code of the Centrifuge client protocol (section 6.1 there).
+    pub fn code(self) -> u32 {
+        match self {
+            Self::NotKept => 108,
+            _ => 103,
+        }
+    }
+}
+
+/// Whether a client may subscribe by itself. `granted` is whether it holds a valid subscription token for the channel, or
+/// its connection token names it.
+pub fn may_subscribe(
+    options: &Options,
+    channel: &Channel,
+    user: &User,
+    granted: bool,
+) -> Result<(), Refusal> {
+    if granted {
+        return Ok(());
+    }
+    match limit(options, channel, user)? {
+        // Those who are named in it need nothing else.
+        Limit::Named => return Ok(()),
+        Limit::Private => return Err(Refusal::Private),
+        Limit::None => {}
+    }
+    match options.may_subscribe {
+        MaySubscribe::Anonymous => Ok(()),
+        MaySubscribe::Client if user.is_anonymous() => Err(Refusal::Anonymous),
+        MaySubscribe::Client => Ok(()),
+        MaySubscribe::Token => Err(Refusal::NotPermitted),
+    }
+}
+
+/// Whether a client may publish. `subscribed` is whether it is subscribed to the channel now.
+pub fn may_publish(
+    options: &Options,
+    channel: &Channel,
+    user: &User,
+    subscribed: bool,
+) -> Result<(), Refusal> {
+    may(options, options.may_publish, channel, user, subscribed)
+}
+
+/// Whether a client may read what was published before.
+pub fn may_read_history(
+    options: &Options,
+    channel: &Channel,
+    user: &User,
+    subscribed: bool,
+) -> Result<(), Refusal> {
+    if options.history_size.is_none() {
+        return Err(Refusal::NotKept);
+    }
+    may(options, options.may_read_history, channel, user, subscribed)
+}
+
+/// Whether a client may read who is subscribed, and be told who comes and goes.
+pub fn may_read_presence(
+    options: &Options,
+    channel: &Channel,
+    user: &User,
+    subscribed: bool,
+) -> Result<(), Refusal> {
+    if !options.presence {
+        return Err(Refusal::NotKept);
+    }
+    may(options, options.may_read_presence, channel, user, subscribed)
+}
+
+/// A right that a subscription may bring. Who is subscribed to a limited or private channel was let in by name or token;
+/// the rights of others end at its door, whatever the namespace says.
+fn may(
+    options: &Options,
+    right: May,
+    channel: &Channel,
+    user: &User,
+    subscribed: bool,
+) -> Result<(), Refusal> {
+    if !subscribed && limit(options, channel, user)? == Limit::Private {
+        return Err(Refusal::Private);
+    }
+    match right {
+        May::Anonymous => Ok(()),
+        May::Client if user.is_anonymous() => Err(Refusal::Anonymous),
+        May::Client => Ok(()),
+        May::Subscriber if subscribed => Ok(()),
+        May::Subscriber => Err(Refusal::NotSubscribed),
+        May::Nobody => Err(Refusal::NotPermitted),
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Limit {
+    None,
+    /// The name lists its users, and this is one of them.
+    Named,
+    Private,
+}
+
+/// What the name itself says about who may come in.
+fn limit(options: &Options, channel: &Channel, user: &User) -> Result<Limit, Refusal> {
+    if options.private_prefix && channel.is_private() {
+        // The token is asked for before the name is looked at any further.
+        return Ok(Limit::Private);
+    }
+    let Some(mut users) = channel.users().filter(|_| options.user_limited) else { return Ok(Limit::None) };
+    // Nobody is named by an empty name.
+    if !user.is_anonymous() && users.any(|name| name == user.as_str()) {
+        Ok(Limit::Named)
+    } else {
+        Err(Refusal::OtherUsers)
+    }
+}
