@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Member, Socket};
-use fanfare_protocol::{Kind, Publication, now_micros};
+use fanfare_protocol::{Kind, Publication};
 use fanfare_websocket::deflate::Agreed;
 use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
 use tokio::task::yield_now;
@@ -168,10 +168,8 @@ impl Session {
             return false;
         }
         let publication = Publication {
-            kind,
-            payload: Bytes::copy_from_slice(payload),
             exclude: (!self.member.echo).then_some(self.member.id),
-            published_at: now_micros(),
+            ..Publication::new(kind, Bytes::copy_from_slice(payload))
         };
         let instance = &self.worker.instance;
         if self.terms.alone {

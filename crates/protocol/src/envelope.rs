@@ -6,26 +6,36 @@
 //! | bytes   | what                                                                        |
 //! |---------|-----------------------------------------------------------------------------|
 //! | 0       | `0xFA`                                                                      |
-//! | 1       | version, 1                                                                  |
+//! | 1       | version, 1 or 2                                                             |
 //! | 2       | length of the header, 36 or more; what this version does not know is skipped |
 //! | 3       | kind: 0 text, 1 binary; 2 somebody joined, 3 somebody left (see `presence`)  |
-//! | 4..20   | origin: the UUID of the publishing instance's lane                          |
+//! | 4..20   | origin: the UUID of the publishing instance's lane; nil, if nobody need count |
 //! | 20..28  | sequence number within the origin, from 1                                   |
 //! | 28..36  | published at, microseconds since 1970                                       |
 //! | 36..52  | the connection to leave out, where the header has room for it and it is not nil |
+//! | 52..60  | the offset, where the header has room for it and an epoch follows           |
+//! | 60      | length of the epoch, 1 to 15; 0 for a publication without a position        |
+//! | 61..76  | the epoch, filled up with zeros                                             |
+//!
+//! In version 2 the header is followed by a section (see `section`), and that by the payload. A publication that
+//! needs no section is written as version 1, so that an instance of either version reads it.
 //!
 //! It does not deduplicate; it only carries what a receiver needs for that (origin and sequence).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
+use crate::position::{Epoch, Position};
 use crate::presence::{Member, PresenceChange};
-use crate::publication::{Kind, Publication, now_micros};
+use crate::publication::{Kind, Publication};
+use crate::section;
 
 const MAGIC: u8 = 0xFA;
-const VERSION: u8 = 1;
+const PLAIN: u8 = 1;
+const WITH_SECTION: u8 = 2;
 const SHORT: usize = 36;
 const LONG: usize = 52;
+const NUMBERED: usize = 76;
 const JOINED: u8 = 2;
 const LEFT: u8 = 3;
 
@@ -38,6 +48,15 @@ pub struct Envelope {
     pub sequence: u64,
     /// What was published.
     pub publication: Publication,
+}
+
+/// An envelope without its position, for whoever gives it one: `before`, then 24 bytes of position, then `after`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unnumbered {
+    /// 52 bytes.
+    pub before: Bytes,
+    /// The section, if there is one, and the payload.
+    pub after: Bytes,
 }
 
 /// What a message on the bus turned out to be.
@@ -56,7 +75,7 @@ pub enum Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
     /// Written by an instance that is newer than this one.
-    #[error("envelope version {0}; expected {VERSION}")]
+    #[error("envelope version {0}; expected {PLAIN} or {WITH_SECTION}")]
     Version(u8),
     /// The header is shorter than it says or than it must be.
     #[error("envelope header is broken off")]
@@ -70,6 +89,12 @@ pub enum EnvelopeError {
     /// It says text, and is not UTF-8.
     #[error("envelope says text, and its payload is not UTF-8")]
     NotUtf8,
+    /// The epoch is too long or no ASCII.
+    #[error("envelope epoch cannot be read; expected 1 to {} bytes of visible ASCII", Epoch::MAX_BYTES)]
+    Epoch,
+    /// The section is broken off or holds text that is not UTF-8.
+    #[error("envelope section cannot be read")]
+    Section,
 }
 
 /// What stands before a member's row when it is published as news: the header of an envelope without origin,
@@ -82,7 +107,7 @@ pub const LEFT_HEADER: [u8; SHORT] = news_header(LEFT);
 const fn news_header(kind: u8) -> [u8; SHORT] {
     let mut header = [0; SHORT];
     header[0] = MAGIC;
-    header[1] = VERSION;
+    header[1] = PLAIN;
     header[2] = SHORT as u8;
     header[3] = kind;
     header
@@ -91,16 +116,58 @@ const fn news_header(kind: u8) -> [u8; SHORT] {
 impl Envelope {
     /// The bytes for the bus.
     pub fn encode(&self) -> Bytes {
-        let header = if self.publication.exclude.is_some() { LONG } else { SHORT };
-        let mut out = BytesMut::with_capacity(header + self.publication.payload.len());
-        out.put_slice(&[MAGIC, VERSION, header as u8, kind_byte(self.publication.kind)]);
+        let publication = &self.publication;
+        let header = match (publication.position, publication.exclude) {
+            (Some(_), _) => NUMBERED,
+            (None, Some(_)) => LONG,
+            (None, None) => SHORT,
+        };
+        let mut out = self.encode_header(header);
+        if let Some(position) = publication.position {
+            put_position(&mut out, position);
+        }
+        self.encode_rest(&mut out);
+        out.freeze()
+    }
+
+    /// The same for a publication that has yet to be given its position.
+    pub fn encode_unnumbered(&self) -> Unnumbered {
+        let mut out = self.encode_header(NUMBERED);
+        let before = out.split().freeze();
+        self.encode_rest(&mut out);
+        Unnumbered { before, after: out.freeze() }
+    }
+
+    /// Up to the position, which the caller puts if `header` has room for it.
+    fn encode_header(&self, header: usize) -> BytesMut {
+        let publication = &self.publication;
+        let version = if section::is_needed(publication) { WITH_SECTION } else { PLAIN };
+        let mut out = BytesMut::with_capacity(header + publication.payload.len());
+        out.put_slice(&[MAGIC, version, header as u8, kind_byte(publication.kind)]);
         out.put_slice(self.origin.as_bytes());
         out.put_u64(self.sequence);
-        out.put_u64(self.publication.published_at);
-        if let Some(connection) = self.publication.exclude {
-            out.put_slice(connection.as_bytes());
+        out.put_u64(publication.published_at);
+        if header >= LONG {
+            out.put_slice(publication.exclude.unwrap_or(Uuid::nil()).as_bytes());
+        }
+        out
+    }
+
+    fn encode_rest(&self, out: &mut BytesMut) {
+        if section::is_needed(&self.publication) {
+            section::write(&self.publication, out);
         }
         out.put_slice(&self.publication.payload);
+    }
+}
+
+impl Unnumbered {
+    /// The whole envelope.
+    pub fn number(&self, position: Position) -> Bytes {
+        let mut out = BytesMut::with_capacity(NUMBERED + self.after.len());
+        out.put_slice(&self.before);
+        put_position(&mut out, position);
+        out.put_slice(&self.after);
         out.freeze()
     }
 }
@@ -110,22 +177,21 @@ impl Opened {
     pub fn read(message: Bytes) -> Result<Self, EnvelopeError> {
         if message.first() != Some(&MAGIC) {
             let kind = if std::str::from_utf8(&message).is_ok() { Kind::Text } else { Kind::Binary };
-            return Ok(Self::Foreign(Publication {
-                kind,
-                payload: message,
-                exclude: None,
-                published_at: now_micros(),
-            }));
+            return Ok(Self::Foreign(Publication::new(kind, message)));
         }
         let version = *message.get(1).ok_or(EnvelopeError::Truncated)?;
-        if version != VERSION {
+        if version != PLAIN && version != WITH_SECTION {
             return Err(EnvelopeError::Version(version));
         }
         let header = usize::from(*message.get(2).ok_or(EnvelopeError::Truncated)?);
         if header < SHORT || message.len() < header {
             return Err(EnvelopeError::Truncated);
         }
-        let payload = message.slice(header..);
+        let mut payload = message.slice(header..);
+        let (info, tags) = match version {
+            WITH_SECTION => section::read(&mut payload).ok_or(EnvelopeError::Section)?,
+            _ => (None, None),
+        };
         let kind = match message[3] {
             0 if std::str::from_utf8(&payload).is_err() => return Err(EnvelopeError::NotUtf8),
             0 => Kind::Text,
@@ -140,12 +206,35 @@ impl Opened {
             other => return Err(EnvelopeError::Kind(other)),
         };
         let exclude = (header >= LONG).then(|| uuid_at(&message, SHORT)).filter(|id| !id.is_nil());
+        let position = if header >= NUMBERED { read_position(&message)? } else { None };
         Ok(Self::Envelope(Envelope {
             origin: uuid_at(&message, 4),
             sequence: u64_at(&message, 20),
-            publication: Publication { kind, payload, exclude, published_at: u64_at(&message, 28) },
+            publication: Publication {
+                exclude,
+                published_at: u64_at(&message, 28),
+                position,
+                info,
+                tags,
+                ..Publication::unstamped(kind, payload)
+            },
         }))
     }
+}
+
+fn put_position(out: &mut BytesMut, position: Position) {
+    let epoch = position.epoch.as_str().as_bytes();
+    out.put_u64(position.offset);
+    out.put_u8(epoch.len() as u8);
+    out.put_slice(epoch);
+    out.put_bytes(0, Epoch::MAX_BYTES - epoch.len());
+}
+
+fn read_position(message: &[u8]) -> Result<Option<Position>, EnvelopeError> {
+    let length = usize::from(message[LONG + 8]);
+    let bytes = message[LONG + 9..NUMBERED].get(..length).ok_or(EnvelopeError::Epoch)?;
+    let epoch = std::str::from_utf8(bytes).ok().and_then(Epoch::new).ok_or(EnvelopeError::Epoch)?;
+    Ok((epoch != Epoch::ANY).then(|| Position { offset: u64_at(message, LONG), epoch }))
 }
 
 fn kind_byte(kind: Kind) -> u8 {
@@ -168,99 +257,4 @@ fn u64_at(message: &[u8], start: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn envelope(exclude: bool) -> Envelope {
-        Envelope {
-            origin: Uuid::from_u128(7),
-            sequence: 9,
-            publication: Publication {
-                kind: Kind::Text,
-                payload: Bytes::from_static(b"hello"),
-                exclude: exclude.then(|| Uuid::from_u128(8)),
-                published_at: 11,
-            },
-        }
-    }
-
-    #[test]
-    fn broken_envelopes_are_named() {
-        let whole = envelope(true).encode().to_vec();
-        let with = |at: usize, value: u8| {
-            let mut bytes = whole.clone();
-            bytes[at] = value;
-            bytes
-        };
-        let rows: &[(Vec<u8>, EnvelopeError)] = &[
-            (vec![MAGIC], EnvelopeError::Truncated),
-            (vec![MAGIC, 1], EnvelopeError::Truncated),
-            (whole[..40].to_vec(), EnvelopeError::Truncated),
-            (with(1, 2), EnvelopeError::Version(2)),
-            (with(2, 35), EnvelopeError::Truncated),
-            (with(2, 255), EnvelopeError::Truncated),
-            (with(3, 2), EnvelopeError::Member),
-            (with(3, 4), EnvelopeError::Kind(4)),
-            (with(54, 0xFF), EnvelopeError::NotUtf8),
-        ];
-        for (bytes, expected) in rows {
-            assert_eq!(Opened::read(Bytes::from(bytes.clone())), Err(*expected), "{bytes:?}");
-        }
-    }
-
-    #[test]
-    fn a_longer_header_of_the_same_version_is_understood() {
-        let mut bytes = envelope(true).encode().to_vec();
-        bytes[2] += 3;
-        bytes.splice(LONG..LONG, [1, 2, 3]);
-        assert_eq!(Opened::read(bytes.into()), Ok(Opened::Envelope(envelope(true))));
-    }
-
-    #[test]
-    fn news_of_a_member_are_read() {
-        let member = Member { connection: Uuid::from_u128(7), user: "ann".into(), info: Bytes::new() };
-        for (header, change) in [
-            (JOINED_HEADER, PresenceChange::Joined(member.clone())),
-            (LEFT_HEADER, PresenceChange::Left(member.clone())),
-        ] {
-            let message = [&header[..], &member.encode()].concat();
-            assert_eq!(Opened::read(message.into()), Ok(Opened::Presence(change)));
-        }
-    }
-
-    #[test]
-    fn foreign_bytes_are_publications() {
-        for (bytes, kind) in [(&b"hello"[..], Kind::Text), (b"", Kind::Text), (b"\xC3\x28", Kind::Binary)] {
-            let Ok(Opened::Foreign(publication)) = Opened::read(Bytes::copy_from_slice(bytes)) else {
-                panic!("{bytes:?} is foreign");
-            };
-            assert_eq!((publication.kind, &publication.payload[..]), (kind, bytes));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_was_encoded_is_read_again(binary: bool, payload: String, exclude: Option<u128>, sequence: u64, published_at: u64) {
-            let sent = Envelope {
-                origin: Uuid::from_u128(1),
-                sequence,
-                publication: Publication {
-                    kind: if binary { Kind::Binary } else { Kind::Text },
-                    payload: payload.into(),
-                    exclude: exclude.map(|id| Uuid::from_u128(id | 1)),
-                    published_at,
-                },
-            };
-            prop_assert_eq!(Opened::read(sent.encode()), Ok(Opened::Envelope(sent)));
-        }
-
-        #[test]
-        fn no_bytes_break_the_reader(tail: Vec<u8>) {
-            let mut bytes = vec![MAGIC, VERSION];
-            bytes.extend(tail);
-            let _ = Opened::read(bytes.into());
-        }
-    }
-}
+mod tests;

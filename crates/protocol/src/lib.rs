@@ -4,14 +4,17 @@
 mod channel;
 pub mod control;
 mod envelope;
+mod position;
 mod presence;
 mod publication;
+mod section;
 
 pub mod centrifuge;
 pub mod payload;
 
 pub use channel::{Channel, ChannelError};
 pub use control::Control;
-pub use envelope::{Envelope, EnvelopeError, JOINED_HEADER, LEFT_HEADER, Opened};
+pub use envelope::{Envelope, EnvelopeError, JOINED_HEADER, LEFT_HEADER, Opened, Unnumbered};
+pub use position::{Epoch, Position};
 pub use presence::{Member, PresenceChange};
-pub use publication::{ConnectionId, Kind, Publication, now_micros};
+pub use publication::{ConnectionId, Info, Kind, Publication, Tags, now_micros};

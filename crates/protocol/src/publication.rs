@@ -1,11 +1,18 @@
 //! One message in a channel, as every part between the publisher's socket and the receivers' sees it.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use crate::position::Position;
+
 /// A connection's name: a UUID (v7), unique over all instances.
 pub type ConnectionId = uuid::Uuid;
+
+/// Words that a publisher attaches to a publication, so that others can choose by them.
+pub type Tags = BTreeMap<String, String>;
 
 /// Whether a payload is text (UTF-8, checked where it entered) or binary. It is delivered as the same kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,7 +23,7 @@ pub enum Kind {
     Binary,
 }
 
-/// One message in a channel. Cloning shares the payload.
+/// One message in a channel. Cloning shares the payload and all that comes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
     /// Text or binary.
@@ -27,12 +34,35 @@ pub struct Publication {
     pub exclude: Option<ConnectionId>,
     /// When it was published, in microseconds since 1970 by the publishing instance's clock.
     pub published_at: u64,
+    /// Its place in the channel's history, which the broker alone gives; nothing where no history is kept.
+    pub position: Option<Position>,
+    /// Who published it, where receivers may know.
+    pub info: Option<Arc<Info>>,
+    /// Nothing stands for none.
+    pub tags: Option<Arc<Tags>>,
+}
+
+/// A client, as others may see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Info {
+    /// The user's name; empty for an anonymous one.
+    pub user: String,
+    /// The connection's name.
+    pub client: String,
+    /// What the connection's token says of it, in the client's own format; empty for nothing.
+    pub conn_info: Bytes,
+    /// What the subscription's token says of it; empty for nothing.
+    pub chan_info: Bytes,
 }
 
 impl Publication {
     /// A publication made now, for everybody.
     pub fn new(kind: Kind, payload: Bytes) -> Self {
-        Self { kind, payload, exclude: None, published_at: now_micros() }
+        Self { published_at: now_micros(), ..Self::unstamped(kind, payload) }
+    }
+
+    pub(crate) fn unstamped(kind: Kind, payload: Bytes) -> Self {
+        Self { kind, payload, exclude: None, published_at: 0, position: None, info: None, tags: None }
     }
 }
 
