@@ -8,6 +8,7 @@
 mod census;
 mod claims;
 mod control;
+mod history;
 mod memory;
 mod paging;
 mod presence;
@@ -20,21 +21,25 @@ use std::pin::Pin;
 pub use self::census::{Census, ChannelFacts, InstanceFacts};
 pub use self::claims::{Claim, Claims};
 pub use self::control::{ControlBus, Target, Unsent};
+pub use self::history::{AppendOptions, BrokerError, History, Query, Retain, Retention};
 pub use self::memory::Memory;
 pub use self::paging::{Cursor, Page};
 pub use self::presence::{MemberCount, Presence};
 pub use self::redis::{ConfigError, Redis, RedisConfig};
 
-use fanfare_protocol::{Channel, Control, PresenceChange, Publication};
+use fanfare_protocol::{Channel, Control, Position, PresenceChange, Publication};
 
 /// What an instance does with what the broker hands it. Called from the broker's own thread or, for the
 /// memory broker, from the publisher's; it must not block and must not call back into the broker.
 pub trait Relay: Send + Sync + 'static {
     /// A publication for whoever of this instance is subscribed. Calls for one channel come in the
-    /// channel's order.
+    /// channel's order. Where the channel has a history, their offsets are one more each time, within an epoch and
+    /// from the moment that a subscription has resolved; only a `gap` may come between. (What foreign publishers
+    /// say has no position and stands outside of this.)
     fn deliver(&self, channel: &Channel, publication: Publication);
 
-    /// Publications of these channels may have been missed.
+    /// Publications of these channels may have been missed. Where a channel has a history, the broker has tried to
+    /// make good what was missed before it says so: they are in no history any more.
     fn gap(&self, gap: Gap);
 
     /// Whether anybody of this instance is subscribed now.
@@ -66,8 +71,32 @@ pub trait Broker: Presence + Claims + Census + ControlBus + Send + Sync + 'stati
     /// Nobody may be interested any more. The broker lets a while pass, asks `wanted`, and unsubscribes.
     fn release(&self, channel: &Channel);
 
-    /// Publishes, without waiting. Publications of one thread to one channel keep their order.
+    /// Publishes, without waiting. Publications of one thread to one channel keep their order. Where the channel has
+    /// a history, it is appended to that; while the broker is away, that waits, and so does the delivery here.
     fn publish(&self, channel: &Channel, publication: Publication);
+
+    /// Publishes, and resolves when the broker has it, with its position if the channel has a history. While the
+    /// broker is away, it is an error at once, and nothing is published. The call itself puts it into the order of
+    /// this thread's publications, but it may not be published if the future is dropped.
+    fn append<'a>(
+        &'a self,
+        channel: &'a Channel,
+        publication: Publication,
+        options: AppendOptions,
+    ) -> Pending<'a, Result<Option<Position>, BrokerError>>;
+
+    /// Reads a channel's history, in one call to where it is kept.
+    fn history<'a>(&'a self, channel: &'a Channel, query: Query)
+    -> Pending<'a, Result<History, BrokerError>>;
+
+    /// Forgets the publications of a channel's history; its numbering goes on.
+    fn remove_history<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<(), BrokerError>>;
+
+    /// Where a channel's history stands.
+    fn position<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<Position, BrokerError>> {
+        let read = self.history(channel, Query::TOP);
+        Box::pin(async { Ok(read.await?.top) })
+    }
 
     /// Resolves when there is room for more; publishers wait for it between reads, so a slow bus slows
     /// its publishers and fills no memory. It does not wait for a broker that is away.
@@ -99,13 +128,15 @@ pub enum GapCause {
     Disconnected,
     /// That connection is open, but the canary did not come back through it.
     Deaf,
-    /// Another instance could not publish for longer than its spool lasted.
+    /// An instance could not publish for longer than its spool lasted, or was refused.
     Overflow,
+    /// What was missed is not in the channel's history any more, or the history has begun anew.
+    Forgotten,
 }
 
 impl GapCause {
     /// Every cause, for those who count by it.
-    pub const ALL: [Self; 3] = [Self::Disconnected, Self::Deaf, Self::Overflow];
+    pub const ALL: [Self; 4] = [Self::Disconnected, Self::Deaf, Self::Overflow, Self::Forgotten];
 
     /// The value of the metric label `cause`.
     pub fn label(self) -> &'static str {
@@ -113,6 +144,7 @@ impl GapCause {
             Self::Disconnected => "disconnected",
             Self::Deaf => "deaf",
             Self::Overflow => "overflow",
+            Self::Forgotten => "forgotten",
         }
     }
 }
@@ -136,6 +168,18 @@ pub struct Status {
     pub spool_bytes: u64,
     /// Publications that others will never see, because the spool was full.
     pub spool_dropped: u64,
+    /// Publications that the bus did not bring and that were delivered out of their channel's history.
+    pub healed_publications: u64,
+    /// Times that a hole in a channel was made good out of its history.
+    pub heals_whole: u64,
+    /// Times that it could not be made good, or not wholly, which was announced as a gap.
+    pub heals_with_gap: u64,
+    /// Reads of a history, whoever asked.
+    pub history_reads: u64,
+    /// Of these, those that failed.
+    pub history_failures: u64,
+    /// Microseconds that the reads took together.
+    pub history_micros: u64,
 }
 
 /// The bus cannot be asked; the words say why, for a person, and hold no secret.

@@ -1,32 +1,38 @@
 //! The broker of an instance that stands alone: what it publishes is delivered on the publisher's own
-//! thread. There is no bus, so there is nothing that could be away.
+//! thread. There is no bus, so there is nothing that could be away; what is remembered goes with the process.
 
 mod census;
 mod glob;
+mod kept;
 mod rooms;
 
 use std::collections::{HashMap, HashSet};
 use std::future::ready;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fanfare_protocol::{Channel, ConnectionId, Control, Member, PresenceChange, Publication};
+use fanfare_protocol::{Channel, ConnectionId, Control, Member, Position, PresenceChange, Publication};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::census::Books;
+use self::kept::Kept;
 use self::rooms::{Left, Rooms};
 use crate::{
-    Away, Broker, Census, ChannelFacts, Claim, Claims, ControlBus, Cursor, InstanceFacts, MemberCount, Page,
-    Pending, Presence, Relay, Status, Target, Unsent, part_of,
+    AppendOptions, Away, Broker, BrokerError, Census, ChannelFacts, Claim, Claims, ControlBus, Cursor,
+    History, InstanceFacts, MemberCount, Page, Pending, Presence, Query, Relay, Retain, Status, Target,
+    Unsent, part_of,
 };
 
 /// Delivers to this instance's relay and to nobody else.
 pub struct Memory {
     instance: Uuid,
     channels: Arc<Channels>,
+    retain: Retain,
+    reads: AtomicU64,
     /// Where those who have left are waited for.
     runtime: Handle,
     claims: Mutex<HashMap<String, HashSet<ConnectionId>>>,
@@ -39,15 +45,16 @@ pub struct Memory {
 struct Channels {
     relay: Arc<dyn Relay>,
     /// Held over a delivery: all publishers of a channel, on whatever thread, agree on one order, and so do comings
-    /// and goings. Striped, because channels owe each other none.
-    order: Box<[Mutex<()>]>,
+    /// and goings, and so does what is kept of them. Striped, because channels owe each other none.
+    order: Box<[Mutex<Kept>]>,
     /// Locked after `order`, and not while the relay is called.
     rooms: Box<[Mutex<Rooms>]>,
 }
 
 impl Memory {
-    /// A broker for the subscribers that `relay` knows; its timers run on `runtime`.
-    pub fn new(relay: Arc<dyn Relay>, instance: Uuid, runtime: &Handle) -> Self {
+    /// A broker for the subscribers that `relay` knows; its timers run on `runtime`, and `retain` says
+    /// which channels have a history.
+    pub fn new(relay: Arc<dyn Relay>, retain: Retain, instance: Uuid, runtime: &Handle) -> Self {
         let channels = Channels {
             relay,
             order: (0..STRIPES).map(|_| Mutex::default()).collect(),
@@ -56,11 +63,40 @@ impl Memory {
         Self {
             instance,
             channels: Arc::new(channels),
+            retain,
+            reads: AtomicU64::new(0),
             runtime: runtime.clone(),
             claims: Mutex::default(),
             books: Mutex::default(),
             control: Mutex::default(),
         }
+    }
+
+    fn order(&self, channel: &Channel) -> &Mutex<Kept> {
+        &self.channels.order[part_of(channel, STRIPES)]
+    }
+
+    fn append_now(
+        &self,
+        channel: &Channel,
+        mut publication: Publication,
+        options: &AppendOptions,
+    ) -> Option<Position> {
+        let retention = (self.retain)(channel);
+        let mut kept = self.order(channel).lock();
+        if retention.is_some() || options.idempotency_key.is_some() {
+            let now = Instant::now();
+            kept.forget(now);
+            if let Some(result) = kept.result(channel, options) {
+                return result;
+            }
+            publication.position =
+                retention.map(|retention| kept.append(channel, &publication, retention, now));
+            kept.remember(channel, options, publication.position, now);
+        }
+        let position = publication.position;
+        self.channels.relay.deliver(channel, publication);
+        position
     }
 }
 
@@ -88,16 +124,50 @@ impl Broker for Memory {
     fn release(&self, _channel: &Channel) {}
 
     fn publish(&self, channel: &Channel, publication: Publication) {
-        let _order = self.channels.order[part_of(channel, STRIPES)].lock();
-        self.channels.relay.deliver(channel, publication);
+        self.append_now(channel, publication, &AppendOptions::default());
+    }
+
+    fn append<'a>(
+        &'a self,
+        channel: &'a Channel,
+        publication: Publication,
+        options: AppendOptions,
+    ) -> Pending<'a, Result<Option<Position>, BrokerError>> {
+        Box::pin(ready(Ok(self.append_now(channel, publication, &options))))
+    }
+
+    fn history<'a>(
+        &'a self,
+        channel: &'a Channel,
+        query: Query,
+    ) -> Pending<'a, Result<History, BrokerError>> {
+        let Some(retention) = (self.retain)(channel) else {
+            return Box::pin(ready(Err(BrokerError::NoHistory)));
+        };
+        self.reads.fetch_add(1, Relaxed);
+        let mut kept = self.order(channel).lock();
+        let now = Instant::now();
+        kept.forget(now);
+        Box::pin(ready(Ok(kept.read(channel, query, retention, now))))
+    }
+
+    fn remove_history<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<(), BrokerError>> {
+        if (self.retain)(channel).is_none() {
+            return Box::pin(ready(Err(BrokerError::NoHistory)));
+        }
+        self.order(channel).lock().remove(channel);
+        Box::pin(ready(Ok(())))
     }
 
     fn ready(&self) -> Pending<'_, ()> {
         Box::pin(ready(()))
     }
 
+    /// Asked now and then for as long as the process runs, so that what nobody touches any more is forgotten too.
     fn status(&self) -> Status {
-        Status { up: true, ..Status::default() }
+        let now = Instant::now();
+        self.channels.order.iter().for_each(|stripe| stripe.lock().forget(now));
+        Status { up: true, history_reads: self.reads.load(Relaxed), ..Status::default() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use fanfare_broker::{Broker, Memory, Redis, RedisConfig, Relay};
+use fanfare_broker::{Broker, Memory, Redis, RedisConfig, Relay, Retain};
 use fanfare_hub::Hub;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -98,8 +98,9 @@ fn compression(config: &Config) -> Option<Compression> {
 }
 
 fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {
+    let retain: Retain = Arc::new(|_| None);
     Ok(match &config.redis {
-        None => Arc::new(Memory::new(relay, id, &Handle::current())),
+        None => Arc::new(Memory::new(relay, retain, id, &Handle::current())),
         Some(url) => {
             let redis = RedisConfig {
                 prefix: config.redis_prefix.to_string(),
@@ -110,7 +111,7 @@ fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Ar
                 instance: id,
                 ..RedisConfig::new(url.expose())
             };
-            Arc::new(Redis::start(&redis, relay, &Handle::current())?)
+            Arc::new(Redis::start(&redis, relay, retain, &Handle::current())?)
         }
     })
 }

@@ -53,8 +53,11 @@ pub fn write(publication: &Publication, out: &mut BytesMut) {
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
+/// What a section says.
+pub type Said = (Option<Arc<Info>>, Option<Arc<Tags>>);
+
 /// Takes a section off the front of `message`; nothing, if it is broken.
-pub fn read(message: &mut Bytes) -> Option<(Option<Arc<Info>>, Option<Arc<Tags>>)> {
+pub fn read(message: &mut Bytes) -> Option<Said> {
     let mut section = take(message)?;
     let (mut info, mut tags) = (None::<Info>, None::<Tags>);
     while section.has_remaining() {

@@ -66,6 +66,13 @@ impl Fault {
         })
     }
 
+    /// Whether Redis is there and would not do this one thing: to be told to whoever asked for it, and no reason to
+    /// doubt the connection.
+    pub fn is_refusal(&self) -> bool {
+        let gone = ["LOADING", "MASTERDOWN", "MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN", "CROSSSLOT"];
+        matches!(self, Self::Answered(code, _) if !gone.contains(&code.as_str()))
+    }
+
     /// What a break of the subscriber's connection is to those who listen.
     pub fn gap_cause(&self) -> GapCause {
         if *self == Self::Deaf { GapCause::Deaf } else { GapCause::Disconnected }

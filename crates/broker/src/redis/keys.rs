@@ -1,10 +1,13 @@
-//! The names of Redis channels. Nothing else in the crate puts one together or takes one apart.
+//! The names of Redis channels and keys. Nothing else in the crate puts one together or takes one apart.
+//!
+//! All keys of a channel have its name in braces, so that a cluster keeps them on one node.
 
 use fanfare_protocol::Channel;
 use uuid::Uuid;
 
 /// The Redis channels of one lane.
 pub(super) struct Keys {
+    prefix: String,
     channels: String,
     /// Heard by every lane of every instance: what instances tell each other.
     pub control: String,
@@ -23,6 +26,7 @@ pub(super) enum Key {
 impl Keys {
     pub fn new(prefix: &str, origin: Uuid) -> Self {
         Self {
+            prefix: prefix.to_owned(),
             channels: format!("{prefix}:channel:"),
             control: format!("{prefix}:control"),
             canary: format!("{prefix}:canary:{origin}"),
@@ -43,6 +47,24 @@ impl Keys {
         key.push_str(channel.as_str());
     }
 
+    /// Where a channel's publications are kept.
+    pub fn stream(&self, channel: &Channel) -> String {
+        self.of("stream", channel)
+    }
+
+    /// Where it is written how far a channel has counted.
+    pub fn meta(&self, channel: &Channel) -> String {
+        self.of("meta", channel)
+    }
+
+    /// `prefix:what:{channel}`.
+    pub fn of(&self, what: &str, channel: &Channel) -> String {
+        // Empty braces would be none to a cluster: the first brace of a name is kept from closing them.
+        let name = channel.as_str();
+        let kept = if name.starts_with(['}', '\\']) { "\\" } else { "" };
+        format!("{}:{what}:{{{kept}{name}}}", self.prefix)
+    }
+
     /// What a message came through; nothing for a name that was never subscribed to.
     pub fn read(&self, name: &str) -> Option<Key> {
         if let Some(channel) = name.strip_prefix(&self.channels) {
@@ -58,6 +80,25 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_a_channel_share_what_stands_in_braces() {
+        let keys = Keys::new("fanfare", Uuid::nil());
+        for (name, tagged) in [
+            ("news", "{news}"),
+            ("a:b", "{a:b}"),
+            ("}x", "{\\}x}"),
+            ("\\}x", "{\\\\}x}"),
+            ("{}", "{{}}"),
+            ("a}b", "{a}b}"),
+        ] {
+            let channel = Channel::new(name).expect("a name");
+            assert_eq!(keys.stream(&channel), format!("fanfare:stream:{tagged}"));
+            assert_eq!(keys.meta(&channel), format!("fanfare:meta:{tagged}"));
+            let tag = tagged[1..].split('}').next().expect("a part");
+            assert!(!tag.is_empty(), "a cluster would spread them");
+        }
+    }
 
     #[test]
     fn names_are_put_together_and_taken_apart() {

@@ -15,42 +15,57 @@ mod link;
 mod log;
 mod occasionally;
 mod origins;
+mod pool;
 mod publisher;
+mod reads;
 mod shared;
 mod subscriber;
 
 use std::iter::repeat_n;
 use std::sync::Arc;
 
-use fanfare_protocol::{Channel, Publication};
+use fanfare_protocol::{Channel, Position, Publication};
 use redis::Client;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::config::is_tls;
 use self::ear::Ear;
+use self::fault::Fault;
 use self::lane::Lane;
 use self::link::Link;
-use crate::{Broker, Pending, Relay, Status, part_of};
+use self::pool::Pool;
+use self::reads::Reads;
+use crate::{AppendOptions, Broker, BrokerError, History, Pending, Query, Relay, Retain, Status, part_of};
 
 pub use self::config::{ConfigError, RedisConfig};
 
 /// The instance's place on the bus. It works on the runtime that it was given until it is dropped.
 pub struct Redis {
     lanes: Box<[Arc<Lane>]>,
+    retain: Retain,
+    pool: Pool,
+    reads: Reads,
     /// Two for each lane.
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Redis {
-    /// Begins to connect and never gives up; that Redis is away is no error. Its tasks run on `runtime`.
-    pub fn start(config: &RedisConfig, relay: Arc<dyn Relay>, runtime: &Handle) -> Result<Self, ConfigError> {
+    /// Begins to connect and never gives up; that Redis is away is no error. Its tasks run on `runtime`; `retain` says
+    /// which channels have a history.
+    pub fn start(
+        config: &RedisConfig,
+        relay: Arc<dyn Relay>,
+        retain: Retain,
+        runtime: &Handle,
+    ) -> Result<Self, ConfigError> {
         let info = config.connection_info()?;
         if is_tls(&info) {
             // An error says that the process has chosen a provider already, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let address = info.addr().to_string();
+        let pool = Pool::new(info.clone(), config.timeout, runtime).map_err(|_| ConfigError::Url)?;
         let client = Client::open(info).map_err(|_| ConfigError::Url)?;
         let link = Link::new(client, config.timeout);
         let mut tasks = Vec::new();
@@ -64,7 +79,18 @@ impl Redis {
             lane
         });
         let lanes = lanes.collect();
-        Ok(Self { lanes, _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect() })
+        Ok(Self {
+            lanes,
+            retain,
+            pool,
+            reads: Reads::default(),
+            _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
+        })
+    }
+
+    fn explain(&self, fault: &Fault) -> BrokerError {
+        let said = self.lanes[0].because(fault);
+        if fault.is_refusal() { BrokerError::Refused(said) } else { BrokerError::Away(said) }
     }
 
     fn lane(&self, channel: &Channel) -> &Lane {
@@ -83,6 +109,46 @@ impl Broker for Redis {
 
     fn publish(&self, channel: &Channel, publication: Publication) {
         self.lane(channel).publish(channel, publication);
+    }
+
+    fn append<'a>(
+        &'a self,
+        channel: &'a Channel,
+        publication: Publication,
+        _options: AppendOptions,
+    ) -> Pending<'a, Result<Option<Position>, BrokerError>> {
+        if let Some(because) = self.status().down_because {
+            return Box::pin(std::future::ready(Err(BrokerError::Away(because))));
+        }
+        self.publish(channel, publication);
+        Box::pin(async {
+            self.lane(channel).flush().await;
+            match self.status().down_because {
+                Some(because) => Err(BrokerError::Unknown(because)),
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn history<'a>(
+        &'a self,
+        channel: &'a Channel,
+        query: Query,
+    ) -> Pending<'a, Result<History, BrokerError>> {
+        Box::pin(async move {
+            let retention = (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
+            let keys = &self.lane(channel).keys;
+            let history = reads::read(&self.pool, keys, channel, query, retention, 0);
+            self.reads.watch(history).await.map_err(|fault| self.explain(&fault))
+        })
+    }
+
+    fn remove_history<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
+            let removed = reads::remove(&self.pool, &self.lane(channel).keys, channel).await;
+            removed.map_err(|fault| self.explain(&fault))
+        })
     }
 
     fn ready(&self) -> Pending<'_, ()> {
@@ -104,6 +170,7 @@ impl Broker for Redis {
     fn status(&self) -> Status {
         let mut status = Status { up: true, ..Status::default() };
         self.lanes.iter().for_each(|lane| lane.add_to(&mut status));
+        self.reads.add_to(&mut status);
         status
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_broker::{Broker, Gap, GapCause, Memory, Redis, RedisConfig, Relay};
+use fanfare_broker::{Broker, Gap, GapCause, Memory, Redis, RedisConfig, Relay, Retain, Retention};
 use fanfare_protocol::{Channel, Control, Kind, Member, PresenceChange, Publication};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -40,10 +40,19 @@ pub struct Recorder {
     changed: watch::Sender<()>,
 }
 
+/// Channels whose names begin with `kept` have a history: of a hundred publications, or as many as the name says.
+pub fn retain() -> Retain {
+    Arc::new(|channel| {
+        let size = channel.as_str().strip_prefix("kept")?.trim_start_matches(':').split(':').next();
+        let size = size.and_then(|size| size.parse().ok()).unwrap_or(100);
+        Some(Retention::new(size, Duration::from_secs(60)))
+    })
+}
+
 impl Instance {
     pub fn memory() -> Self {
         let (id, relay) = (Uuid::new_v4(), Recorder::new());
-        let broker = Memory::new(relay.clone(), id, &Handle::current());
+        let broker = Memory::new(relay.clone(), retain(), id, &Handle::current());
         Self { id, broker: Arc::new(broker), relay }
     }
 
@@ -51,8 +60,8 @@ impl Instance {
     pub fn redis(config: &RedisConfig) -> Self {
         let (id, relay) = (Uuid::new_v4(), Recorder::new());
         let config = RedisConfig { instance: id, ..config.clone() };
-        let broker =
-            Redis::start(&config, relay.clone(), &Handle::current()).expect("the configuration is right");
+        let broker = Redis::start(&config, relay.clone(), retain(), &Handle::current())
+            .expect("the configuration is right");
         Self { id, broker: Arc::new(broker), relay }
     }
 

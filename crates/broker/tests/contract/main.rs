@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use fanfare_broker::RedisConfig;
 
-use crate::instance::{Instance, PATIENCE, channel, eventually};
+use crate::instance::{Instance, PATIENCE, channel, eventually, retain};
 use crate::presence::{
     a_large_channel_is_read_in_pages, news_keep_their_place_among_publications,
     several_connections_of_a_user_are_one_user, who_comes_and_goes_is_told_once_and_seen_everywhere,
@@ -251,10 +251,13 @@ async fn publications_keep_their_kind_their_bytes_and_whom_they_leave_out(cluste
     let relay = Arc::new(Whole(parking_lot::Mutex::default()));
     let runtime = tokio::runtime::Handle::current();
     let broker: Box<dyn fanfare_broker::Broker> = match &cluster.server {
-        None => Box::new(fanfare_broker::Memory::new(relay.clone(), uuid::Uuid::nil(), &runtime)),
+        None => Box::new(fanfare_broker::Memory::new(relay.clone(), retain(), uuid::Uuid::nil(), &runtime)),
         Some(server) => {
             let config = RedisConfig::new(server.url());
-            Box::new(fanfare_broker::Redis::start(&config, relay.clone(), &runtime).expect("it is right"))
+            Box::new(
+                fanfare_broker::Redis::start(&config, relay.clone(), retain(), &runtime)
+                    .expect("it is right"),
+            )
         }
     };
     eventually("it is up", async || broker.status().up).await;

@@ -43,9 +43,12 @@ fn with_section() -> Envelope {
     envelope
 }
 
+/// Origin, sequence, published at, exclude, payload.
+type FirstReleaseSees<'a> = (u128, u64, u64, Option<u128>, &'a [u8]);
+
 /// What an instance of the first release reads of an envelope: it knows version 1 and 52 bytes of header. Do not
 /// change it; it is what is out there.
-fn first_release_reads(message: &[u8]) -> Option<(u128, u64, u64, Option<u128>, &[u8])> {
+fn first_release_reads(message: &[u8]) -> Option<FirstReleaseSees<'_>> {
     let number = |range: std::ops::Range<usize>| {
         message[range].iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte))
     };

@@ -1,0 +1,118 @@
+//! What callers say and hear about the history of channels. Where it is kept is the brokers' business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_protocol::{Channel, Epoch, Position, Publication};
+
+/// Whether a channel has a history, and how much of one. Asked for each publication and subscription, so it must be
+/// quick, and its answer for a channel must stay the same.
+pub type Retain = Arc<dyn Fn(&Channel) -> Option<Retention> + Send + Sync>;
+
+/// For how long a channel's history is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Publications; the oldest go first. At least 1.
+    pub size: usize,
+    /// After the last publication all go.
+    pub ttl: Duration,
+    /// After the last use even the numbering is forgotten: the channel begins a new epoch. Long after `ttl`, so that a
+    /// client that comes back late is told how much it missed.
+    pub meta_ttl: Duration,
+}
+
+impl Retention {
+    /// A history of so many publications and such a life, with a numbering that lasts thirty days.
+    pub fn new(size: usize, ttl: Duration) -> Self {
+        Self { size: size.max(1), ttl, meta_ttl: (ttl * 10).max(Duration::from_secs(30 * 24 * 3600)) }
+    }
+}
+
+/// How to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppendOptions {
+    /// Whoever appends with the same key again, gets the result of the first time, and nothing is published.
+    pub idempotency_key: Option<String>,
+    /// For how long the key is remembered.
+    pub idempotency_ttl: Duration,
+}
+
+impl Default for AppendOptions {
+    fn default() -> Self {
+        Self { idempotency_key: None, idempotency_ttl: Duration::from_secs(300) }
+    }
+}
+
+impl AppendOptions {
+    /// Append once under this key, within five minutes.
+    pub fn once(key: impl Into<String>) -> Self {
+        Self { idempotency_key: Some(key.into()), ..Self::default() }
+    }
+}
+
+/// What to read of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Query {
+    /// Forward: only what is newer, the oldest of it first. Reverse: only what is older, the newest of it first.
+    /// Nothing: everything there is. An empty epoch (`Epoch::ANY`) matches any.
+    pub since: Option<Position>,
+    /// No more than so many publications; 0 for the top alone.
+    pub limit: usize,
+    /// The newest first.
+    pub reverse: bool,
+}
+
+impl Query {
+    /// The top alone.
+    pub const TOP: Self = Self { since: None, limit: 0, reverse: false };
+
+    /// What is newer than `since`, the oldest first.
+    pub fn since(since: Position, limit: usize) -> Self {
+        Self { since: Some(since), limit, reverse: false }
+    }
+
+    /// The newest, the newest first.
+    pub fn newest(limit: usize) -> Self {
+        Self { since: None, limit, reverse: true }
+    }
+}
+
+/// What was read, and where the history stood at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// In the order that was asked for; none if the epoch was another.
+    pub publications: Vec<Publication>,
+    /// The position of the newest publication, whether or not it is still kept.
+    pub top: Position,
+    /// False, if `since` named an epoch that is not the history's.
+    pub epoch_matches: bool,
+}
+
+/// Why the broker did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// It is away, and nothing was done. To be tried again later. Never holds a secret.
+    #[error("{0}; nothing was done")]
+    Away(String),
+    /// It went away before it answered. To be tried again with the same idempotency key.
+    #[error("{0}; whether it was published is not known")]
+    Unknown(String),
+    /// It is there and refused: its memory or disk is full, or a right is missing. Nothing was done.
+    #[error("{0}; nothing was done")]
+    Refused(String),
+    /// The channel keeps no history.
+    #[error("the channel keeps no history")]
+    NoHistory,
+}
+
+impl BrokerError {
+    /// Whether the same may succeed later without anybody's doing.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Unknown(_))
+    }
+}
+
+/// A new life of a history.
+pub(crate) fn new_epoch() -> Epoch {
+    Epoch::from_random(fastrand::u64(..))
+}
