@@ -68,6 +68,27 @@ impl Channel {
     pub fn users(&self) -> Option<impl Iterator<Item = &str>> {
         self.0.rsplit_once('#').map(|(_, users)| users.split(','))
     }
+
+    /// Whether the name lets a user in: it names him, or nobody. Who has no name is never named, not even by `a#`.
+    pub fn names(&self, user: &str) -> bool {
+        self.users().is_none_or(|mut users| !user.is_empty() && users.any(|named| named == user))
+    }
+
+    /// Whose personal channel it is: `#user` or `namespace:#user`, for one user.
+    pub fn personal_user(&self) -> Option<&str> {
+        let name = self.0.split_once(':').map_or(self.as_str(), |(_, name)| name);
+        name.strip_prefix('#')
+            .filter(|user| !self.is_private() && !user.is_empty() && !user.contains(['#', ',']))
+    }
+
+    /// A user's personal channel, in a namespace or in none. That of a user whose name holds `:`, `#` or `,` says
+    /// something else than that it is his ([`Self::personal_user`]).
+    pub fn personal(namespace: Option<&str>, user: &str) -> Result<Self, ChannelError> {
+        match namespace {
+            Some(namespace) => Self::new(&format!("{namespace}:#{user}")),
+            None => Self::new(&format!("#{user}")),
+        }
+    }
 }
 
 impl fmt::Debug for Channel {
@@ -137,5 +158,48 @@ mod tests {
             let found: Option<Vec<_>> = channel.users().map(Iterator::collect);
             assert_eq!(found.as_deref(), *users, "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_lets_in_whom_it_names() {
+        for (name, user, expected) in [
+            ("news", "", true),
+            ("news", "12", true),
+            ("dialog#12,42", "12", true),
+            ("dialog#12,42", "42", true),
+            ("dialog#12,42", "1", false),
+            ("dialog#12,42", "12,42", false),
+            ("dialog#12,42", "", false),
+            ("dialog#", "", false),
+            ("dialog#1,", "", false),
+            ("a#12#42", "12", false),
+        ] {
+            assert_eq!(Channel::new(name).unwrap().names(user), expected, "{name} {user}");
+        }
+    }
+
+    #[test]
+    fn a_personal_channel_is_one_user_s() {
+        for (name, expected) in [
+            ("#12", Some("12")),
+            ("chat:#12", Some("12")),
+            ("#12,42", None),
+            ("chat:#12,42", None),
+            ("##12", None),
+            ("#", None),
+            ("chat:#", None),
+            ("$#12", None),
+            ("$chat:#12", None),
+            ("dialog#12", None),
+            ("#a:b", None),
+            ("#a:#b", Some("b")),
+        ] {
+            assert_eq!(Channel::new(name).unwrap().personal_user(), expected, "{name}");
+        }
+        for namespace in [None, Some("chat")] {
+            let channel = Channel::personal(namespace, "12").unwrap();
+            assert_eq!((channel.namespace(), channel.personal_user()), (namespace, Some("12")));
+        }
+        assert_eq!(Channel::personal(None, &"1".repeat(255)), Err(ChannelError::TooLong(256)));
     }
 }

@@ -4,17 +4,20 @@
 mod channel;
 pub mod control;
 mod envelope;
+mod filter;
 mod position;
 mod presence;
 mod publication;
 mod section;
 
 pub mod centrifuge;
+pub mod delta;
 pub mod payload;
 
 pub use channel::{Channel, ChannelError};
 pub use control::Control;
 pub use envelope::{Envelope, EnvelopeError, JOINED_HEADER, LEFT_HEADER, Opened, Unnumbered};
+pub use filter::{Filter, FilterError};
 pub use position::{Epoch, Position};
 pub use presence::{Member, PresenceChange};
 pub use publication::{ConnectionId, Info, Kind, Publication, Tags, now_micros};

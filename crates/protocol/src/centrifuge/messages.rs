@@ -314,3 +314,23 @@ messages! {
         ttl: u32 = 2,
     }
 }
+
+/// What a client is told of a publication. Its time is left out, which most would not read.
+impl From<&crate::Publication> for Publication {
+    fn from(publication: &crate::Publication) -> Self {
+        Self {
+            data: publication.payload.clone(),
+            info: publication.info.as_deref().map(ClientInfo::from),
+            offset: publication.position.as_ref().map_or(0, |position| position.offset),
+            tags: publication.tags.as_deref().cloned().unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<&crate::Info> for ClientInfo {
+    fn from(info: &crate::Info) -> Self {
+        let crate::Info { user, client, conn_info, chan_info } = info.clone();
+        Self { user, client, conn_info, chan_info }
+    }
+}

@@ -41,6 +41,7 @@ mod fields;
 
 mod codes;
 mod command;
+mod difference;
 mod framing;
 mod messages;
 mod offence;
@@ -50,6 +51,7 @@ pub mod client;
 
 pub use codes::{DisconnectCode, ErrorCode, UnsubscribeCode, reconnects};
 pub use command::{Command, Commands, EmulationRequest, Request};
+pub use difference::Difference;
 pub use fields::Named;
 pub use framing::{Encoding, Format};
 pub use messages::{

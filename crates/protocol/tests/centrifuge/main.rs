@@ -1,5 +1,8 @@
 //! The Centrifuge protocol from outside, in both encodings.
 
+mod catalogue;
 mod commands;
+mod differences;
+mod payloads;
 mod replies;
 mod wire;

@@ -1,5 +1,7 @@
 //! What the server says.
 
+use std::sync::Arc;
+
 use fanfare_protocol::centrifuge::client::{self, Reply};
 use fanfare_protocol::centrifuge::{
     Answer, ClientInfo, Connect, ConnectResult, Disconnect, DisconnectCode, Encoding, Error, ErrorCode,
@@ -7,6 +9,8 @@ use fanfare_protocol::centrifuge::{
     Push, Refresh, RefreshResult, RpcResult, SubRefreshResult, Subscribe, SubscribeResult, Unsubscribe,
     UnsubscribeCode,
 };
+
+use fanfare_protocol::{Epoch, Info, Kind, Position};
 
 use crate::wire::{Value, bytes, fields, frame, int, message, unframe};
 
@@ -409,6 +413,25 @@ fn payloads_are_embedded_on_one_line_or_not_at_all() {
     };
     assert_eq!(Encoding::Json.put_answer(&mut Vec::new(), 1, &presence(b"x")), Err(NotJson));
     assert_eq!(Encoding::Protobuf.put_answer(&mut Vec::new(), 1, &presence(b"x")), Ok(()));
+}
+
+/// What is relayed is what a client is told, with and without all that may come with it.
+#[test]
+fn a_relayed_publication_is_told_in_full() {
+    let mut relayed = fanfare_protocol::Publication::new(Kind::Text, "{}".into());
+    let told = |relayed: &fanfare_protocol::Publication| {
+        let mut frame = Vec::new();
+        Format::UniJson.put_publication(&mut frame, "c", &relayed.into()).expect("JSON");
+        String::from_utf8(frame).unwrap()
+    };
+    assert_eq!(told(&relayed), r#"{"channel":"c","pub":{"data":{}}}"#);
+    relayed.position = Some(Position { offset: 3, epoch: Epoch::from_random(1) });
+    relayed.info = Some(Arc::new(Info { user: "u".into(), conn_info: "{}".into(), ..Info::default() }));
+    relayed.tags = Some(Arc::new([("k".to_owned(), "v".to_owned())].into()));
+    assert_eq!(
+        told(&relayed),
+        r#"{"channel":"c","pub":{"data":{},"info":{"user":"u","client":"","conn_info":{}},"offset":3,"tags":{"k":"v"}}}"#
+    );
 }
 
 fn info() -> ClientInfo {
