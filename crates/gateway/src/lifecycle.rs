@@ -20,7 +20,7 @@ use crate::http::internal;
 use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
 use crate::listener::Listeners;
-use crate::relay::{Compression, HubRelay, gap_notice};
+use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
 use crate::worker;
 
@@ -55,7 +55,7 @@ pub async fn run(
     mut shutdown: mpsc::Receiver<()>,
 ) -> anyhow::Result<Outcome> {
     let (address, internal_address) = (listeners.address()?, listeners.internal_address()?);
-    let (hub, inboxes) = Hub::new(listeners.public.len(), gap_notice);
+    let (hub, inboxes) = Hub::new(listeners.public.len(), PHRASES);
     let relay = Arc::new(HubRelay::new(hub.clone(), compression(&config)));
     let id = Uuid::new_v4();
     let instance = Arc::new(Instance {

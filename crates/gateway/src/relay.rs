@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fanfare_broker::{Gap, GapCause, Relay};
-use fanfare_hub::{Audience, Delivery, Format, Frames, Hub};
+use fanfare_hub::{Audience, Carrier, Delivery, Format, Frames, Hub, Phrases};
 use fanfare_protocol::{Channel, Kind, Publication};
 use fanfare_websocket::deflate::{Compressor, Level};
 use fanfare_websocket::{Opcode, frame};
@@ -51,11 +51,11 @@ impl HubRelay {
     /// The whole frame in one format.
     fn encode(&self, format: Format, opcode: Opcode, payload: &[u8], plain: &Bytes) -> Bytes {
         let deflating = self.compression.filter(|compression| payload.len() >= compression.threshold);
-        let (Some(Compression { level, .. }), true) = (deflating, format != Format::Plain) else {
+        let (Some(Compression { level, .. }), true) = (deflating, format.is_deflated()) else {
             return plain.clone();
         };
         let frame = DEFLATERS
-            .with_borrow_mut(|deflaters| deflaters.of(format, level).compress_frame(opcode, payload));
+            .with_borrow_mut(|deflaters| deflaters.of(format.carrier, level).compress_frame(opcode, payload));
         for (count, bytes) in self.deflated.iter().zip([payload.len(), frame.len()]) {
             count.fetch_add(bytes as u64, Ordering::Relaxed);
         }
@@ -80,6 +80,7 @@ impl Relay for HubRelay {
             frames: Frames::new(frames),
             exclude: publication.exclude,
             published_at: publication.published_at,
+            offset: publication.position.as_ref().map_or(0, |position| position.offset),
         };
         self.hub.deliver(workers, channel, &delivery);
     }
@@ -114,10 +115,10 @@ struct Deflaters {
 }
 
 impl Deflaters {
-    fn of(&mut self, format: Format, level: Level) -> &mut Compressor {
-        let (place, make): (_, fn(Level) -> Compressor) = match format {
-            Format::Plain | Format::Deflated => (&mut self.wide, Compressor::shared),
-            Format::DeflatedNarrowly => (&mut self.narrow, Compressor::shared_narrowly),
+    fn of(&mut self, carrier: Carrier, level: Level) -> &mut Compressor {
+        let (place, make): (_, fn(Level) -> Compressor) = match carrier {
+            Carrier::DeflatedNarrowly => (&mut self.narrow, Compressor::shared_narrowly),
+            _ => (&mut self.wide, Compressor::shared),
         };
         // Two instances of one process may differ.
         if place.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
@@ -127,9 +128,12 @@ impl Deflaters {
     }
 }
 
+/// What the hub says to clients of its own accord.
+pub const PHRASES: Phrases = Phrases { gap: |_, channel| Some(gap_notice(channel)), ..Phrases::WEBSOCKET };
+
 /// The text message that tells a client of a gap, for those who asked by `?notices=true`. Clients may know
 /// it by how it begins, so it is always written in this one way.
-pub fn gap_notice(channel: &Channel) -> Bytes {
+fn gap_notice(channel: &Channel) -> Bytes {
     let channel = serde_json::Value::from(channel.as_str());
     frame(Opcode::Text, format!(r#"{{"fanfare":"gap","channel":{channel}}}"#).as_bytes())
 }

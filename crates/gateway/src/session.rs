@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fanfare_broker::Relay;
-use fanfare_hub::{End, Key, Member, Socket};
-use fanfare_protocol::{Kind, Publication};
+use fanfare_hub::{End, Key, Socket};
+use fanfare_protocol::{ConnectionId, Kind, Publication};
 use fanfare_websocket::deflate::Agreed;
 use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
 use tokio::task::yield_now;
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Session {
     worker: Rc<Worker>,
     key: Key,
-    member: Member,
+    id: ConnectionId,
     terms: Terms,
     decoder: Decoder,
     /// Boxed because most connections have none.
@@ -42,7 +42,7 @@ impl Session {
     pub fn new(
         worker: Rc<Worker>,
         key: Key,
-        member: Member,
+        id: ConnectionId,
         terms: Terms,
         agreed: Option<&Agreed>,
         permit: Permit,
@@ -52,7 +52,7 @@ impl Session {
         Self {
             worker,
             key,
-            member,
+            id,
             terms,
             decoder: decoder.unwrap_or(const { Decoder::new(Role::Server) }),
             bucket,
@@ -141,7 +141,7 @@ impl Session {
                     }
                 }
                 Err(offence) => {
-                    tracing::debug!(id = %self.member.id, "the client broke the protocol: {offence}");
+                    tracing::debug!(id = %self.id, "the client broke the protocol: {offence}");
                     end = Some(end_of(&offence));
                 }
             }
@@ -168,15 +168,15 @@ impl Session {
             return false;
         }
         let publication = Publication {
-            exclude: (!self.member.echo).then_some(self.member.id),
+            exclude: (!self.terms.echo).then_some(self.id),
             ..Publication::new(kind, Bytes::copy_from_slice(payload))
         };
         let instance = &self.worker.instance;
         if self.terms.alone {
-            instance.relay.deliver(&self.member.channel, publication);
+            instance.relay.deliver(&self.terms.channel, publication);
         } else {
             self.worker.shard.stats().publications.add(1);
-            instance.broker.publish(&self.member.channel, publication);
+            instance.broker.publish(&self.terms.channel, publication);
         }
         true
     }

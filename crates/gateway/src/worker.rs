@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use fanfare_hub::{End, Inbox, Settings, Shard, Socket};
+use fanfare_broker::Broker;
+use fanfare_hub::{End, Inbox, Key, Observer, Settings, Shard, Socket};
+use fanfare_protocol::Channel;
 use fanfare_websocket::deflate::Inflater;
 use http::HeaderValue;
 use http::header::CONNECTION;
@@ -82,9 +84,8 @@ impl Worker {
     }
 
     fn new(inbox: Inbox, instance: Arc<Instance>) -> Rc<Self> {
-        let broker = instance.broker.clone();
-        let release = move |channel: &_| broker.release(channel);
-        let shard = Shard::start(inbox, settings(&instance.config), instance.telemetry.lag(), release);
+        let releases = Releases(instance.broker.clone());
+        let shard = Shard::start(inbox, settings(&instance.config), instance.telemetry.lag(), releases);
         Rc::new(Self {
             router: public(&instance),
             instance_id: id_value(instance.id),
@@ -194,18 +195,18 @@ impl Worker {
     /// Takes the socket out of hyper and starts the session on it, in a task that holds no more than
     /// an idle connection needs.
     async fn begin(self: Rc<Self>, upgrade: Upgrade) {
-        let Upgrade { stream, joined, member, terms, agreed, permit } = upgrade;
+        let Upgrade { stream, placed, id, terms, agreed, permit } = upgrade;
         let parts = match stream.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<TcpStream>>) {
             Ok(Ok(parts)) => parts,
-            _ => return joined.fail(),
+            _ => return placed.fail(),
         };
         let socket = Rc::new(Socket::new(parts.io.into_inner()));
-        let key = joined.open(socket.clone());
+        let key = placed.open(socket.clone());
         if self.is_draining() {
             self.shard.end(key, End::Drained);
         }
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
-        let session = Session::new(self, key, member, terms, agreed.as_ref(), permit);
+        let session = Session::new(self, key, id, terms, agreed.as_ref(), permit);
         spawn_local(session.run(socket, parts.read_buf));
     }
 }
@@ -226,6 +227,18 @@ where
     }
     connection.as_mut().graceful_shutdown();
     timeout(span, connection).await.unwrap_or(Ok(()))
+}
+
+/// Tells the broker of channels that nobody here wants any more.
+struct Releases(Arc<dyn Broker>);
+
+impl Observer for Releases {
+    fn released(&self, channel: &Channel) {
+        self.0.release(channel);
+    }
+
+    /// No subscription here ends by a gap: a WebSocket that asked for notices gets one.
+    fn lapsed(&self, _key: Key, _channel: &Channel) {}
 }
 
 struct Acceptor(Rc<Worker>);
@@ -254,5 +267,8 @@ fn settings(config: &Config) -> Settings {
         ping_interval: config.ping_interval,
         idle_timeout: config.idle_timeout,
         close_timeout: config.close_timeout,
+        client_ping_interval: config.ping_interval,
+        pong_timeout: config.close_timeout,
+        stale_timeout: config.handshake_timeout,
     }
 }

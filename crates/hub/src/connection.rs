@@ -7,43 +7,92 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fanfare_protocol::ConnectionId;
-use fanfare_websocket::close_frame;
+use smallvec::SmallVec;
 
 use crate::context::Context;
 use crate::end::End;
-use crate::outbox::Outbox;
+use crate::format::Format;
+use crate::mailbox::Delivery;
+use crate::outbox::{Chunk, Outbox};
 use crate::socket::Socket;
 
 /// One client's socket and what is known of it.
 pub(crate) struct Connection {
     pub(crate) serial: u32,
-    /// Its room, and its place among the room's members; meaningless once it is closing.
-    pub(crate) room: u32,
-    pub(crate) place: u32,
     pub(crate) state: State,
+    pub(crate) life: Life,
+    /// How it is spoken to by ourselves.
+    pub(crate) format: Format,
     /// Whether an outbox has a task that waits for the socket.
     pub(crate) flushing: bool,
+    /// Its rooms, and its place in each; none once it is closing.
+    pub(crate) places: SmallVec<[Place; 1]>,
     pub(crate) outbox_limit: usize,
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
     pub(crate) socket: Option<Rc<Socket>>,
     pub(crate) outbox: Option<Box<Outbox>>,
     /// Its publications are compressed for it alone.
     pub(crate) context: Option<Box<Context>>,
+    /// Publications for subscriptions whose position is still being found.
+    pub(crate) held: Option<Box<Held>>,
     /// The tick of the last frame read.
     pub(crate) heard: u64,
-    /// The tick of the next ping, or once it is closing, of the cut.
+    /// The tick of what comes next in its life, or once it is closing, of the cut.
     pub(crate) due: u64,
     pub(crate) id: ConnectionId,
     pub(crate) opened: Instant,
 }
 
+/// Where in a room a connection is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) room: u32,
+    pub(crate) place: u32,
+}
+
+/// Publications that wait for their subscriptions to be released, each with its room.
+#[derive(Default)]
+pub(crate) struct Held {
+    waiting: Vec<(u32, Delivery)>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(crate) fn push(&mut self, room: u32, delivery: Delivery) {
+        self.bytes += delivery.bytes();
+        self.waiting.push((room, delivery));
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// In its room, the handshake not yet answered.
+    /// The handshake is not answered yet.
     Joining,
     Open,
-    /// Out of its room and told why; it waits for its outbox and for the peer to go.
+    /// Out of its rooms and told why; it waits for its outbox and for the peer to go.
     Closing,
+}
+
+/// How it is found out whether somebody is still there, and what is due next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Any frame is a sign of life. A ping is due.
+    Heard,
+    /// It has yet to say who it is. The end of our patience is due.
+    Unknown,
+    /// It answers pings, and a ping is due.
+    Asked,
+    /// It has been pinged; the answer is due, unless it is there already.
+    Asking {
+        /// Whether it is.
+        answered: bool,
+    },
+    /// It cannot say anything, but wants to know that we are there. A ping is due.
+    Told,
 }
 
 /// What became of a frame.
@@ -68,26 +117,31 @@ impl Sent {
 impl Connection {
     /// Writes what the socket takes at once; the rest waits in the outbox.
     pub(crate) fn send(&mut self, bytes: &Bytes) -> Sent {
+        self.send_chunk(&Chunk::of(bytes.clone()))
+    }
+
+    /// The same for a chunk that may be dropped while it waits.
+    pub(crate) fn send_chunk(&mut self, chunk: &Chunk) -> Sent {
         let mut written = 0;
         if self.outbox.is_none()
             && let Some(socket) = &self.socket
         {
-            match socket.try_write(bytes) {
-                Ok(all) if all == bytes.len() => return Sent::Whole,
+            match socket.try_write(&chunk.bytes) {
+                Ok(all) if all == chunk.bytes.len() => return Sent::Whole,
                 Ok(part) => written = part,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Sent::Broken,
             }
         }
         let outbox = self.outbox.get_or_insert_default();
-        outbox.push(bytes.clone(), written);
+        outbox.push(chunk.clone(), written);
         if outbox.exceeds(self.outbox_limit) { Sent::Overflowed } else { Sent::Queued }
     }
 
-    /// The last frame, or the cut where there is nobody to tell. What a slow consumer has not begun to
-    /// take is thrown away before it; for all others it comes behind what they were owed.
-    pub(crate) fn say_goodbye(&mut self, end: End) -> Sent {
-        let Some((code, reason)) = end.close() else {
+    /// The last words, or the cut where there are none. What a slow consumer has not begun to take is thrown
+    /// away before them; for all others they come behind what they were owed.
+    pub(crate) fn say_goodbye(&mut self, end: End, words: Option<Bytes>) -> Sent {
+        let Some(words) = words else {
             self.cut();
             return Sent::Whole;
         };
@@ -100,7 +154,7 @@ impl Connection {
             }
         }
         self.outbox_limit = usize::MAX;
-        let sent = self.send(&close_frame(code, reason));
+        let sent = self.send(&words);
         match (sent, end, &self.socket) {
             // The peer has said all that it will: its reader closes the socket now.
             (Sent::Whole, End::ClosedByClient(_), _) => {}
@@ -112,6 +166,28 @@ impl Connection {
             _ => {}
         }
         sent
+    }
+
+    /// Keeps publications for a subscription whose position is still being found.
+    pub(crate) fn hold(&mut self, room: u32, deliveries: &[Delivery]) -> Sent {
+        let held = self.held.get_or_insert_default();
+        deliveries.iter().for_each(|delivery| held.push(room, delivery.clone()));
+        // Whoever asks for the position does so within a deadline, so this is a flood.
+        if held.bytes() > self.outbox_limit { Sent::Overflowed } else { Sent::Whole }
+    }
+
+    /// Takes what was held for one room.
+    pub(crate) fn take_held(&mut self, room: u32) -> Vec<Delivery> {
+        let Some(held) = self.held.take() else { return Vec::new() };
+        let mut its = Vec::new();
+        for (other, delivery) in held.waiting {
+            if other == room {
+                its.push(delivery);
+            } else {
+                self.held.get_or_insert_default().push(other, delivery);
+            }
+        }
+        its
     }
 
     /// Ends both directions now; the reader wakes and frees its place.

@@ -69,12 +69,12 @@ impl Directory {
         audience
     }
 
-    pub(crate) fn join(&self, channel: &Channel, format: Format, worker: usize) {
-        self.change(channel, format, |workers| workers.with(worker));
+    pub(crate) fn join(&self, channel: &Channel, formats: Formats, worker: usize) {
+        formats.iter().for_each(|format| self.change(channel, format, |workers| workers.with(worker)));
     }
 
-    pub(crate) fn leave(&self, channel: &Channel, format: Format, worker: usize) {
-        self.change(channel, format, |workers| workers.without(worker));
+    pub(crate) fn leave(&self, channel: &Channel, formats: Formats, worker: usize) {
+        formats.iter().for_each(|format| self.change(channel, format, |workers| workers.without(worker)));
     }
 
     pub(crate) fn channels(&self) -> usize {
@@ -100,6 +100,9 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Carrier;
+
+    const DEFLATED: Format = Format::PLAIN.carried_by(Carrier::Deflated);
 
     #[test]
     fn a_channel_is_listed_while_a_worker_wants_it() {
@@ -108,18 +111,23 @@ mod tests {
             let Audience { workers, formats } = directory.audience(&lobby);
             (workers.iter().collect::<Vec<_>>(), formats.iter().collect::<Vec<_>>())
         };
-        directory.leave(&lobby, Format::Plain, 3);
+        let [plain, deflated] = [Format::PLAIN, DEFLATED].map(|format| {
+            let mut formats = Formats::default();
+            formats.insert(format);
+            formats
+        });
+        directory.leave(&lobby, plain, 3);
         assert_eq!(directory.channels(), 0);
-        directory.join(&lobby, Format::Plain, 63);
-        directory.join(&lobby, Format::Deflated, 0);
-        directory.join(&lobby, Format::Plain, 0);
-        directory.join(&lobby, Format::Plain, 0);
-        assert_eq!(wanted(&directory), (vec![0, 63], vec![Format::Plain, Format::Deflated]));
-        directory.leave(&lobby, Format::Plain, 0);
-        assert_eq!(wanted(&directory), (vec![0, 63], vec![Format::Plain, Format::Deflated]));
-        directory.leave(&lobby, Format::Deflated, 0);
-        assert_eq!(wanted(&directory), (vec![63], vec![Format::Plain]));
-        directory.leave(&lobby, Format::Plain, 63);
+        directory.join(&lobby, plain, 63);
+        directory.join(&lobby, deflated, 0);
+        directory.join(&lobby, plain, 0);
+        directory.join(&lobby, plain, 0);
+        assert_eq!(wanted(&directory), (vec![0, 63], vec![Format::PLAIN, DEFLATED]));
+        directory.leave(&lobby, plain, 0);
+        assert_eq!(wanted(&directory), (vec![0, 63], vec![Format::PLAIN, DEFLATED]));
+        directory.leave(&lobby, deflated, 0);
+        assert_eq!(wanted(&directory), (vec![63], vec![Format::PLAIN]));
+        directory.leave(&lobby, plain, 63);
         assert_eq!((wanted(&directory), directory.channels()), ((vec![], vec![]), 0));
     }
 }

@@ -12,6 +12,8 @@ pub enum End {
     Vanished,
     /// No frame of any kind for `idle_timeout`.
     TimedOut,
+    /// It did not say who it is for `stale_timeout`.
+    Stale,
     /// More waited to be written than `outbox_limit`.
     SlowConsumer,
     /// A message larger than `message_limit`.
@@ -34,7 +36,7 @@ pub enum End {
 
 impl End {
     /// How many labels there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
 
     /// Every label, in the order of `index`.
     pub const LABELS: [&str; Self::COUNT] = [
@@ -50,6 +52,7 @@ impl End {
         "drained",
         "shut_down",
         "upgrade_failed",
+        "stale",
     ];
 
     /// The place of this reason's label and count.
@@ -67,6 +70,7 @@ impl End {
             Self::Drained => 9,
             Self::ShutDown => 10,
             Self::UpgradeFailed => 11,
+            Self::Stale => 12,
         }
     }
 
@@ -83,6 +87,7 @@ impl End {
             Self::ClosedByClient(code) => Some((code.unwrap_or(CloseCode::NORMAL), "")),
             Self::Vanished | Self::UpgradeFailed => None,
             Self::TimedOut => Some((CloseCode::GOING_AWAY, "idle timeout")),
+            Self::Stale => Some((CloseCode::POLICY, "stale")),
             Self::SlowConsumer => Some((CloseCode::POLICY, "slow consumer")),
             Self::TooBig => Some((CloseCode::TOO_BIG, "message too big")),
             Self::ProtocolError(code) => Some((code, "protocol error")),

@@ -1,53 +1,131 @@
 //! The wire formats: the different bytes in which one publication reaches its subscribers. Each is made
-//! once, by whoever delivers, for all who want it. What stands in a format is not known here.
+//! once, by whoever delivers, for all who want it. How a message is written is not known here, only how
+//! several of them are laid together.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// How a subscriber wants its publications written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Format {
-    /// A WebSocket message as it was published.
-    Plain,
-    /// The same, deflated where that makes it shorter (RFC 7692), for receivers with the widest window.
+/// How a subscriber wants its publications written: what a message says, and what carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    /// What a message says.
+    pub encoding: Encoding,
+    /// What carries it.
+    pub carrier: Carrier,
+}
+
+/// What a message says of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// The payload and nothing else.
+    Raw,
+    /// A push of the client protocol in JSON.
+    Json,
+    /// The same for subscribers that take deltas, whose payloads are strings: the whole payload.
+    JsonString,
+    /// The same with the difference to the publication before.
+    JsonDelta,
+    /// A push of the client protocol in Protobuf.
+    Protobuf,
+    /// The same with the difference to the publication before.
+    ProtobufDelta,
+    /// A push of the client protocol for those who only listen, in JSON.
+    Uni,
+}
+
+/// What carries messages to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// WebSocket frames.
+    Frame,
+    /// WebSocket frames, deflated where that makes them shorter (RFC 7692), for receivers with the widest window.
     Deflated,
-    /// The same, deflated within the narrowest window, for receivers that asked for less than the widest.
+    /// The same within the narrowest window, for receivers that asked for less than the widest.
     DeflatedNarrowly,
+    /// The body of an HTTP response, messages one behind the other.
+    Stream,
+    /// The body of an HTTP response, as server-sent events.
+    Events,
 }
 
 impl Format {
-    /// Every format.
-    pub const ALL: [Self; 3] = [Self::Plain, Self::Deflated, Self::DeflatedNarrowly];
+    /// WebSocket messages as they were published.
+    pub const PLAIN: Self = Self { encoding: Encoding::Raw, carrier: Carrier::Frame };
+
+    /// The same in another carrier.
+    pub const fn carried_by(self, carrier: Carrier) -> Self {
+        Self { carrier, ..self }
+    }
 
     /// Whether messages are deflated in it.
     pub fn is_deflated(self) -> bool {
-        matches!(self, Self::Deflated | Self::DeflatedNarrowly)
+        matches!(self.carrier, Carrier::Deflated | Carrier::DeflatedNarrowly)
     }
 
-    /// Its place in `ALL`.
-    pub(crate) fn index(self) -> usize {
-        self as usize
+    /// The format of the first publication, where others are written as differences.
+    pub fn whole(self) -> Self {
+        let encoding = match self.encoding {
+            Encoding::JsonDelta => Encoding::JsonString,
+            Encoding::ProtobufDelta => Encoding::Protobuf,
+            other => other,
+        };
+        Self { encoding, ..self }
+    }
+
+    /// What stands between the messages of one frame; nothing where each message is a frame of its own.
+    pub(crate) fn joint(self) -> Option<&'static [u8]> {
+        match (self.carrier, self.encoding) {
+            (Carrier::Frame, Encoding::Json | Encoding::JsonString | Encoding::JsonDelta) => Some(b"\n"),
+            // Each message says its length.
+            (Carrier::Frame, Encoding::Protobuf | Encoding::ProtobufDelta) => Some(b""),
+            _ => None,
+        }
+    }
+
+    fn bit(self) -> u64 {
+        1 << (self.encoding as u8 * CARRIERS.len() as u8 + self.carrier as u8)
     }
 }
 
+const ENCODINGS: [Encoding; 7] = [
+    Encoding::Raw,
+    Encoding::Json,
+    Encoding::JsonString,
+    Encoding::JsonDelta,
+    Encoding::Protobuf,
+    Encoding::ProtobufDelta,
+    Encoding::Uni,
+];
+
+const CARRIERS: [Carrier; 5] =
+    [Carrier::Frame, Carrier::Deflated, Carrier::DeflatedNarrowly, Carrier::Stream, Carrier::Events];
+
+const _: () = assert!(ENCODINGS.len() * CARRIERS.len() <= u64::BITS as usize);
+
 /// A set of formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Formats(u32);
+pub struct Formats(u64);
 
 impl Formats {
-    /// Whether this one is in it.
-    pub fn contains(self, format: Format) -> bool {
-        self.0 & 1 << format.index() != 0
-    }
-
     /// Those that are in it.
     pub fn iter(self) -> impl Iterator<Item = Format> {
-        Format::ALL.into_iter().filter(move |format| self.contains(*format))
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let next = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            let (encoding, carrier) = (ENCODINGS[next / CARRIERS.len()], CARRIERS[next % CARRIERS.len()]);
+            Some(Format { encoding, carrier })
+        })
+    }
+
+    /// Whether this one is in it.
+    pub fn contains(self, format: Format) -> bool {
+        self.0 & format.bit() != 0
     }
 
     pub(crate) fn insert(&mut self, format: Format) {
-        self.0 |= 1 << format.index();
+        self.0 |= format.bit();
     }
 }
 
@@ -78,14 +156,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_format_has_its_place_in_the_list() {
-        for (place, format) in Format::ALL.into_iter().enumerate() {
-            assert_eq!(format.index(), place);
-        }
+    fn a_set_gives_back_what_was_put_in() {
         let mut formats = Formats::default();
         assert_eq!(formats.iter().count(), 0);
-        formats.insert(Format::DeflatedNarrowly);
-        formats.insert(Format::Plain);
-        assert_eq!(formats.iter().collect::<Vec<_>>(), [Format::Plain, Format::DeflatedNarrowly]);
+        for (count, encoding) in ENCODINGS.into_iter().enumerate() {
+            for carrier in CARRIERS {
+                let format = Format { encoding, carrier };
+                assert!(!formats.contains(format), "each has a place of its own");
+                formats.insert(format);
+                assert!(formats.iter().any(|other| other == format));
+            }
+            assert_eq!(formats.iter().count(), (count + 1) * CARRIERS.len());
+        }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use fanfare_protocol::{Channel, ConnectionId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -13,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::directory::{Audience, Directory, Workers};
 use crate::format::Frames;
+use crate::phrases::Phrases;
 use crate::stats::Stats;
 
 /// From so many bytes on, whoever can wait before publishing more should (`Hub::relieved`).
@@ -36,11 +36,13 @@ pub struct Delivery {
     pub exclude: Option<ConnectionId>,
     /// Microseconds since 1970.
     pub published_at: u64,
+    /// Its number in the channel's history; 0 where none is kept.
+    pub offset: u64,
 }
 
 impl Delivery {
     /// What it counts for while it waits.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         EVENT + self.frames.bytes()
     }
 }
@@ -50,14 +52,8 @@ impl Delivery {
 pub enum Event {
     /// A publication for the channel's members.
     Deliver(Channel, Delivery),
-    /// Publications of these channels (or of all) may have been missed: tell the members who asked to
-    /// be told, by the frame that `notice` makes for a channel.
-    Gap {
-        /// Where; `None` is everywhere.
-        channels: Option<Arc<[Channel]>>,
-        /// Encodes the notice, once for each channel.
-        notice: fn(&Channel) -> Bytes,
-    },
+    /// Publications of these channels may have been missed; `None` is everywhere.
+    Gap(Option<Arc<[Channel]>>),
     /// End one connection, wherever it is; whoever has it answers.
     Kick(ConnectionId, mpsc::Sender<()>),
     /// Count what is open now.
@@ -94,7 +90,7 @@ pub struct Hub {
     directory: Directory,
     mailboxes: Box<[Mailbox]>,
     relieved: Notify,
-    notice: fn(&Channel) -> Bytes,
+    phrases: Phrases,
 }
 
 /// The receiving end of one worker's mailbox.
@@ -105,14 +101,13 @@ pub struct Inbox {
 }
 
 impl Hub {
-    /// A hub and the inbox of each of its workers (1 to `Workers::MAX`). `notice` makes the frame that
-    /// tells a client of a gap.
-    pub fn new(workers: usize, notice: fn(&Channel) -> Bytes) -> (Arc<Self>, Vec<Inbox>) {
+    /// A hub and the inbox of each of its workers (1 to `Workers::MAX`), which speaks in these phrases.
+    pub fn new(workers: usize, phrases: Phrases) -> (Arc<Self>, Vec<Inbox>) {
         assert!((1..=Workers::MAX).contains(&workers), "1 to {} workers, not {workers}", Workers::MAX);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
         let mailboxes = senders.into_iter().map(Mailbox::new).collect();
         let hub =
-            Arc::new(Self { directory: Directory::default(), mailboxes, relieved: Notify::new(), notice });
+            Arc::new(Self { directory: Directory::default(), mailboxes, relieved: Notify::new(), phrases });
         let inbox = |(worker, receiver)| Inbox { worker, hub: hub.clone(), receiver };
         let inboxes = receivers.into_iter().enumerate().map(inbox).collect();
         (hub, inboxes)
@@ -134,7 +129,7 @@ impl Hub {
         for worker in workers.iter() {
             let mailbox = &self.mailboxes[worker];
             if mailbox.bytes.load(Ordering::Relaxed) > FULL {
-                mailbox.overflow(self.notice);
+                mailbox.overflow();
             } else {
                 mailbox.bytes.fetch_add(bytes, Ordering::Relaxed);
                 mailbox.send(Event::Deliver(channel.clone(), delivery.clone()));
@@ -142,12 +137,12 @@ impl Hub {
         }
     }
 
-    /// Tells the subscribers who asked for it that publications may have been missed; `None` stands for
-    /// every channel.
+    /// Publications may have been missed, and subscribers are to hear of it or to end, as they asked; `None`
+    /// stands for every channel.
     pub fn gap(&self, channels: Option<Vec<Channel>>) {
         let channels: Option<Arc<[Channel]>> = channels.map(Arc::from);
         for mailbox in &self.mailboxes {
-            mailbox.send(Event::Gap { channels: channels.clone(), notice: self.notice });
+            mailbox.send(Event::Gap(channels.clone()));
         }
     }
 
@@ -203,6 +198,10 @@ impl Hub {
         self.mailboxes.iter().map(|mailbox| mailbox.overflows.load(Ordering::Relaxed)).sum()
     }
 
+    pub(crate) fn phrases(&self) -> Phrases {
+        self.phrases
+    }
+
     pub(crate) fn directory(&self) -> &Directory {
         &self.directory
     }
@@ -224,10 +223,10 @@ impl Mailbox {
         let _ = self.sender.send(event);
     }
 
-    fn overflow(&self, notice: fn(&Channel) -> Bytes) {
+    fn overflow(&self) {
         self.overflows.fetch_add(1, Ordering::Relaxed);
         if !self.gap_told.swap(true, Ordering::Relaxed) {
-            self.send(Event::Gap { channels: None, notice });
+            self.send(Event::Gap(None));
         }
     }
 
@@ -278,7 +277,7 @@ impl Event {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Deliver(_, delivery) => delivery.bytes(),
-            Self::Gap { .. } | Self::Kick(..) | Self::Census(_) => 0,
+            Self::Gap(_) | Self::Kick(..) | Self::Census(_) => 0,
         }
     }
 }

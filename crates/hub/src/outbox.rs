@@ -12,23 +12,40 @@ use crate::socket::Socket;
 /// full takes only a few of them.
 const SLICES: usize = 64;
 
-/// A queue of frames; the first one may be partly written.
+/// A queue of chunks; the first one may be partly written.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    frames: VecDeque<Bytes>,
+    chunks: VecDeque<Chunk>,
     bytes: usize,
     /// The first entry is partly written, so what follows in it must be written before anything else.
     begun: bool,
 }
 
+/// Bytes that belong together, and what may become of them while they wait.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunk {
+    pub(crate) bytes: Bytes,
+    /// How many publications are in it.
+    pub(crate) publications: u32,
+    /// The room, by its serial, for which it may be dropped before it has begun to go out.
+    pub(crate) droppable: Option<u32>,
+}
+
+impl Chunk {
+    /// What must be written in its turn.
+    pub(crate) fn of(bytes: Bytes) -> Self {
+        Self { bytes, publications: 0, droppable: None }
+    }
+}
+
 impl Outbox {
-    /// Queues what is left of an entry, of which `written` bytes have gone out.
-    pub(crate) fn push(&mut self, mut entry: Bytes, written: usize) {
-        debug_assert!(written == 0 || self.frames.is_empty(), "only the first entry can be partly written");
+    /// Queues what is left of a chunk, of which `written` bytes have gone out.
+    pub(crate) fn push(&mut self, mut chunk: Chunk, written: usize) {
+        debug_assert!(written == 0 || self.chunks.is_empty(), "only the first entry can be partly written");
         self.begun |= written > 0;
-        entry.advance(written);
-        self.bytes += entry.len();
-        self.frames.push_back(entry);
+        chunk.bytes.advance(written);
+        self.bytes += chunk.bytes.len();
+        self.chunks.push_back(chunk);
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -38,20 +55,55 @@ impl Outbox {
     /// Whether the bytes that wait, or the references to them, take more than `limit`. A reference is
     /// larger than the smallest frames are.
     pub(crate) fn exceeds(&self, limit: usize) -> bool {
-        self.bytes > limit || self.frames.len() * size_of::<Bytes>() > limit
+        self.bytes > limit || self.chunks.len() * size_of::<Chunk>() > limit
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.chunks.is_empty()
+    }
+
+    /// Drops the oldest that may be dropped until the rest keeps to `limit`. Gives how many publications
+    /// that were.
+    pub(crate) fn drop_oldest(&mut self, limit: usize) -> u64 {
+        let mut dropped = 0;
+        let mut at = usize::from(self.begun);
+        while self.exceeds(limit) && at < self.chunks.len() {
+            if self.chunks[at].droppable.is_some() {
+                dropped += self.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        dropped
+    }
+
+    /// Drops all that waits for this room and has not begun. Gives how many publications that were.
+    pub(crate) fn drop_all_of(&mut self, room: u32) -> u64 {
+        let mut dropped = 0;
+        let mut at = usize::from(self.begun);
+        while at < self.chunks.len() {
+            if self.chunks[at].droppable == Some(room) {
+                dropped += self.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        dropped
+    }
+
+    fn remove(&mut self, at: usize) -> u64 {
+        let Some(chunk) = self.chunks.remove(at) else { return 0 };
+        self.bytes -= chunk.bytes.len();
+        u64::from(chunk.publications)
     }
 
     /// Writes until the socket is full or nothing is left. `Ok` in both cases.
     pub(crate) fn write_to(&mut self, socket: &Socket) -> io::Result<()> {
-        while !self.frames.is_empty() {
+        while !self.chunks.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut count = 0;
-            for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-                *slice = IoSlice::new(frame);
+            for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+                *slice = IoSlice::new(&chunk.bytes);
                 count += 1;
             }
             match socket.try_write_vectored(&slices[..count]) {
@@ -67,20 +119,20 @@ impl Outbox {
 
     /// Forgets every entry of which nothing has gone out, so that a Close frame can follow at once.
     pub(crate) fn keep_only_begun(&mut self) {
-        self.frames.truncate(usize::from(self.begun));
-        self.bytes = self.frames.iter().map(Bytes::len).sum();
+        self.chunks.truncate(usize::from(self.begun));
+        self.bytes = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
     }
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
-        while let Some(first) = self.frames.front_mut() {
-            if written < first.len() {
+        while let Some(first) = self.chunks.front_mut() {
+            if written < first.bytes.len() {
                 self.begun = self.begun || written > 0;
-                first.advance(written);
+                first.bytes.advance(written);
                 return;
             }
-            written -= first.len();
-            self.frames.pop_front();
+            written -= first.bytes.len();
+            self.chunks.pop_front();
             self.begun = false;
         }
     }
@@ -93,10 +145,11 @@ mod tests {
     #[test]
     fn empty_messages_take_room_too() {
         let mut outbox = Outbox::default();
-        let limit = 64 * size_of::<Bytes>();
-        (0..64).for_each(|_| outbox.push(Bytes::from_static(&[0; 2]), 0));
+        let limit = 64 * size_of::<Chunk>();
+        let empty = || Chunk::of(Bytes::from_static(&[0; 2]));
+        (0..64).for_each(|_| outbox.push(empty(), 0));
         assert!(!outbox.exceeds(limit));
-        outbox.push(Bytes::from_static(&[0; 2]), 0);
+        outbox.push(empty(), 0);
         assert!(outbox.exceeds(limit));
     }
 
@@ -115,11 +168,35 @@ mod tests {
         for (entries, written, left) in rows {
             let mut outbox = Outbox::default();
             for (length, gone) in *entries {
-                outbox.push(Bytes::from(vec![0; *length]), *gone);
+                outbox.push(Chunk::of(Bytes::from(vec![0; *length])), *gone);
             }
             outbox.advance(*written);
             outbox.keep_only_begun();
             assert_eq!(outbox.bytes(), *left, "{entries:?} {written}");
         }
+    }
+    #[test]
+    fn only_what_may_be_dropped_is() {
+        let chunk = |length: usize, room: Option<u32>| Chunk {
+            bytes: Bytes::from(vec![0; length]),
+            publications: 1,
+            droppable: room,
+        };
+        let filled = || {
+            let mut outbox = Outbox::default();
+            outbox.push(chunk(1000, Some(1)), 400);
+            for room in [None, Some(1), Some(2), Some(1), None] {
+                outbox.push(chunk(1000, room), 0);
+            }
+            outbox
+        };
+        // (limit, publications dropped, bytes left); what has begun stays whole.
+        for (limit, dropped, left) in [(5600, 0, 5600), (5599, 1, 4600), (3700, 2, 3600), (0, 3, 2600)] {
+            let mut outbox = filled();
+            assert_eq!((outbox.drop_oldest(limit), outbox.bytes()), (dropped, left), "{limit}");
+        }
+        let mut outbox = filled();
+        assert_eq!((outbox.drop_all_of(1), outbox.bytes()), (2, 3600));
+        assert_eq!((outbox.drop_all_of(3), outbox.bytes()), (0, 3600));
     }
 }

@@ -2,7 +2,9 @@
 //! It writes to sockets that take bytes at once and never waits; who must wait is left in `blocked`
 //! for the shard to look after.
 
+mod heartbeat;
 mod rounds;
+mod subscriptions;
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -11,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanfare_protocol::{Channel, ConnectionId};
-use fanfare_websocket::{Opcode, frame};
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::connection::{Connection, Sent, State};
 use crate::context::Context;
 use crate::end::End;
 use crate::format::Format;
 use crate::mailbox::{Census, Hub};
-use crate::room::{Membership, Room};
+use crate::room::Room;
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::wheel::Wheel;
@@ -42,27 +44,41 @@ impl Key {
 pub struct Settings {
     /// From one ping to the next.
     pub ping_interval: Duration,
-    /// A connection without a frame for so long is ended.
+    /// A connection without a frame for so long is ended, where any frame is a sign of life.
     pub idle_timeout: Duration,
     /// How long a peer may take to go after it was told to.
     pub close_timeout: Duration,
+    /// From one ping to the next where clients answer in their own protocol, or only listen.
+    pub client_ping_interval: Duration,
+    /// How long such an answer may take; less than from one ping to the next.
+    pub pong_timeout: Duration,
+    /// How long a client may take to say who it is.
+    pub stale_timeout: Duration,
 }
 
-/// Who joins a channel, and how.
-#[derive(Debug, Clone)]
-pub struct Member {
-    /// The connection's name.
+/// A connection as it begins.
+pub struct Opening {
+    /// Its name.
     pub id: ConnectionId,
-    /// The channel.
-    pub channel: Channel,
-    /// Whether it gets what it publishes.
-    pub echo: bool,
-    /// Whether it is told of gaps.
-    pub notices: bool,
-    /// How it wants its publications.
+    /// How it is spoken to by ourselves.
     pub format: Format,
+    /// How it is found out whether somebody is still there.
+    pub heartbeat: Heartbeat,
     /// The most bytes that may wait for its socket.
     pub outbox_limit: usize,
+    /// Where its publications are to refer to earlier ones, what they are compressed with.
+    pub context: Option<Context>,
+}
+
+/// How it is found out whether somebody is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// Any frame is a sign of life, and pings ask for one.
+    AnyFrame,
+    /// Once it has said who it is, it is asked and has to answer.
+    Answers,
+    /// It cannot answer, and only wants to know that we are there.
+    OneWay,
 }
 
 /// See the module.
@@ -81,12 +97,14 @@ pub(crate) struct Registry {
     kept_bytes: usize,
     ended: Vec<(Key, End)>,
     wheel: Wheel,
-    ping: Bytes,
     next_serial: u32,
+    next_room: u32,
     /// Connections whose outbox is not empty and for which nobody waits yet.
     pub(crate) blocked: Vec<(Key, Rc<Socket>)>,
     /// Channels that this worker has no members of any more.
     pub(crate) released: Vec<Channel>,
+    /// Subscriptions that have ended because of a gap.
+    pub(crate) lapsed: Vec<(Key, Channel)>,
 }
 
 impl Registry {
@@ -97,10 +115,11 @@ impl Registry {
         stats: Arc<Stats>,
         lag: metrics::Histogram,
     ) -> Self {
-        let wheel = Wheel::new(settings.ping_interval.min(settings.idle_timeout).min(settings.close_timeout));
+        let shortest = settings.ping_interval.min(settings.idle_timeout).min(settings.close_timeout);
         Self {
             worker,
             hub,
+            wheel: Wheel::new(shortest.min(settings.pong_timeout).min(settings.stale_timeout)),
             settings,
             stats,
             lag,
@@ -110,11 +129,11 @@ impl Registry {
             rounds: VecDeque::new(),
             kept_bytes: 0,
             ended: Vec::new(),
-            wheel,
-            ping: frame(Opcode::Ping, b""),
             next_serial: 0,
+            next_room: 0,
             blocked: Vec::new(),
             released: Vec::new(),
+            lapsed: Vec::new(),
         }
     }
 
@@ -122,44 +141,29 @@ impl Registry {
         self.wheel.tick()
     }
 
-    /// Lets a connection into its room before its handshake is answered, so that nothing published
-    /// after the answer can miss it. Also tells whether the broker has yet to confirm the channel.
-    pub(crate) fn join(&mut self, member: &Member, context: Option<Context>) -> (Key, bool) {
-        let room = self.room(&member.channel);
-        let ping_ticks = self.wheel.ticks(self.settings.ping_interval);
-        let now = self.wheel.now();
+    /// Takes a place for a connection whose handshake is not answered yet.
+    pub(crate) fn place(&mut self, opening: Opening) -> Key {
         self.next_serial = self.next_serial.wrapping_add(1);
         let key = Key::new(self.connections.vacant_key() as u32, self.next_serial);
-        let Member { echo, notices, format, .. } = *member;
-        let membership = Membership::new(key.index, format, echo, notices);
-        let (place, is_first) = self.rooms[room as usize].join(membership);
-        if is_first {
-            self.hub.directory().join(&member.channel, format, self.worker);
-        }
+        let (life, due) = self.begin_life(opening.heartbeat);
         self.connections.insert(Connection {
             serial: key.serial,
-            room,
-            place,
             state: State::Joining,
+            life,
+            format: opening.format,
             flushing: false,
-            outbox_limit: member.outbox_limit,
+            places: SmallVec::new(),
+            outbox_limit: opening.outbox_limit,
             socket: None,
             outbox: None,
-            context: context.map(Box::new),
-            heard: now,
-            // A random first ping spreads the heartbeats of those who came together.
-            due: now + fastrand::u64(1..=ping_ticks.max(1)),
-            id: member.id,
+            context: opening.context.map(Box::new),
+            held: None,
+            heard: self.wheel.now(),
+            due,
+            id: opening.id,
             opened: Instant::now(),
         });
-        (key, !self.rooms[room as usize].confirmed)
-    }
-
-    /// The broker has confirmed the channel.
-    pub(crate) fn confirm(&mut self, channel: &Channel) {
-        if let Some(&room) = self.by_channel.get(channel) {
-            self.rooms[room as usize].confirmed = true;
-        }
+        key
     }
 
     /// The handshake is answered and this is the socket. Whoever was ended meanwhile is told so now.
@@ -171,20 +175,11 @@ impl Registry {
             connection.state = State::Open;
             self.stats.opened.add(1);
         }
-        let next = connection.due.min(connection.heard + self.wheel.ticks(self.settings.idle_timeout));
-        self.wheel.at(next, key);
+        self.look_again(key);
         self.flush(key);
     }
 
-    /// A frame came.
-    pub(crate) fn heard(&mut self, key: Key) {
-        let now = self.wheel.now();
-        if let Some(connection) = find(&mut self.connections, key) {
-            connection.heard = now;
-        }
-    }
-
-    /// Sends whole frames to one connection: pongs.
+    /// Sends whole frames to one connection: pongs, and answers.
     pub(crate) fn send(&mut self, key: Key, frames: &Bytes) {
         let Some(connection) = find(&mut self.connections, key).filter(|c| c.state == State::Open) else {
             return;
@@ -192,41 +187,6 @@ impl Registry {
         let sent = connection.send(frames);
         self.stats.bytes_out.add(frames.len() as u64);
         self.note(key.index, sent);
-    }
-
-    /// Goes on by one tick: pings, timeouts, and cuts of those who do not go.
-    pub(crate) fn tick(&mut self) {
-        self.stats.ticks.add(1);
-        let mut due = Vec::new();
-        self.wheel.turn(&mut due);
-        let (now, ping) = (self.wheel.now(), self.wheel.ticks(self.settings.ping_interval).max(1));
-        let idle = self.wheel.ticks(self.settings.idle_timeout);
-        for key in due {
-            let Some(connection) = find(&mut self.connections, key) else { continue };
-            if connection.state == State::Closing {
-                if now >= connection.due {
-                    connection.cut();
-                } else {
-                    self.wheel.at(connection.due, key);
-                }
-                continue;
-            }
-            if now >= connection.heard + idle {
-                self.end(key, End::TimedOut);
-                continue;
-            }
-            let pinged = now >= connection.due;
-            if pinged {
-                connection.due = now + ping;
-            }
-            let next = connection.due.min(connection.heard + idle);
-            if pinged {
-                let sent = connection.send(&self.ping);
-                self.stats.bytes_out.add(self.ping.len() as u64);
-                self.note(key.index, sent);
-            }
-            self.wheel.at(next, key);
-        }
     }
 
     /// Writes what waits for this socket. True when nothing is left to wait for.
@@ -259,35 +219,43 @@ impl Registry {
         }
     }
 
-    /// Ends a connection: out of its room, counted, logged, told. Once; a second reason changes nothing.
+    /// Ends a connection: out of its rooms, counted, logged, told. Once; a second reason changes nothing.
     pub(crate) fn end(&mut self, key: Key, end: End) {
+        let Some(connection) = find(&mut self.connections, key) else { return };
+        let words = (self.hub.phrases().goodbye)(connection.format, end);
+        self.end_saying(key, end, words);
+    }
+
+    /// The same with last words of the caller's.
+    pub(crate) fn end_saying(&mut self, key: Key, end: End, words: Option<Bytes>) {
         let Some(connection) = find(&mut self.connections, key).filter(|c| c.state != State::Closing) else {
             return;
         };
-        let (room, place) = (connection.room, connection.place);
-        self.finish_round(room);
+        let places = std::mem::take(&mut connection.places);
+        places.iter().for_each(|place| self.finish_round(place.room));
         let connection = &mut self.connections[key.index as usize];
         if connection.state == State::Joining {
             // It ends before its handshake was answered to the end; it still counts as one of each.
             self.stats.opened.add(1);
         }
         connection.state = State::Closing;
+        connection.held = None;
         connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
         self.wheel.at(connection.due, key);
         connection.report(end);
-        let sent = connection.say_goodbye(end);
+        let sent = connection.say_goodbye(end, words);
         self.stats.closed[end.index()].add(1);
-        self.leave(room, place);
+        places.iter().for_each(|place| self.leave_room(*place));
         self.note(key.index, sent);
     }
 
     /// The handshake came to nothing: forgets the connection as if it had never been.
     pub(crate) fn abandon(&mut self, key: Key) {
         let Some(connection) = find(&mut self.connections, key) else { return };
-        if connection.state == State::Joining {
-            let (room, place) = (connection.room, connection.place);
-            self.finish_round(room);
-            self.leave(room, place);
+        let places = std::mem::take(&mut connection.places);
+        for place in places {
+            self.finish_round(place.room);
+            self.leave_room(place);
         }
         self.remove(key);
     }
@@ -348,32 +316,6 @@ impl Registry {
             census.compressed += room.wanting(Format::is_deflated);
         }
         census
-    }
-
-    fn room(&mut self, channel: &Channel) -> u32 {
-        if let Some(&room) = self.by_channel.get(channel) {
-            return room;
-        }
-        let room = Room::new(channel.clone());
-        let room = self.rooms.insert(room) as u32;
-        self.by_channel.insert(channel.clone(), room);
-        room
-    }
-
-    fn leave(&mut self, room: u32, place: u32) {
-        let left = &mut self.rooms[room as usize];
-        let (moved, unwanted) = left.leave(place);
-        if let Some(moved) = moved {
-            self.connections[moved as usize].place = place;
-        }
-        if let Some(format) = unwanted {
-            self.hub.directory().leave(&left.channel, format, self.worker);
-        }
-        if left.members.is_empty() {
-            let Room { channel, .. } = self.rooms.remove(room as usize);
-            self.by_channel.remove(&channel);
-            self.released.push(channel);
-        }
     }
 
     /// Remembers who must wait and who must go; members cannot leave while their room is visited.

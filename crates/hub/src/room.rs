@@ -4,43 +4,59 @@
 
 use fanfare_protocol::Channel;
 
-use crate::format::Format;
+use crate::format::{Format, Formats};
 use crate::mailbox::Delivery;
+use crate::subscription::{OnGap, Subscription, WhenSlow};
 
 /// When so many bytes or publications are kept for a round, it is finished before more is taken up.
 const KEPT_BYTES: usize = 256 << 10;
 const KEPT: usize = 1024;
 
-/// One connection's place in a room. A visit reads these one behind the other, and little else.
+/// One subscription, as its room keeps it. A visit reads these one behind the other, and little else.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Membership {
     /// The connection's place in the worker's slab.
     pub(crate) connection: u32,
+    /// Its place among the connection's subscriptions.
+    pub(crate) slot: u16,
     pub(crate) format: Format,
     /// Whether it gets what it publishes.
     pub(crate) echo: bool,
-    /// Whether it is told of gaps.
-    pub(crate) notices: bool,
+    /// Whether its publications are kept for it instead of written, because its position is still being found.
+    pub(crate) held: bool,
+    /// Whether its next publication must be whole where others are differences.
+    pub(crate) fresh: bool,
+    pub(crate) on_gap: OnGap,
+    pub(crate) when_slow: WhenSlow,
     /// The number of the first publication that it has not seen.
     seen: u64,
 }
 
 impl Membership {
-    pub(crate) fn new(connection: u32, format: Format, echo: bool, notices: bool) -> Self {
-        Self { connection, format, echo, notices, seen: 0 }
+    pub(crate) fn new(connection: u32, slot: u16, subscription: &Subscription) -> Self {
+        let Subscription { format, echo, held, on_gap, when_slow, .. } = *subscription;
+        Self { connection, slot, format, echo, held, fresh: true, on_gap, when_slow, seen: 0 }
     }
 
-    pub(crate) fn has_seen_as_much_as(&self, other: &Self) -> bool {
-        self.seen == other.seen
+    /// Whether what is laid for the other serves this one.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.seen == other.seen && self.format == other.format
+    }
+
+    /// Whether what it gets differs from what others in its format get: begun anew, or dropped in parts.
+    pub(crate) fn is_special(&self) -> bool {
+        self.when_slow != WhenSlow::Close || (self.fresh && self.format.whole() != self.format)
     }
 }
 
 /// One channel's members and their round.
 pub(crate) struct Room {
     pub(crate) channel: Channel,
+    /// Names the room for good: another one may get its place in the slab.
+    pub(crate) serial: u32,
     pub(crate) members: Vec<Membership>,
-    /// How many members want each format.
-    wanted: [u32; Format::ALL.len()],
+    /// How many members want each format. Mostly one, so it is no table.
+    wanted: Vec<(Format, u32)>,
     /// The broker has confirmed the subscription since the first member came.
     pub(crate) confirmed: bool,
     /// Publications that somebody has not seen yet, numbered from `base` on.
@@ -59,11 +75,12 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    pub(crate) fn new(channel: Channel) -> Self {
+    pub(crate) fn new(channel: Channel, serial: u32) -> Self {
         Self {
             channel,
+            serial,
             members: Vec::new(),
-            wanted: Default::default(),
+            wanted: Vec::new(),
             confirmed: false,
             kept: Vec::new(),
             kept_bytes: 0,
@@ -81,20 +98,28 @@ impl Room {
         self.base + self.kept.len() as u64
     }
 
-    /// Takes a member in. Gives its place, and whether it is the first that wants its format.
-    pub(crate) fn join(&mut self, member: Membership) -> (u32, bool) {
+    /// Takes a member in. Gives its place, and the formats of which it is the first that wants them.
+    pub(crate) fn join(&mut self, member: Membership) -> (u32, Formats) {
         self.members.push(Membership { seen: self.next(), ..member });
         // It is owed nothing, but it stands in the way of the round.
         self.owed += usize::from(self.owed > 0);
-        let wanted = &mut self.wanted[member.format.index()];
-        *wanted += 1;
-        (self.members.len() as u32 - 1, *wanted == 1)
+        let mut first = Formats::default();
+        for format in formats(&member) {
+            match self.wanted.iter_mut().find(|(other, _)| *other == format) {
+                Some((_, members)) => *members += 1,
+                None => {
+                    self.wanted.push((format, 1));
+                    first.insert(format);
+                }
+            }
+        }
+        (self.members.len() as u32 - 1, first)
     }
 
     /// How many members want a format such as this.
     pub(crate) fn wanting(&self, such: fn(Format) -> bool) -> u64 {
-        let wanted = Format::ALL.into_iter().zip(self.wanted).filter(|(format, _)| such(*format));
-        wanted.map(|(_, members)| u64::from(members)).sum()
+        let members = self.members.iter().filter(|member| such(member.format));
+        members.count() as u64
     }
 
     /// Whether it keeps as much as it should, so that the round must end before more is kept.
@@ -117,19 +142,19 @@ impl Room {
         self.owed
     }
 
-    /// The next member of the round, as it was; it will have seen everything.
-    pub(crate) fn advance(&mut self) -> Option<Membership> {
+    /// The next member of the round, as it was, and its place; it will have seen everything.
+    pub(crate) fn advance(&mut self) -> Option<(usize, Membership)> {
         self.owed = self.owed.checked_sub(1)?;
         self.visits += 1;
-        let next = self.next();
-        let member = self.members.get_mut(self.cursor)?;
+        let (next, place) = (self.next(), self.cursor);
+        let member = self.members.get_mut(place)?;
         let before = *member;
         member.seen = next;
         self.cursor += 1;
         if self.cursor == self.members.len() {
             self.cursor = 0;
         }
-        Some(before)
+        Some((place, before))
     }
 
     /// What this member had not seen. Members that have seen the same get the same.
@@ -159,19 +184,32 @@ impl Room {
         std::mem::take(&mut self.kept_bytes)
     }
 
-    /// Takes a member out, between two rounds. Gives the connection that has taken its place, if any, and the
-    /// format that nobody wants any more.
-    pub(crate) fn leave(&mut self, place: u32) -> (Option<u32>, Option<Format>) {
+    /// Takes a member out, between two rounds. Gives the member that has taken its place, if any, and the
+    /// formats that nobody wants any more.
+    pub(crate) fn leave(&mut self, place: u32) -> (Option<Membership>, Formats) {
         debug_assert!(self.owed == 0, "a member leaves when everybody has seen everything");
-        let Membership { format, .. } = self.members.swap_remove(place as usize);
+        let left = self.members.swap_remove(place as usize);
         if self.cursor >= self.members.len() {
             self.cursor = 0;
         }
-        let wanted = &mut self.wanted[format.index()];
-        *wanted -= 1;
-        let unwanted = (*wanted == 0).then_some(format);
-        (self.members.get(place as usize).map(|moved| moved.connection), unwanted)
+        let mut last = Formats::default();
+        for format in formats(&left) {
+            if let Some(at) = self.wanted.iter().position(|(other, _)| *other == format) {
+                self.wanted[at].1 -= 1;
+                if self.wanted[at].1 == 0 {
+                    self.wanted.swap_remove(at);
+                    last.insert(format);
+                }
+            }
+        }
+        (self.members.get(place as usize).copied(), last)
     }
+}
+
+/// The formats that a member may get: its own, and where that tells differences, the whole as well.
+fn formats(member: &Membership) -> impl Iterator<Item = Format> {
+    let (format, whole) = (member.format, member.format.whole());
+    std::iter::once(format).chain((whole != format).then_some(whole))
 }
 
 #[cfg(test)]
@@ -179,11 +217,16 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::format::Frames;
+    use crate::format::{Carrier, Encoding, Frames};
 
     fn delivery(number: u64) -> Delivery {
         let frame = Bytes::from(number.to_be_bytes().to_vec());
-        Delivery { frames: Frames::new([(Format::Plain, frame)]), exclude: None, published_at: number }
+        let frames = Frames::new([(Format::PLAIN, frame)]);
+        Delivery { frames, exclude: None, published_at: number, offset: 0 }
+    }
+
+    fn member(connection: u32, format: Format) -> Membership {
+        Membership::new(connection, 0, &Subscription::new(Channel::lobby(), format))
     }
 
     /// What each member has seen, against what was published since it joined.
@@ -191,13 +234,13 @@ mod tests {
     fn everybody_sees_everything_once_and_in_order_whatever_happens_between() {
         for seed in 0..300 {
             let mut random = fastrand::Rng::with_seed(seed);
-            let mut room = Room::new(Channel::lobby());
+            let mut room = Room::new(Channel::lobby(), 0);
             // For each member: its place, what it has seen, and what had been published when it came.
             let mut members: Vec<(u32, Vec<u64>, u64)> = Vec::new();
             let (mut published, mut measured) = (0, 0);
             let mut go = |room: &mut Room, members: &mut Vec<(u32, Vec<u64>, u64)>, visits: usize| {
                 for _ in 0..visits {
-                    let Some(member) = room.advance() else { break };
+                    let Some((_, member)) = room.advance() else { break };
                     let (_, got, _) = &mut members[member.connection as usize];
                     got.extend(room.unseen(&member).iter().map(|delivery| delivery.published_at));
                 }
@@ -208,8 +251,7 @@ mod tests {
                 let open: Vec<usize> = (0..members.len()).filter(|at| members[*at].0 != u32::MAX).collect();
                 match random.u8(0..10) {
                     0 | 1 => {
-                        let (place, _) =
-                            room.join(Membership::new(members.len() as u32, Format::Plain, true, false));
+                        let (place, _) = room.join(member(members.len() as u32, Format::PLAIN));
                         members.push((place, Vec::new(), published));
                     }
                     2 if !open.is_empty() => {
@@ -218,7 +260,7 @@ mod tests {
                         go(&mut room, &mut members, owed);
                         let place = members[leaver].0;
                         if let (Some(moved), _) = room.leave(place) {
-                            members[moved as usize].0 = place;
+                            members[moved.connection as usize].0 = place;
                         }
                         members[leaver].0 = u32::MAX;
                         let (_, got, joined) = &members[leaver];
@@ -242,13 +284,29 @@ mod tests {
 
     #[test]
     fn a_format_is_wanted_from_its_first_member_to_its_last() {
-        let mut room = Room::new(Channel::lobby());
-        let mut join = |connection, format| room.join(Membership::new(connection, format, true, false));
-        assert_eq!(join(0, Format::Plain), (0, true));
-        assert_eq!(join(1, Format::Deflated), (1, true));
-        assert_eq!(join(2, Format::Plain), (2, false));
-        assert_eq!(room.leave(0), (Some(2), None));
-        assert_eq!(room.leave(1), (None, Some(Format::Deflated)));
-        assert_eq!(room.leave(0), (None, Some(Format::Plain)));
+        let delta = Format { encoding: Encoding::JsonDelta, carrier: Carrier::Frame };
+        let mut room = Room::new(Channel::lobby(), 0);
+        let wanted = |formats: Formats| formats.iter().collect::<Vec<_>>();
+        let rows = [
+            (Format::PLAIN, vec![Format::PLAIN]),
+            (delta, vec![delta.whole(), delta]),
+            (delta.whole(), vec![]),
+            (Format::PLAIN, vec![]),
+        ];
+        for (place, (format, first)) in rows.into_iter().enumerate() {
+            let joined = room.join(member(place as u32, format));
+            assert_eq!((joined.0, wanted(joined.1)), (place as u32, first));
+        }
+        // (the place that is left, who moves there, what nobody wants any more)
+        let rows = [
+            (0, Some(3), vec![]),
+            (1, Some(2), vec![delta]),
+            (1, None, vec![delta.whole()]),
+            (0, None, vec![Format::PLAIN]),
+        ];
+        for (place, moved, last) in rows {
+            let left = room.leave(place);
+            assert_eq!((left.0.map(|moved| moved.connection), wanted(left.1)), (moved, last));
+        }
     }
 }

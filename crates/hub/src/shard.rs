@@ -10,12 +10,12 @@ use fanfare_protocol::Channel;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::context::Context;
 use crate::end::End;
 use crate::mailbox::{Event, Inbox};
-use crate::registry::{Key, Member, Registry, Settings};
+use crate::registry::{Key, Opening, Registry, Settings};
 use crate::socket::Socket;
 use crate::stats::Stats;
+use crate::subscription::Subscription;
 
 /// The most events of one turn. More would delay the worker's readers without making a visit cheaper.
 const TURN: usize = 1024;
@@ -37,31 +37,34 @@ pub struct Shard(Rc<Inner>);
 struct Inner {
     registry: RefCell<Registry>,
     stats: std::sync::Arc<Stats>,
-    on_release: Box<dyn Fn(&Channel)>,
+    observer: Box<dyn Observer>,
 }
 
-/// A place in a channel that was taken before the handshake is answered. Dropping it gives it back.
-pub struct Joined {
+/// Who hears what the shard does of its own accord. It is called after the shard has done it, on its thread.
+pub trait Observer: 'static {
+    /// This channel has lost its last subscriber here.
+    fn released(&self, channel: &Channel);
+
+    /// A gap has ended this subscription.
+    fn lapsed(&self, key: Key, channel: &Channel);
+}
+
+/// A place that was taken before the handshake is answered. Dropping it gives it back.
+pub struct Placed {
     shard: Shard,
     key: Key,
-    unconfirmed: bool,
     kept: bool,
 }
 
 impl Shard {
     /// Starts the shard on the current thread's `LocalSet`. `lag` takes the seconds from publication to
-    /// write, once for each publication; `on_release` hears of channels that lost their last member here.
-    pub fn start(
-        inbox: Inbox,
-        settings: Settings,
-        lag: metrics::Histogram,
-        on_release: impl Fn(&Channel) + 'static,
-    ) -> Self {
+    /// write, once for each publication.
+    pub fn start(inbox: Inbox, settings: Settings, lag: metrics::Histogram, observer: impl Observer) -> Self {
         let stats = inbox.stats();
         let registry = Registry::new(inbox.worker, inbox.hub.clone(), settings, stats.clone(), lag);
         let tick = registry.tick_length();
-        let on_release = Box::new(on_release);
-        let shard = Self(Rc::new(Inner { registry: RefCell::new(registry), stats, on_release }));
+        let observer = Box::new(observer);
+        let shard = Self(Rc::new(Inner { registry: RefCell::new(registry), stats, observer }));
         let (serve, beat) = (shard.clone().serve(inbox), shard.clone().beat(tick));
         spawn_local(Vital::watch(serve));
         spawn_local(Vital::watch(beat));
@@ -73,12 +76,27 @@ impl Shard {
         &self.0.stats
     }
 
-    /// Takes a place for a connection whose handshake is not answered yet. From now on it misses
-    /// nothing that is published in its channel. With a `context` of its own, its publications are
-    /// compressed for it alone.
-    pub fn join(&self, member: &Member, context: Option<Context>) -> Joined {
-        let (key, unconfirmed) = self.with(|registry| registry.join(member, context));
-        Joined { shard: self.clone(), key, unconfirmed, kept: false }
+    /// Takes a place for a connection whose handshake is not answered yet.
+    pub fn place(&self, opening: Opening) -> Placed {
+        Placed { shard: self.clone(), key: self.with(|registry| registry.place(opening)), kept: false }
+    }
+
+    /// Subscribes a connection: from now on it misses nothing that is published in the channel. Whether the
+    /// broker has yet to confirm the channel; nothing if the connection is closing or subscribed already.
+    pub fn subscribe(&self, key: Key, subscription: &Subscription) -> Option<bool> {
+        self.with(|registry| registry.subscribe(key, subscription))
+    }
+
+    /// Ends the holding of a subscription: `answer` is written, and behind it what was held and comes after
+    /// this offset. Where others get differences, `fresh` says that the first has to be whole. False, and
+    /// nothing is written, if the subscription has ended meanwhile.
+    pub fn release(&self, key: Key, channel: &Channel, answer: &Bytes, after: u64, fresh: bool) -> bool {
+        self.with(|registry| registry.release(key, channel, answer, after, fresh))
+    }
+
+    /// Ends a subscription, after everything that it is owed. Whether there was one.
+    pub fn unsubscribe(&self, key: Key, channel: &Channel) -> bool {
+        self.with(|registry| registry.unsubscribe(key, channel))
     }
 
     /// The broker has confirmed this channel; later members need not wait.
@@ -91,6 +109,16 @@ impl Shard {
         self.with(|registry| registry.heard(key));
     }
 
+    /// The client has said who it is: from now on it is pinged, and has to answer.
+    pub fn introduce(&self, key: Key) {
+        self.with(|registry| registry.introduce(key));
+    }
+
+    /// The client has answered a ping. Whether it had been asked.
+    pub fn answered(&self, key: Key) -> bool {
+        self.with(|registry| registry.answered(key))
+    }
+
     /// Sends whole frames to one connection.
     pub fn send(&self, key: Key, frames: &Bytes) {
         self.with(|registry| registry.send(key, frames));
@@ -99,6 +127,11 @@ impl Shard {
     /// Ends a connection for this reason, unless it has been ended already.
     pub fn end(&self, key: Key, end: End) {
         self.with(|registry| registry.end(key, end));
+    }
+
+    /// The same with last words of the caller's.
+    pub fn end_saying(&self, key: Key, end: End, words: Bytes) {
+        self.with(|registry| registry.end_saying(key, end, Some(words)));
     }
 
     /// Whether everything has been written that the connection was owed, its Close frame included.
@@ -205,21 +238,25 @@ impl Shard {
         registry.carry_out_ends();
         let blocked = std::mem::take(&mut registry.blocked);
         let released = std::mem::take(&mut registry.released);
+        let lapsed = std::mem::take(&mut registry.lapsed);
         drop(registry);
         for (key, socket) in blocked {
             spawn_local(self.clone().flush(key, socket));
         }
         for channel in &released {
-            (self.0.on_release)(channel);
+            self.0.observer.released(channel);
+        }
+        for (key, channel) in &lapsed {
+            self.0.observer.lapsed(*key, channel);
         }
         result
     }
 }
 
-impl Joined {
-    /// The broker has not confirmed the channel for this worker yet.
-    pub fn is_unconfirmed(&self) -> bool {
-        self.unconfirmed
+impl Placed {
+    /// The connection's name for the shard.
+    pub fn key(&self) -> Key {
+        self.key
     }
 
     /// The handshake is answered, and this is the socket.
@@ -239,7 +276,7 @@ impl Joined {
     }
 }
 
-impl Drop for Joined {
+impl Drop for Placed {
     fn drop(&mut self) {
         if !self.kept {
             self.shard.with(|registry| registry.abandon(self.key));
@@ -270,7 +307,7 @@ impl Drop for Vital {
 fn handle(registry: &mut Registry, event: Event) {
     match event {
         Event::Deliver(channel, delivery) => registry.queue(&channel, delivery),
-        Event::Gap { channels, notice } => registry.gap(channels.as_deref(), notice),
+        Event::Gap(channels) => registry.gap(channels.as_deref()),
         Event::Kick(id, found) => {
             if let Some(key) = registry.find_id(id) {
                 registry.end(key, End::Kicked);

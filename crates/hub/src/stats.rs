@@ -45,6 +45,8 @@ pub struct Stats {
     pub bytes_out: Count,
     /// Publications written or queued, one for each receiver.
     pub deliveries: Count,
+    /// Publications that were dropped for connections that do not read, where their channel allows it.
+    pub dropped: Count,
     /// Turns of the heartbeat, as a sign of life.
     pub ticks: Count,
 }

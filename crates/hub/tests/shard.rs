@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_hub::{Context, Delivery, Format, Frames, Hub, Member, Settings, Shard, Socket};
+use fanfare_hub::{
+    Carrier, Context, Delivery, Encoding, Format, Frames, Heartbeat, Hub, Key, Observer, OnGap, Opening,
+    Phrases, Settings, Shard, Socket, Subscription, WhenSlow,
+};
 use fanfare_protocol::{Channel, ConnectionId};
 use fanfare_websocket::deflate::{Compressor, Level, Offer, Policy};
 use fanfare_websocket::{CloseCode, Opcode, Role, close_frame, frame};
@@ -24,13 +27,39 @@ const SOON: Duration = Duration::from_secs(5);
 struct Bench {
     hub: Arc<Hub>,
     shard: Shard,
-    released: Rc<RefCell<Vec<Channel>>>,
+    heard: Heard,
 }
+
+/// What the shard told of its own accord.
+#[derive(Clone, Default)]
+struct Heard {
+    released: Rc<RefCell<Vec<Channel>>>,
+    lapsed: Rc<RefCell<Vec<(Key, Channel)>>>,
+}
+
+impl Observer for Heard {
+    fn released(&self, channel: &Channel) {
+        self.released.borrow_mut().push(channel.clone());
+    }
+
+    fn lapsed(&self, key: Key, channel: &Channel) {
+        self.lapsed.borrow_mut().push((key, channel.clone()));
+    }
+}
+
+const PHRASES: Phrases = Phrases {
+    ping: |format| match format.encoding {
+        Encoding::Raw => frame(Opcode::Ping, b""),
+        _ => frame(Opcode::Text, b"ping"),
+    },
+    gap: |_, channel| Some(frame(Opcode::Text, channel.as_str().as_bytes())),
+    ..Phrases::WEBSOCKET
+};
 
 struct Peer {
     id: ConnectionId,
     stream: TcpStream,
-    key: fanfare_hub::Key,
+    key: Key,
 }
 
 fn settings() -> Settings {
@@ -38,49 +67,50 @@ fn settings() -> Settings {
         ping_interval: Duration::from_secs(30),
         idle_timeout: Duration::from_secs(60),
         close_timeout: Duration::from_millis(200),
+        client_ping_interval: Duration::from_secs(30),
+        pong_timeout: Duration::from_secs(10),
+        stale_timeout: Duration::from_secs(10),
     }
 }
 
 fn with_shard(settings: Settings, test: impl AsyncFnOnce(Bench)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        let (hub, mut inboxes) = Hub::new(1, |channel| frame(Opcode::Text, channel.as_str().as_bytes()));
-        let released = Rc::<RefCell<Vec<Channel>>>::default();
-        let heard = released.clone();
-        let release = move |channel: &Channel| heard.borrow_mut().push(channel.clone());
-        let shard = Shard::start(inboxes.remove(0), settings, metrics::Histogram::noop(), release);
-        timeout(4 * SOON, test(Bench { hub, shard, released })).await.expect("the test ends");
+        let (hub, mut inboxes) = Hub::new(1, PHRASES);
+        let heard = Heard::default();
+        let shard = Shard::start(inboxes.remove(0), settings, metrics::Histogram::noop(), heard.clone());
+        timeout(4 * SOON, test(Bench { hub, shard, heard })).await.expect("the test ends");
     });
 }
 
 impl Bench {
     async fn peer(&self, channel: &str, echo: bool, notices: bool) -> Peer {
-        self.peer_in(Format::Plain, channel, echo, notices, None).await
+        let on_gap = if notices { OnGap::Notice } else { OnGap::Nothing };
+        self.subscribed(Subscription { echo, on_gap, ..wanting(Format::PLAIN, channel) }, None).await
     }
 
-    async fn peer_in(
-        &self,
-        format: Format,
-        channel: &str,
-        echo: bool,
-        notices: bool,
-        context: Option<Context>,
-    ) -> Peer {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
+    async fn subscribed(&self, subscription: Subscription, context: Option<Context>) -> Peer {
+        let peer = self.connected(subscription.format, Heartbeat::AnyFrame, context).await;
+        assert!(self.shard.subscribe(peer.key, &subscription).is_some());
+        peer
+    }
+
+    async fn connected(&self, format: Format, heartbeat: Heartbeat, context: Option<Context>) -> Peer {
+        let (stream, accepted) = socket_pair().await;
         let id = ConnectionId::now_v7();
-        let channel = Channel::new(channel).unwrap();
-        let member = Member { id, channel, echo, notices, format, outbox_limit: LIMIT };
-        let joined = self.shard.join(&member, context);
-        Peer { id, stream, key: joined.open(Rc::new(Socket::new(accepted))) }
+        let placed = self.shard.place(Opening { id, format, heartbeat, outbox_limit: LIMIT, context });
+        Peer { id, stream, key: placed.open(Rc::new(Socket::new(accepted))) }
     }
 
     fn publish(&self, channel: &str, payload: &[u8], exclude: Option<ConnectionId>) {
+        self.publish_as(0, channel, payload, exclude);
+    }
+
+    fn publish_as(&self, offset: u64, channel: &str, payload: &[u8], exclude: Option<ConnectionId>) {
         let channel = Channel::new(channel).unwrap();
         let audience = self.hub.audience(&channel);
         let frames = audience.formats.iter().map(|format| (format, written(format, payload)));
-        let delivery = Delivery { frames: Frames::new(frames), exclude, published_at: 0 };
+        let delivery = Delivery { frames: Frames::new(frames), exclude, published_at: 0, offset };
         self.hub.deliver(audience.workers, &channel, &delivery);
     }
 }
@@ -101,6 +131,23 @@ impl Peer {
     }
 }
 
+async fn socket_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (stream, listener.accept().await.unwrap().0)
+}
+
+fn wanting(format: Format, channel: &str) -> Subscription {
+    Subscription::new(Channel::new(channel).unwrap(), format)
+}
+
+const DEFLATED: Format = Format::PLAIN.carried_by(Carrier::Deflated);
+
+fn opening() -> Opening {
+    let (format, heartbeat) = (Format::PLAIN, Heartbeat::AnyFrame);
+    Opening { id: ConnectionId::now_v7(), format, heartbeat, outbox_limit: LIMIT, context: None }
+}
+
 fn binary(payload: &[u8]) -> Bytes {
     frame(Opcode::Binary, payload)
 }
@@ -108,7 +155,7 @@ fn binary(payload: &[u8]) -> Bytes {
 /// A frame that says which format it is in.
 fn written(format: Format, payload: &[u8]) -> Bytes {
     match format {
-        Format::Plain => binary(payload),
+        Format::PLAIN => binary(payload),
         other => frame(Opcode::Text, &[format!("{other:?}: ").as_bytes(), payload].concat()),
     }
 }
@@ -135,10 +182,12 @@ fn one_turn_with_many_frames_arrives_whole_and_in_order() {
 #[test]
 fn everybody_gets_its_own_format() {
     with_shard(settings(), async |bench| {
-        let formats = Format::ALL.repeat(2);
+        let narrowly = Format::PLAIN.carried_by(Carrier::DeflatedNarrowly);
+        let formats = [Format::PLAIN, DEFLATED, narrowly].repeat(2);
         let mut peers = Vec::new();
         for (n, format) in formats.iter().enumerate() {
-            peers.push(bench.peer_in(*format, "a", n % 2 == 0, false, None).await);
+            let subscription = Subscription { echo: n % 2 == 0, ..wanting(*format, "a") };
+            peers.push(bench.subscribed(subscription, None).await);
         }
         let payloads: Vec<Vec<u8>> = (0..60_u8).map(|n| vec![n; usize::from(n)]).collect();
         for (n, payload) in payloads.iter().enumerate() {
@@ -156,10 +205,10 @@ fn everybody_gets_its_own_format() {
         bench.publish("b", b"before", None);
         let mut plain = bench.peer("b", true, false).await;
         bench.publish("b", b"between", None);
-        let mut late = bench.peer_in(Format::Deflated, "b", true, false, None).await;
+        let mut late = bench.subscribed(wanting(DEFLATED, "b"), None).await;
         bench.publish("b", b"after", None);
         plain.expect(&[binary(b"between"), binary(b"after")]).await;
-        late.expect(&[written(Format::Deflated, b"after")]).await;
+        late.expect(&[written(DEFLATED, b"after")]).await;
     });
 }
 
@@ -170,7 +219,7 @@ fn a_context_of_its_own_is_kept_over_visits() {
         let agreed = Policy { server_context_takeover: true, ..Policy::default() }.answer(&Offer::default());
         let compressor = || Compressor::for_connection(Role::Server, &agreed.unwrap(), level);
         let context = Context::new(compressor(), 100);
-        let mut alone = bench.peer_in(Format::Plain, "a", true, false, Some(context)).await;
+        let mut alone = bench.subscribed(wanting(Format::PLAIN, "a"), Some(context)).await;
         let mut other = bench.peer("a", true, false).await;
         let (small, large) = (vec![1; 50], b"the same, and again ".repeat(20));
         let mut reference = compressor();
@@ -203,21 +252,12 @@ fn a_flood_does_not_cut_a_client_that_keeps_up() {
 #[test]
 fn what_is_published_before_the_handshake_is_answered_is_not_missed() {
     with_shard(settings(), async |bench| {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
-        let member = Member {
-            id: ConnectionId::now_v7(),
-            channel: Channel::lobby(),
-            echo: true,
-            notices: false,
-            format: Format::Plain,
-            outbox_limit: LIMIT,
-        };
-        let joined = bench.shard.join(&member, None);
+        let (mut stream, accepted) = socket_pair().await;
+        let placed = bench.shard.place(opening());
+        assert_eq!(bench.shard.subscribe(placed.key(), &wanting(Format::PLAIN, "lobby")), Some(true));
         bench.publish("lobby", b"early", None);
         tokio::task::yield_now().await;
-        joined.open(Rc::new(Socket::new(accepted)));
+        placed.open(Rc::new(Socket::new(accepted)));
         let mut found = vec![0; 7];
         timeout(SOON, stream.read_exact(&mut found)).await.unwrap().unwrap();
         assert_eq!(found, binary(b"early"));
@@ -227,17 +267,11 @@ fn what_is_published_before_the_handshake_is_answered_is_not_missed() {
 #[test]
 fn an_abandoned_handshake_leaves_nothing_behind() {
     with_shard(settings(), async |bench| {
-        let member = Member {
-            id: ConnectionId::now_v7(),
-            channel: Channel::lobby(),
-            echo: false,
-            notices: false,
-            format: Format::Plain,
-            outbox_limit: LIMIT,
-        };
-        drop(bench.shard.join(&member, None));
+        let placed = bench.shard.place(opening());
+        assert!(bench.shard.subscribe(placed.key(), &wanting(Format::PLAIN, "lobby")).is_some());
+        drop(placed);
         assert_eq!((bench.shard.len(), bench.hub.channels()), (0, 0));
-        assert_eq!(*bench.released.borrow(), [Channel::lobby()]);
+        assert_eq!(*bench.heard.released.borrow(), [Channel::lobby()]);
         assert_eq!(bench.shard.stats().opened.read(), 0);
     });
 }
@@ -294,7 +328,7 @@ fn a_drain_writes_what_is_owed_and_then_says_goodbye() {
         bench.shard.drain(Duration::ZERO, fanfare_hub::End::Drained).await;
         let goodbye = close_frame(CloseCode::SERVICE_RESTART, "service restart");
         assert_eq!(peer.read_to_end().await, [binary(b"owed"), goodbye].concat());
-        assert_eq!(*bench.released.borrow(), [Channel::new("a").unwrap()]);
+        assert_eq!(*bench.heard.released.borrow(), [Channel::new("a").unwrap()]);
     });
 }
 
@@ -323,5 +357,179 @@ fn a_kick_finds_its_connection() {
         assert!(!bench.hub.kick(kicked.id).await, "it is not open any more");
         assert_eq!(kicked.read_to_end().await, close_frame(CloseCode::POLICY, "kicked"));
         assert_eq!(bench.hub.census().await[0].unwrap().connections, 1);
+    });
+}
+
+#[test]
+fn a_connection_is_in_many_rooms_and_leaves_each_by_itself() {
+    with_shard(settings(), async |bench| {
+        let mut random = fastrand::Rng::with_seed(7);
+        let names = ["a", "b", "c", "d", "e"];
+        let mut peers = Vec::new();
+        for _ in 0..6 {
+            peers.push((bench.connected(Format::PLAIN, Heartbeat::AnyFrame, None).await, Vec::new()));
+        }
+        let mut expected = vec![Vec::new(); peers.len()];
+        for step in 0..600_u32 {
+            let name = names[random.usize(0..names.len())];
+            let (peer, rooms) = &mut peers[random.usize(0..6)];
+            let channel = Channel::new(name).unwrap();
+            match random.u8(0..4) {
+                0 if !rooms.contains(&name) => {
+                    assert!(bench.shard.subscribe(peer.key, &wanting(Format::PLAIN, name)).is_some());
+                    rooms.push(name);
+                }
+                1 if rooms.contains(&name) => {
+                    // What has been published is taken up before anybody leaves.
+                    bench.hub.census().await;
+                    assert!(bench.shard.unsubscribe(peer.key, &channel));
+                    assert!(!bench.shard.unsubscribe(peer.key, &channel));
+                    rooms.retain(|room| *room != name);
+                }
+                0 | 1 => {}
+                _ => {
+                    bench.publish(name, &step.to_be_bytes(), None);
+                    bench.hub.census().await;
+                    for ((_, rooms), expected) in peers.iter().zip(&mut expected) {
+                        if rooms.contains(&name) {
+                            expected.push(binary(&step.to_be_bytes()));
+                        }
+                    }
+                }
+            }
+        }
+        for ((peer, _), expected) in peers.iter_mut().zip(&expected) {
+            peer.expect(expected).await;
+            bench.shard.end(peer.key, fanfare_hub::End::Kicked);
+        }
+        assert_eq!(bench.hub.channels(), 0, "every room is left");
+    });
+}
+
+#[test]
+fn what_is_held_comes_behind_the_answer_and_after_the_position() {
+    with_shard(settings(), async |bench| {
+        let mut peer = bench.connected(Format::PLAIN, Heartbeat::AnyFrame, None).await;
+        let held = Subscription { held: true, on_gap: OnGap::Lapse, ..wanting(Format::PLAIN, "a") };
+        let channel = held.channel.clone();
+        assert!(bench.shard.subscribe(peer.key, &held).is_some());
+        assert!(bench.shard.subscribe(peer.key, &held).is_none(), "once is enough");
+        bench.shard.subscribe(peer.key, &wanting(Format::PLAIN, "b")).unwrap();
+        for offset in 1..=5 {
+            bench.publish_as(offset, "a", &[offset as u8], None);
+        }
+        bench.publish_as(0, "a", b"from afar", None);
+        bench.publish("b", b"not held", None);
+        bench.hub.census().await;
+        let answer = frame(Opcode::Text, b"answer");
+        assert!(bench.shard.release(peer.key, &channel, &answer, 3, true));
+        bench.publish_as(6, "a", &[6], None);
+        let after = [binary(&[4]), binary(&[5]), binary(b"from afar"), binary(&[6])];
+        peer.expect(&[vec![binary(b"not held"), answer.clone()], after.to_vec()].concat()).await;
+
+        // A gap ends it, held or not; what is published then is nobody's.
+        bench.hub.gap(Some(vec![channel.clone()]));
+        bench.publish_as(8, "a", &[8], None);
+        bench.hub.census().await;
+        assert_eq!(*bench.heard.lapsed.borrow(), [(peer.key, channel.clone())]);
+        assert!(!bench.shard.release(peer.key, &channel, &answer, 3, true));
+        assert!(bench.shard.subscribe(peer.key, &held).is_some());
+        bench.hub.gap(None);
+        bench.hub.census().await;
+        assert!(!bench.shard.release(peer.key, &channel, &answer, 3, true));
+        bench.publish("b", b"still there", None);
+        peer.expect(&[binary(b"still there")]).await;
+    });
+}
+
+#[test]
+fn a_difference_follows_something_whole() {
+    with_shard(settings(), async |bench| {
+        let delta = Format { encoding: Encoding::JsonDelta, carrier: Carrier::Deflated };
+        let mut first = bench.subscribed(wanting(delta, "a"), None).await;
+        bench.publish("a", b"1", None);
+        bench.publish("a", b"2", None);
+        bench.hub.census().await;
+        let mut second = bench.subscribed(wanting(delta, "a"), None).await;
+        bench.publish("a", b"3", None);
+        first.expect(&[written(delta.whole(), b"1"), written(delta, b"2"), written(delta, b"3")]).await;
+        second.expect(&[written(delta.whole(), b"3")]).await;
+    });
+}
+
+#[test]
+fn messages_of_a_client_protocol_share_a_frame() {
+    with_shard(settings(), async |bench| {
+        let json = Format { encoding: Encoding::Json, carrier: Carrier::Frame };
+        let mut peer = bench.subscribed(wanting(json, "a"), None).await;
+        for payload in [b"1", b"2", b"3"] {
+            bench.publish("a", payload, None);
+        }
+        let message = |number| format!("{json:?}: {number}");
+        let all = [1, 2, 3].map(message).join("\n");
+        peer.expect(&[frame(Opcode::Text, all.as_bytes())]).await;
+    });
+}
+
+#[test]
+fn a_channel_may_drop_instead_of_cutting() {
+    for when_slow in [WhenSlow::DropOldest, WhenSlow::KeepLatest] {
+        with_shard(settings(), async |bench| {
+            let mut slow =
+                bench.subscribed(Subscription { when_slow, ..wanting(Format::PLAIN, "a") }, None).await;
+            let mut sent = 0_u64;
+            // Until far more was dropped than an outbox holds.
+            while bench.shard.stats().dropped.read() < 200 {
+                bench.publish("a", &[&sent.to_be_bytes()[..], &[7; 60_000]].concat(), None);
+                sent += 1;
+                bench.hub.census().await;
+                assert!(sent < 5_000 && !bench.shard.is_closing(slow.key), "{when_slow:?}");
+            }
+            let one = binary(&[0; 60_008]).len();
+            let mut numbers = Vec::new();
+            while numbers.last() != Some(&(sent - 1)) {
+                let mut found = vec![0; one];
+                timeout(SOON, slow.stream.read_exact(&mut found)).await.expect("in time").unwrap();
+                let (_, payload) = fanfare_websocket::take_apart(&found);
+                numbers.push(u64::from_be_bytes(*payload.first_chunk().unwrap()));
+            }
+            assert!(numbers.is_sorted_by(|one, next| one < next), "{when_slow:?}: {numbers:?}");
+            assert_eq!(numbers.len() as u64 + bench.shard.stats().dropped.read(), sent, "{when_slow:?}");
+            // The rest is what waited: as much as fits, or the last one alone.
+            let at_the_end =
+                numbers.iter().rev().zip((0..sent).rev()).take_while(|(got, want)| **got == *want);
+            let at_the_end = at_the_end.count();
+            assert_eq!(at_the_end == 1, when_slow == WhenSlow::KeepLatest, "{when_slow:?}: {numbers:?}");
+        });
+    }
+}
+
+#[test]
+fn clients_that_answer_are_asked_and_others_told() {
+    let quick = Settings {
+        client_ping_interval: Duration::from_millis(100),
+        pong_timeout: Duration::from_millis(50),
+        stale_timeout: Duration::from_millis(200),
+        ..settings()
+    };
+    with_shard(quick, async |bench| {
+        let json = Format { encoding: Encoding::Json, carrier: Carrier::Frame };
+        let ping = || frame(Opcode::Text, b"ping");
+        // Whoever does not say who it is.
+        let mut stale = bench.connected(json, Heartbeat::Answers, None).await;
+        assert_eq!(stale.read_to_end().await, close_frame(CloseCode::POLICY, "stale"));
+        let mut client = bench.connected(json, Heartbeat::Answers, None).await;
+        assert!(!bench.shard.answered(client.key), "nobody has asked");
+        bench.shard.introduce(client.key);
+        for _ in 0..4 {
+            client.expect(&[ping()]).await;
+            assert!(bench.shard.answered(client.key));
+            assert!(!bench.shard.answered(client.key), "once is enough");
+        }
+        client.expect(&[ping()]).await;
+        assert_eq!(client.read_to_end().await, close_frame(CloseCode::GOING_AWAY, "idle timeout"));
+        let mut listener = bench.connected(json, Heartbeat::OneWay, None).await;
+        listener.expect(&[ping(), ping(), ping()]).await;
+        assert!(!bench.shard.is_closing(listener.key));
     });
 }

@@ -71,6 +71,18 @@ pub(crate) fn put_frame_of(out: &mut BytesMut, opcode: Opcode, coding: Coding, p
     out.put_slice(payload);
 }
 
+/// The opcode and payload of a whole frame that [`frame`] made.
+///
+/// # Panics
+///
+/// When it is no such frame.
+#[must_use]
+pub fn take_apart(frame: &[u8]) -> (Opcode, &[u8]) {
+    let header = Header::read(frame, Role::Client, false).expect("a server's frame is lawful");
+    let (header, length) = header.expect("a whole frame has a header");
+    (header.opcode, &frame[length..])
+}
+
 /// Appends one whole frame as a client sends it: final, and masked with `mask`, which in a real client is random
 /// for each frame (RFC 6455 §5.3).
 ///

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use axum::body::Body;
-use fanfare_hub::{Context, Format, Joined, Member};
-use fanfare_protocol::Channel;
+use fanfare_hub::{Carrier, Context, Format, Heartbeat, OnGap, Opening, Placed, Subscription};
+use fanfare_protocol::{Channel, ConnectionId};
 use fanfare_websocket::deflate::{Agreed, Compressor, negotiate};
 use fanfare_websocket::{Role, handshake};
 use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, UPGRADE};
@@ -27,17 +27,21 @@ use crate::worker::Worker;
 /// A connection whose handshake has been answered, on its way out of hyper.
 pub struct Upgrade {
     pub stream: OnUpgrade,
-    pub joined: Joined,
-    pub member: Member,
+    pub placed: Placed,
+    pub id: ConnectionId,
     pub terms: Terms,
     /// How messages are compressed, if at all.
     pub agreed: Option<Agreed>,
     pub permit: Permit,
 }
 
-/// What a connection may do.
-#[derive(Debug, Clone, Copy)]
+/// Where a connection publishes, and what it may do.
+#[derive(Debug, Clone)]
 pub struct Terms {
+    /// Its channel.
+    pub channel: Channel,
+    /// Whether it gets what it publishes.
+    pub echo: bool,
     /// The largest message that it may send, in bytes.
     pub message_limit: usize,
     /// The most fragments of one message.
@@ -99,22 +103,26 @@ async fn accept(
         // A proxy and we could disagree about where it ends and the frames begin.
         return Err(Rejection::Body);
     }
-    let (mut member, terms) = member(&instance.config, &request)?;
+    let id = Uuid::now_v7();
+    let (mut subscription, terms) = wish(&instance.config, &request, id)?;
     let agreed = compression(&instance.config, headers)?;
     let context = agreed.and_then(|agreed| context(&instance.config, &agreed));
     if let (Some(agreed), None) = (&agreed, &context) {
-        member.format = shared_format(agreed);
+        subscription.format = subscription.format.carried_by(carrier(agreed));
     }
     if !instance.config.allowed_origins.allows(text(headers, &ORIGIN), text(headers, &HOST)) {
         return Err(Rejection::Origin);
     }
     let permit = instance.admission.admit(client)?;
-    let joined = worker.shard.join(&member, context);
-    if joined.is_unconfirmed() && !terms.alone {
-        instance.broker.subscribe(&member.channel).await;
-        worker.shard.confirm(&member.channel);
+    let outbox_limit = if terms.alone { 4 * ECHO_MESSAGE } else { instance.config.outbox_limit };
+    let (format, heartbeat) = (subscription.format, Heartbeat::AnyFrame);
+    let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
+    let unconfirmed = worker.shard.subscribe(placed.key(), &subscription);
+    if unconfirmed == Some(true) && !terms.alone {
+        instance.broker.subscribe(&terms.channel).await;
+        worker.shard.confirm(&terms.channel);
     }
-    tracing::debug!(id = %member.id, %client, channel = %member.channel, "connection accepted");
+    tracing::debug!(%id, %client, channel = %terms.channel, "connection accepted");
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -125,9 +133,9 @@ async fn accept(
         headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header_value());
     }
     headers.insert(INSTANCE_ID, worker.instance_id.clone());
-    headers.insert(CONNECTION_ID, id_value(member.id));
+    headers.insert(CONNECTION_ID, id_value(id));
     let stream = hyper::upgrade::on(&mut request);
-    *handoff.borrow_mut() = Some(Upgrade { stream, joined, member, terms, agreed, permit });
+    *handoff.borrow_mut() = Some(Upgrade { stream, placed, id, terms, agreed, permit });
     Ok(response)
 }
 
@@ -145,11 +153,11 @@ fn context(config: &Config, agreed: &Agreed) -> Option<Context> {
     (!agreed.server_no_context_takeover).then(|| Context::new(compressor(), config.compression_threshold))
 }
 
-/// The format that a connection without a context shares with others.
-fn shared_format(agreed: &Agreed) -> Format {
+/// The carrier that a connection without a context shares with others.
+fn carrier(agreed: &Agreed) -> Carrier {
     match agreed.server_max_window_bits {
-        None | Some(15) => Format::Deflated,
-        Some(_) => Format::DeflatedNarrowly,
+        None | Some(15) => Carrier::Deflated,
+        Some(_) => Carrier::DeflatedNarrowly,
     }
 }
 
@@ -157,42 +165,38 @@ fn is_echo(config: &Config, path: &str) -> bool {
     config.echo && path == "/echo"
 }
 
-fn member(config: &Config, request: &Request<Incoming>) -> Result<(Member, Terms), Rejection> {
-    let (id, path) = (Uuid::now_v7(), request.uri().path());
+/// What a path and its query ask for.
+fn wish(
+    config: &Config,
+    request: &Request<Incoming>,
+    id: ConnectionId,
+) -> Result<(Subscription, Terms), Rejection> {
+    let path = request.uri().path();
     if is_echo(config, path) {
-        return Ok(echo(id));
+        // Alone in a channel of its own, with room for what conformance suites send.
+        let channel = Channel::new(&format!("echo {id}")).expect("a short name");
+        let subscription = Subscription::new(channel.clone(), Format::PLAIN);
+        let (message_limit, fragments) = (ECHO_MESSAGE, ECHO_FRAGMENTS);
+        return Ok((subscription, Terms { channel, echo: true, message_limit, fragments, alone: true }));
     }
     let channel = match path.strip_prefix("/ws/") {
         None => Channel::lobby(),
         Some(name) if name.contains('/') => return Err(Rejection::ChannelSlash),
         Some(name) => Channel::from_path(name)?,
     };
-    let mut member = Member {
-        id,
-        channel,
-        echo: true,
-        notices: false,
-        format: Format::Plain,
-        outbox_limit: config.outbox_limit,
-    };
+    let mut subscription = Subscription::new(channel.clone(), Format::PLAIN);
     for pair in request.uri().query().unwrap_or_default().split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
         match key {
-            "echo" => member.echo = flag("echo", value)?,
-            "notices" => member.notices = flag("notices", value)?,
+            "echo" => subscription.echo = flag("echo", value)?,
+            "notices" if flag("notices", value)? => subscription.on_gap = OnGap::Notice,
+            "notices" => subscription.on_gap = OnGap::Nothing,
             // Others belong to the application, to a proxy, or to nobody.
             _ => {}
         }
     }
-    Ok((member, Terms { message_limit: config.message_limit, fragments: FRAGMENTS, alone: false }))
-}
-
-/// A connection that is alone in a channel of its own, with room for what conformance suites send.
-fn echo(id: Uuid) -> (Member, Terms) {
-    let channel = Channel::new(&format!("echo {id}")).expect("a short name");
-    let outbox_limit = 4 * ECHO_MESSAGE;
-    let member = Member { id, channel, echo: true, notices: false, format: Format::Plain, outbox_limit };
-    (member, Terms { message_limit: ECHO_MESSAGE, fragments: ECHO_FRAGMENTS, alone: true })
+    let (echo, message_limit) = (subscription.echo, config.message_limit);
+    Ok((subscription, Terms { channel, echo, message_limit, fragments: FRAGMENTS, alone: false }))
 }
 
 fn flag(key: &'static str, value: &str) -> Result<bool, Rejection> {

@@ -9,7 +9,9 @@ use crate::batch;
 use crate::connection::{Connection, Sent};
 use crate::context::Context;
 use crate::mailbox::Delivery;
+use crate::outbox::Chunk;
 use crate::room::{Membership, Room};
+use crate::subscription::WhenSlow;
 
 /// When all rooms together keep so many bytes, all rounds are finished before more is taken up: the
 /// mailbox, which holds publishers back, does not count what has left it.
@@ -53,27 +55,6 @@ impl Registry {
         }
     }
 
-    /// Tells the members who asked for it of a gap, in its order with the publications.
-    pub(crate) fn gap(&mut self, channels: Option<&[Channel]>, notice: fn(&Channel) -> Bytes) {
-        let rooms: Vec<u32> = match channels {
-            None => self.by_channel.values().copied().collect(),
-            Some(channels) => channels.iter().filter_map(|c| self.by_channel.get(c).copied()).collect(),
-        };
-        for index in rooms {
-            self.finish_round(index);
-            let frame = notice(&self.rooms[index as usize].channel);
-            for place in 0..self.rooms[index as usize].members.len() {
-                let member = self.rooms[index as usize].members[place];
-                if member.notices {
-                    let sent = self.connections[member.connection as usize].send(&frame);
-                    self.stats.messages_out.add(1);
-                    self.stats.bytes_out.add(frame.len() as u64);
-                    self.note(member.connection, sent);
-                }
-            }
-        }
-    }
-
     /// Until everybody in the room has seen everything: before a member leaves, so that it gets what it is
     /// owed and no place changes during a round.
     pub(super) fn finish_round(&mut self, room: u32) {
@@ -86,35 +67,30 @@ impl Registry {
     /// So many visits of a room's round, each with everything that the member has not seen yet.
     fn visit(&mut self, index: u32, visits: usize) {
         let room = &mut self.rooms[index as usize];
-        let (mut delivered, mut written) = (0, 0);
-        let mut laid = Vec::new();
-        let mut unlucky = Vec::new();
+        let (mut written, mut laid, mut unlucky) = (Written::default(), Vec::new(), Vec::new());
         for _ in 0..visits {
-            let Some(member) = room.advance() else { break };
+            let Some((place, member)) = room.advance() else { break };
             let unseen = room.unseen(&member);
             if unseen.is_empty() {
                 continue;
             }
             let connection = &mut self.connections[member.connection as usize];
-            let mut sent = Sent::Whole;
-            let mut send = |connection: &mut Connection, laid: &Laid| {
-                for chunk in &laid.chunks {
-                    sent = sent.and(|| connection.send(chunk));
-                }
-                delivered += laid.frames;
-                written += laid.bytes;
-            };
-            let id = Some(connection.id);
-            if !member.echo && unseen.iter().any(|delivery| delivery.exclude == id) {
-                let others = unseen.iter().filter(|delivery| delivery.exclude != id);
-                let own = Laid::new(&member, others, connection.context.as_deref_mut());
-                send(connection, &own);
-            } else if connection.context.is_some() {
-                let own = Laid::new(&member, unseen, connection.context.as_deref_mut());
-                send(connection, &own);
+            let sent = if member.held {
+                connection.hold(index, unseen)
             } else {
-                send(connection, Laid::shared(&mut laid, &member, unseen));
-            }
+                let id = Some(connection.id);
+                let is_left_out = !member.echo && unseen.iter().any(|delivery| delivery.exclude == id);
+                if is_left_out || connection.context.is_some() || member.is_special() {
+                    let its = unseen.iter().filter(|delivery| member.echo || delivery.exclude != id);
+                    let own = Laid::new(&member, its, connection.context.as_deref_mut());
+                    if own.frames > 0 && member.fresh {
+                        room.members[place].fresh = false;
+                    }
+                    written.send(connection, &own, room.serial)
+                } else {
+                    written.send(connection, Laid::shared(&mut laid, &member, unseen), room.serial)
+                }
+            };
             if sent != Sent::Whole {
                 unlucky.push((member.connection, sent));
             }
@@ -124,38 +100,87 @@ impl Registry {
             self.lag.record(now.saturating_sub(delivery.published_at) as f64 / 1e6);
         }
         self.kept_bytes -= room.tidy();
-        self.stats.deliveries.add(delivered as u64);
-        self.stats.messages_out.add(delivered as u64);
-        self.stats.bytes_out.add(written as u64);
+        self.stats.deliveries.add(written.frames);
+        self.stats.messages_out.add(written.frames);
+        self.stats.bytes_out.add(written.bytes);
+        self.stats.dropped.add(written.dropped);
         for (member, sent) in unlucky {
             self.note(member, sent);
         }
     }
 }
 
+/// What one visit after the other comes to.
+#[derive(Default)]
+struct Written {
+    frames: u64,
+    bytes: u64,
+    dropped: u64,
+}
+
+impl Written {
+    fn send(&mut self, connection: &mut Connection, laid: &Laid, room: u32) -> Sent {
+        let mut sent = Sent::Whole;
+        self.frames += laid.frames as u64;
+        self.bytes += laid.bytes as u64;
+        if laid.member.when_slow == WhenSlow::Close {
+            for chunk in &laid.chunks {
+                sent = sent.and(|| connection.send(chunk));
+            }
+            return sent;
+        }
+        for bytes in &laid.chunks {
+            let chunk = Chunk { bytes: bytes.clone(), publications: 1, droppable: Some(room) };
+            if laid.member.when_slow == WhenSlow::KeepLatest
+                && let Some(outbox) = &mut connection.outbox
+            {
+                self.dropped += outbox.drop_all_of(room);
+            }
+            sent = sent.and(|| connection.send_chunk(&chunk));
+            if sent == Sent::Overflowed
+                && let Some(outbox) = &mut connection.outbox
+            {
+                self.dropped += outbox.drop_oldest(connection.outbox_limit);
+                if !outbox.exceeds(connection.outbox_limit) {
+                    sent = Sent::Queued;
+                }
+            }
+        }
+        sent
+    }
+}
+
 /// What a member has not seen, ready to be written.
-struct Laid {
+pub(super) struct Laid {
     member: Membership,
-    chunks: Vec<Bytes>,
-    frames: usize,
-    bytes: usize,
+    pub(super) chunks: Vec<Bytes>,
+    pub(super) frames: usize,
+    pub(super) bytes: usize,
 }
 
 impl Laid {
     /// For this member, in its format. What has no frame in it was published before it came.
-    fn new<'d>(
+    pub(super) fn new<'d>(
         member: &Membership,
         deliveries: impl IntoIterator<Item = &'d Delivery>,
         context: Option<&mut Context>,
     ) -> Self {
         let mut count = 0;
-        let frames = deliveries
-            .into_iter()
-            .filter_map(|delivery| delivery.frames.of(member.format))
-            .inspect(|_| count += 1);
+        let mut format = if member.fresh { member.format.whole() } else { member.format };
+        let frames = deliveries.into_iter().filter_map(|delivery| {
+            let frame = delivery.frames.of(format)?;
+            count += 1;
+            format = member.format;
+            Some(frame)
+        });
         let chunks = match context {
-            None => batch::chunks(frames),
-            Some(context) => batch::chunks(&frames.map(|plain| context.frame(plain)).collect::<Vec<_>>()),
+            // Each by itself, so that it can be dropped by itself.
+            None if member.when_slow != WhenSlow::Close => frames.cloned().collect(),
+            None => batch::chunks(frames, member.format.joint()),
+            // Deflated, messages cannot share a frame any more.
+            Some(context) => {
+                batch::chunks(&frames.map(|plain| context.frame(plain)).collect::<Vec<_>>(), None)
+            }
         };
         Self { member: *member, bytes: chunks.iter().map(Bytes::len).sum(), chunks, frames: count }
     }
@@ -165,7 +190,7 @@ impl Laid {
         let place = laid.iter().position(|laid| laid.member.format == member.format);
         let place = place.unwrap_or(laid.len());
         match laid.get_mut(place) {
-            Some(laid) if laid.member.has_seen_as_much_as(member) => {}
+            Some(laid) if laid.member.is_like(member) => {}
             Some(laid) => *laid = Self::new(member, unseen, None),
             None => laid.push(Self::new(member, unseen, None)),
         }

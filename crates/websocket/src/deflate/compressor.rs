@@ -8,7 +8,7 @@ use flate2::{Compress, Compression, FlushCompress};
 
 use super::{Agreed, NARROWEST, RETAINED, TAIL, WIDEST};
 use crate::Role;
-use crate::frame::{Coding, Header, Opcode, frame, put_frame_of, put_masked_frame, put_masked_frame_of};
+use crate::frame::{Coding, Opcode, frame, put_frame_of, put_masked_frame, put_masked_frame_of, take_apart};
 
 /// How hard to try: 1, the fastest, to 9, the smallest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,13 +84,8 @@ impl Compressor {
     /// When it is no such frame.
     #[must_use]
     pub fn compress_again(&mut self, plain: &Bytes) -> Bytes {
-        let header = Header::read(plain, Role::Client, false).expect("a server's frame is lawful");
-        let (header, length) = header.expect("a frame has a header");
-        if self.deflate(header.opcode, &plain[length..]) {
-            self.take_frame(header.opcode)
-        } else {
-            plain.clone()
-        }
+        let (opcode, payload) = take_apart(plain);
+        if self.deflate(opcode, payload) { self.take_frame(opcode) } else { plain.clone() }
     }
 
     /// Appends one whole frame as a client sends it: as [`Compressor::compress_frame`] makes it, and masked.

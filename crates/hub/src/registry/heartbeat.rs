@@ -1,0 +1,115 @@
+//! Who is asked for a sign of life, when, and who has not given one. What a ping looks like is not known here.
+
+use super::{Heartbeat, Key, Registry, find};
+use crate::connection::{Life, State};
+use crate::end::End;
+
+impl Registry {
+    /// What is due first in a life, and when.
+    pub(super) fn begin_life(&self, heartbeat: Heartbeat) -> (Life, u64) {
+        let (now, settings) = (self.wheel.now(), &self.settings);
+        // A random first ping spreads the heartbeats of those who came together.
+        let spread = |span| now + fastrand::u64(1..=self.wheel.ticks(span).max(1));
+        match heartbeat {
+            Heartbeat::AnyFrame => (Life::Heard, spread(settings.ping_interval)),
+            Heartbeat::Answers => (Life::Unknown, now + self.wheel.ticks(settings.stale_timeout)),
+            Heartbeat::OneWay => (Life::Told, spread(settings.client_ping_interval)),
+        }
+    }
+
+    /// A frame came.
+    pub(crate) fn heard(&mut self, key: Key) {
+        let now = self.wheel.now();
+        if let Some(connection) = find(&mut self.connections, key) {
+            connection.heard = now;
+        }
+    }
+
+    /// The client has said who it is: from now on it is asked. The first time in the second half of an
+    /// interval, so that those who came together are not asked together.
+    pub(crate) fn introduce(&mut self, key: Key) {
+        let interval = self.wheel.ticks(self.settings.client_ping_interval);
+        let first = self.wheel.now() + fastrand::u64(interval / 2..=interval).max(1);
+        let Some(connection) = find(&mut self.connections, key) else { return };
+        if connection.state == State::Open && connection.life == Life::Unknown {
+            (connection.life, connection.due) = (Life::Asked, first);
+            self.wheel.at(first, key);
+        }
+    }
+
+    /// An answer to a ping came. Whether one was due.
+    pub(crate) fn answered(&mut self, key: Key) -> bool {
+        let Some(connection) = find(&mut self.connections, key) else { return false };
+        let was_due = connection.life == (Life::Asking { answered: false });
+        if was_due {
+            connection.life = Life::Asking { answered: true };
+        }
+        was_due
+    }
+
+    /// Goes on by one tick: pings, timeouts, and cuts of those who do not go.
+    pub(crate) fn tick(&mut self) {
+        self.stats.ticks.add(1);
+        let mut due = Vec::new();
+        self.wheel.turn(&mut due);
+        for key in due {
+            self.look(key);
+        }
+    }
+
+    fn look(&mut self, key: Key) {
+        let (now, settings) = (self.wheel.now(), &self.settings);
+        let ticks = |span| self.wheel.ticks(span).max(1);
+        let (ping, client_ping) = (ticks(settings.ping_interval), ticks(settings.client_ping_interval));
+        let (pong, idle) = (ticks(settings.pong_timeout), ticks(settings.idle_timeout));
+        let Some(connection) = find(&mut self.connections, key) else { return };
+        if connection.state == State::Closing {
+            if now >= connection.due {
+                connection.cut();
+            } else {
+                self.wheel.at(connection.due, key);
+            }
+            return;
+        }
+        if connection.life == Life::Heard && now >= connection.heard + idle {
+            return self.end(key, End::TimedOut);
+        }
+        if now < connection.due {
+            return self.look_again(key);
+        }
+        let mut is_pinged = true;
+        match connection.life {
+            Life::Heard => connection.due = now + ping,
+            Life::Told => connection.due = now + client_ping,
+            Life::Asked => {
+                connection.life = Life::Asking { answered: false };
+                connection.due = now + pong;
+            }
+            Life::Asking { answered: true } => {
+                connection.life = Life::Asked;
+                connection.due = now + client_ping.saturating_sub(pong).max(1);
+                is_pinged = false;
+            }
+            Life::Asking { answered: false } => return self.end(key, End::TimedOut),
+            Life::Unknown => return self.end(key, End::Stale),
+        }
+        if is_pinged {
+            let ping = (self.hub.phrases().ping)(connection.format);
+            let sent = connection.send(&ping);
+            self.stats.bytes_out.add(ping.len() as u64);
+            self.note(key.index, sent);
+        }
+        self.look_again(key);
+    }
+
+    /// Has the connection looked at when something is due.
+    pub(super) fn look_again(&mut self, key: Key) {
+        let idle = self.wheel.ticks(self.settings.idle_timeout);
+        let Some(connection) = find(&mut self.connections, key) else { return };
+        let next = match connection.life {
+            Life::Heard => connection.due.min(connection.heard + idle),
+            _ => connection.due,
+        };
+        self.wheel.at(next, key);
+    }
+}

@@ -1,0 +1,160 @@
+//! Who is in which room: subscribing, releasing what was held, leaving, and what a gap does. Deliveries are the
+//! rounds' business.
+
+use bytes::Bytes;
+use fanfare_protocol::Channel;
+
+use super::rounds::Laid;
+use super::{Key, Registry, find};
+use crate::connection::{Place, State};
+use crate::mailbox::Delivery;
+use crate::room::{Membership, Room};
+use crate::subscription::{OnGap, Subscription};
+
+impl Registry {
+    /// Lets a connection into a room, so that it gets what is published from now on. Whether the broker has yet
+    /// to confirm the channel; nothing if the connection is closing, or in this room already.
+    pub(crate) fn subscribe(&mut self, key: Key, subscription: &Subscription) -> Option<bool> {
+        let connection = find(&mut self.connections, key).filter(|c| c.state != State::Closing)?;
+        let slot = u16::try_from(connection.places.len()).ok()?;
+        if self.find_place(key, &subscription.channel).is_some() {
+            return None;
+        }
+        let index = self.room(&subscription.channel);
+        let room = &mut self.rooms[index as usize];
+        let (place, wanted) = room.join(Membership::new(key.index, slot, subscription));
+        let unconfirmed = !room.confirmed;
+        self.connections[key.index as usize].places.push(Place { room: index, place });
+        self.hub.directory().join(&subscription.channel, wanted, self.worker);
+        Some(unconfirmed)
+    }
+
+    /// The broker has confirmed the channel.
+    pub(crate) fn confirm(&mut self, channel: &Channel) {
+        if let Some(&room) = self.by_channel.get(channel) {
+            self.rooms[room as usize].confirmed = true;
+        }
+    }
+
+    /// Stops holding a subscription's publications: first `answer` is written, then what was held and comes
+    /// after this offset. `fresh`, if the first of them must be whole. False if the subscription has ended.
+    pub(crate) fn release(
+        &mut self,
+        key: Key,
+        channel: &Channel,
+        answer: &Bytes,
+        after: u64,
+        fresh: bool,
+    ) -> bool {
+        let Some(slot) = self.find_place(key, channel) else { return false };
+        let Place { room, place } = self.connections[key.index as usize].places[slot];
+        self.finish_round(room);
+        let member = &mut self.rooms[room as usize].members[place as usize];
+        (member.held, member.fresh) = (false, fresh);
+        let connection = &mut self.connections[key.index as usize];
+        let mut sent = connection.send(answer);
+        self.stats.bytes_out.add(answer.len() as u64);
+        let deliveries = connection.take_held(room);
+        let wanted = |delivery: &&Delivery| delivery.offset == 0 || delivery.offset > after;
+        let laid = Laid::new(member, deliveries.iter().filter(wanted), connection.context.as_deref_mut());
+        if laid.frames > 0 {
+            member.fresh = false;
+        }
+        for chunk in &laid.chunks {
+            sent = sent.and(|| connection.send(chunk));
+        }
+        self.stats.deliveries.add(laid.frames as u64);
+        self.stats.messages_out.add(laid.frames as u64);
+        self.stats.bytes_out.add(laid.bytes as u64);
+        self.note(key.index, sent);
+        true
+    }
+
+    /// Lets a connection out of a room, after everything that it is owed. Whether it was there.
+    pub(crate) fn unsubscribe(&mut self, key: Key, channel: &Channel) -> bool {
+        let Some(slot) = self.find_place(key, channel) else { return false };
+        let place = self.connections[key.index as usize].places[slot];
+        self.finish_round(place.room);
+        let connection = &mut self.connections[key.index as usize];
+        connection.take_held(place.room);
+        connection.places.swap_remove(slot);
+        if let Some(moved) = connection.places.get(slot) {
+            self.rooms[moved.room as usize].members[moved.place as usize].slot = slot as u16;
+        }
+        self.leave_room(place);
+        true
+    }
+
+    /// Publications may have been missed: tells the members who asked to be told, in its order with the
+    /// publications, and lets those go whose position is worth nothing any more.
+    pub(crate) fn gap(&mut self, channels: Option<&[Channel]>) {
+        let channels = match channels {
+            None => self.by_channel.keys().cloned().collect(),
+            Some(channels) => channels.to_vec(),
+        };
+        for channel in &channels {
+            let Some(&index) = self.by_channel.get(channel) else { continue };
+            self.finish_round(index);
+            let mut lapsed = Vec::new();
+            for place in 0..self.rooms[index as usize].members.len() {
+                let member = self.rooms[index as usize].members[place];
+                let connection = &mut self.connections[member.connection as usize];
+                match member.on_gap {
+                    OnGap::Nothing => {}
+                    OnGap::Lapse => lapsed.push(Key::new(member.connection, connection.serial)),
+                    OnGap::Notice => {
+                        let Some(notice) = (self.hub.phrases().gap)(connection.format, channel) else {
+                            continue;
+                        };
+                        let sent = connection.send(&notice);
+                        self.stats.messages_out.add(1);
+                        self.stats.bytes_out.add(notice.len() as u64);
+                        self.note(member.connection, sent);
+                    }
+                }
+            }
+            lapsed.into_iter().for_each(|key| self.lapse(key, channel));
+        }
+    }
+
+    /// Ends a subscription because it cannot be gone on with.
+    pub(super) fn lapse(&mut self, key: Key, channel: &Channel) {
+        if self.unsubscribe(key, channel) {
+            self.lapsed.push((key, channel.clone()));
+        }
+    }
+
+    /// The slot of a connection's place in a channel's room.
+    fn find_place(&mut self, key: Key, channel: &Channel) -> Option<usize> {
+        let room = *self.by_channel.get(channel)?;
+        find(&mut self.connections, key)?.places.iter().position(|place| place.room == room)
+    }
+
+    fn room(&mut self, channel: &Channel) -> u32 {
+        if let Some(&room) = self.by_channel.get(channel) {
+            return room;
+        }
+        self.next_room = self.next_room.wrapping_add(1);
+        let room = self.rooms.insert(Room::new(channel.clone(), self.next_room)) as u32;
+        self.by_channel.insert(channel.clone(), room);
+        room
+    }
+
+    /// Takes a member out of a room whose round is finished.
+    pub(super) fn leave_room(&mut self, Place { room, place }: Place) {
+        let left = &mut self.rooms[room as usize];
+        let (moved, unwanted) = left.leave(place);
+        if let Some(moved) = moved
+            && let Some(its) =
+                self.connections[moved.connection as usize].places.get_mut(usize::from(moved.slot))
+        {
+            its.place = place;
+        }
+        self.hub.directory().leave(&left.channel, unwanted, self.worker);
+        if left.members.is_empty() {
+            let Room { channel, .. } = self.rooms.remove(room as usize);
+            self.by_channel.remove(&channel);
+            self.released.push(channel);
+        }
+    }
+}
