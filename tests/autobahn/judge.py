@@ -1,11 +1,13 @@
-"""Judges the report of the Autobahn Testsuite: judge.py index.json. Every exception stands here, with its reason."""
+"""Judges the report of the Autobahn Testsuite: judge.py index.json [fast|whole]. Every exception stands here, with its
+reason. A whole run also writes the table of PROMISES.md."""
 
 import fnmatch
 import json
 import sys
+from collections import Counter
 
-# How many cases there are without 12.* and 13.*: a suite that ran fewer has not run.
-CASES = 301
+# How many cases there are: a suite that ran fewer has not run.
+CASES = {"fast": 373, "whole": 517}
 
 # Lawful, and not the suite's first choice. In each of these the offence arrives in the same segment as a
 # whole message before it, and we may end the connection before that message is echoed, as the suite would have it.
@@ -14,26 +16,62 @@ NON_STRICT = ["3.2", "3.3", "3.4", "4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", 
 # The suite itself calls no answer to these right or wrong.
 INFORMATIONAL = ["7.1.6", "7.13.1", "7.13.2"]
 
+# What the suite's first numbers stand for.
+CHAPTERS = {
+    1: "framing",
+    2: "pings and pongs",
+    3: "reserved bits",
+    4: "opcodes",
+    5: "fragmentation",
+    6: "UTF-8",
+    7: "close handshakes",
+    9: "limits and performance",
+    10: "automatic fragmentation",
+    12: "compression, different payloads",
+    13: "compression, different parameters",
+}
+
+PROMISES = "PROMISES.md"
+BEGIN, END = "<!-- begin autobahn -->\n", "<!-- end autobahn -->"
+
+
+def main(path, extent):
+    with open(path, encoding="utf-8") as file:
+        (cases,) = json.load(file).values()
+    wrong = 0
+    for case in sorted(cases, key=number):
+        behaviour, closing = cases[case]["behavior"], cases[case]["behaviorClose"]
+        if not (is_right(case, behaviour) and is_right(case, closing)):
+            wrong += 1
+            print(f"FAIL  {case}: {behaviour}, closing {closing}")
+    if len(cases) < CASES[extent]:
+        wrong += 1
+        print(f"FAIL  {len(cases)} cases were run, of {CASES[extent]}")
+    if extent == "whole" and not wrong:
+        write_table(cases)
+    print(f"{len(cases) - min(wrong, len(cases))} passed, {wrong} failed, 0 skipped")
+    return 1 if wrong else 0
+
 
 def is_right(case, word):
     allowed = {"OK": ["*"], "NON-STRICT": NON_STRICT, "INFORMATIONAL": INFORMATIONAL}
     return any(fnmatch.fnmatchcase(case, pattern) for pattern in allowed.get(word, []))
 
 
-def main(path):
-    with open(path, encoding="utf-8") as file:
-        (cases,) = json.load(file).values()
-    wrong = 0
-    for case, result in sorted(cases.items(), key=lambda item: [int(part) for part in item[0].split(".")]):
-        behaviour, closing = result["behavior"], result["behaviorClose"]
-        if not (is_right(case, behaviour) and is_right(case, closing)):
-            wrong += 1
-            print(f"FAIL  {case}: {behaviour}, closing {closing}")
-    if len(cases) < CASES:
-        wrong += 1
-        print(f"FAIL  {len(cases)} cases were run, of {CASES}")
-    print(f"{len(cases) - min(wrong, len(cases))} passed, {wrong} failed, 0 skipped")
-    return 1 if wrong else 0
+def write_table(cases):
+    rows = ["| cases | what | OK | INFORMATIONAL | NON-STRICT |", "| --- | --- | --- | --- | --- |"]
+    for chapter, what in CHAPTERS.items():
+        words = Counter(result["behavior"] for case, result in cases.items() if number(case)[0] == chapter)
+        counts = " | ".join(str(words[word]) for word in ("OK", "INFORMATIONAL", "NON-STRICT"))
+        rows.append(f"| {chapter}.* | {what} | {counts} |")
+    with open(PROMISES, encoding="utf-8") as file:
+        before, rest = file.read().split(BEGIN)
+    with open(PROMISES, "w", encoding="utf-8") as file:
+        file.write(before + BEGIN + "\n".join(rows) + "\n" + END + rest.split(END)[1])
 
 
-sys.exit(main(sys.argv[1]))
+def number(case):
+    return [int(part) for part in case.split(".")]
+
+
+sys.exit(main(*sys.argv[1:]))
