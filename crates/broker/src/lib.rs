@@ -108,6 +108,13 @@ pub trait Broker: Presence + Claims + Census + ControlBus + Send + Sync + 'stati
         Box::pin(ready(()))
     }
 
+    /// The instance is about to end: writes what is left to write, and leaves the rest of what it has said about itself to
+    /// the others to clear away, at once instead of after its lease. Who was in a channel and may be back is still waited
+    /// for. Nothing may be said afterwards.
+    fn resign(&self) -> Pending<'_, ()> {
+        Box::pin(ready(()))
+    }
+
     /// What it does now, and how often things have happened: cached, never asked over the network.
     fn status(&self) -> Status;
 }

@@ -172,7 +172,12 @@ async fn end(
     };
     // What the last clients said must reach the other instances, if Redis takes it.
     let patience = if in_time { instance.config.redis_timeout } else { HURRY };
-    let _ = timeout(patience, instance.broker.flush()).await;
+    // And who was here must not be waited for until the lease is over.
+    let farewell = async {
+        instance.broker.flush().await;
+        instance.broker.resign().await;
+    };
+    let _ = timeout(patience, farewell).await;
     let closed = instance.sum(|stats| &stats.closed[fanfare_hub::End::Drained.index()]);
     tracing::info!(closed, left, "ended");
     Ok(if left == 0 { Outcome::Drained } else { Outcome::Cut { connections: left } })

@@ -1,23 +1,59 @@
-//! What instances tell each other, on the control channel. It carries no publications and expects no answer.
+//! What instances tell each other, on the channel that all of them hear and on those that one hears alone. It carries
+//! no publications and expects no answer.
 //!
-//! | bytes  | what                                                                       |
-//! |--------|----------------------------------------------------------------------------|
-//! | 0      | `0xFB`, which can never begin UTF-8 text                                   |
-//! | 1      | version, 1                                                                 |
-//! | 2      | what: 1, publications were lost before they reached the bus                |
-//! | 3..19  | origin: the UUID of the lane that says so                                  |
-//! | 19..   | for 1: the channels, each as one byte of length and the name; none for all |
+//! | bytes  | what                                                                              |
+//! |--------|-----------------------------------------------------------------------------------|
+//! | 0      | `0xFB`, which can never begin UTF-8 text                                          |
+//! | 1      | version, 1                                                                        |
+//! | 2      | what: 1, publications were lost before they reached the bus; 2, a control message |
+//! | 3..19  | origin: the UUID of the lane, for 2 of the instance, that says so                 |
+//! | 19..   | for 1: the channels, each as one byte of length and the name; none for all        |
+//! | 19..   | for 2: the message (see `fanfare_protocol::control`)                              |
 
 use std::collections::HashSet;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use fanfare_protocol::Channel;
+use fanfare_protocol::{Channel, Control};
 use uuid::Uuid;
 
 const MAGIC: u8 = 0xFB;
 const VERSION: u8 = 1;
 const LOST: u8 = 1;
+const CONTROL: u8 = 2;
 const HEADER: usize = 19;
+
+/// Something that an instance says to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    /// A lane has lost publications.
+    Lost(Uuid, Lost),
+    /// An instance wants something; its message is still to be read.
+    Control(Uuid, Bytes),
+}
+
+impl Said {
+    /// The message with which an instance wants something of others.
+    pub fn encode_control(instance: Uuid, message: &Control) -> Bytes {
+        let message = message.encode();
+        let mut out = BytesMut::with_capacity(HEADER + message.len());
+        out.put_slice(&[MAGIC, VERSION, CONTROL]);
+        out.put_slice(instance.as_bytes());
+        out.put_slice(&message);
+        out.freeze()
+    }
+
+    /// Nothing, if it is nothing that this version knows.
+    pub fn read(message: &[u8]) -> Option<Self> {
+        let (header, rest) = message.split_at_checked(HEADER)?;
+        match header {
+            [MAGIC, VERSION, LOST, ..] => Lost::read(message).map(|(origin, lost)| Self::Lost(origin, lost)),
+            [MAGIC, VERSION, CONTROL, instance @ ..] => {
+                Some(Self::Control(Uuid::from_slice(instance).ok()?, Bytes::copy_from_slice(rest)))
+            }
+            _ => None,
+        }
+    }
+}
 
 /// The channels of which publications were lost; nothing stands for any channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +101,7 @@ impl Lost {
         out.freeze()
     }
 
-    /// Reads a message of the control channel; nothing, if it is none that this version knows.
-    pub fn read(message: &[u8]) -> Option<(Uuid, Self)> {
+    fn read(message: &[u8]) -> Option<(Uuid, Self)> {
         let (header, mut names) = message.split_at_checked(HEADER)?;
         let origin = Uuid::from_slice(header.strip_prefix(&[MAGIC, VERSION, LOST])?).ok()?;
         if names.is_empty() {
@@ -84,6 +119,8 @@ impl Lost {
 
 #[cfg(test)]
 mod tests {
+    use fanfare_protocol::control::Uplink;
+
     use super::*;
 
     fn lost(names: impl IntoIterator<Item = String>) -> Lost {
@@ -102,9 +139,18 @@ mod tests {
             Lost(None),
         ];
         for said in rows {
-            assert_eq!(Lost::read(&said.encode(origin)), Some((origin, said)));
+            assert_eq!(Said::read(&said.encode(origin)), Some(Said::Lost(origin, said)));
         }
         assert_eq!(lost((0..=Lost::MOST).map(|n| n.to_string())), Lost(None), "too many to name");
+    }
+
+    #[test]
+    fn control_messages_are_carried() {
+        let (instance, uplink) = (Uuid::from_u128(9), Uplink { session: "s".into(), data: "up".into() });
+        let message = Control::Uplink(uplink);
+        let said = Said::read(&Said::encode_control(instance, &message));
+        let Some(Said::Control(origin, carried)) = said else { panic!("{said:?}") };
+        assert_eq!((origin, Control::read(&carried)), (instance, Ok(message)));
     }
 
     #[test]
@@ -128,7 +174,7 @@ mod tests {
             with(HEADER + 1, 0xFF),
         ];
         for bytes in rows {
-            assert_eq!(Lost::read(&bytes), None, "{bytes:?}");
+            assert_eq!(Said::read(&bytes), None, "{bytes:?}");
         }
     }
 }

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_protocol::{Channel, Envelope, Opened};
+use fanfare_protocol::{Channel, Control, Envelope, Opened};
 use futures_util::{FutureExt, Stream, StreamExt};
 use redis::Msg;
 use tokio::time::Instant;
 
-use super::control::Lost;
+use super::control::{Lost, Said};
 use super::fault::Fault;
 use super::keys::Key;
 use super::lane::{Lane, Order};
@@ -102,12 +102,19 @@ impl Ear {
     fn hear_one(&mut self, message: &Msg, order: &mut Order, heard: &mut Heard) -> Option<()> {
         let payload = message.get_payload_bytes();
         match self.lane.keys.read(message.get_channel_name())? {
-            Key::Control => {
-                let (origin, lost) = Lost::read(payload)?;
-                if origin != self.lane.origin {
-                    heard.lost.push(lost);
+            Key::Control | Key::Instance => match (Said::read(payload)?, self.lane.instance) {
+                (Said::Lost(origin, lost), _) => {
+                    if origin != self.lane.origin {
+                        heard.lost.push(lost);
+                    }
                 }
-            }
+                // Another lane hears it as well. What it said itself, the instance did not have to hear.
+                (Said::Control(..), None) => {}
+                (Said::Control(instance, _), Some(itself)) if instance == itself => {}
+                (Said::Control(_, message), Some(_)) => {
+                    self.lane.relay.control(Control::read(&message).ok()?);
+                }
+            },
             Key::Canary => {
                 let Ok(Opened::Envelope(canary)) = Opened::read(Bytes::copy_from_slice(payload)) else {
                     return None;

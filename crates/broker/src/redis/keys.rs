@@ -9,6 +9,7 @@ use uuid::Uuid;
 pub(super) struct Keys {
     prefix: String,
     channels: String,
+    instances: String,
     /// Heard by every lane of every instance: what instances tell each other.
     pub control: String,
     /// Heard by this lane alone, to learn whether the bus brings back what it was given.
@@ -20,6 +21,7 @@ pub(super) struct Keys {
 pub(super) enum Key {
     Channel(Channel),
     Control,
+    Instance,
     Canary,
 }
 
@@ -28,6 +30,7 @@ impl Keys {
         Self {
             prefix: prefix.to_owned(),
             channels: format!("{prefix}:channel:"),
+            instances: format!("{prefix}:instance:"),
             control: format!("{prefix}:control"),
             canary: format!("{prefix}:canary:{origin}"),
         }
@@ -59,10 +62,19 @@ impl Keys {
 
     /// `prefix:what:{channel}`.
     pub fn of(&self, what: &str, channel: &Channel) -> String {
+        Self::tagged(&self.prefix, what, channel.as_str())
+    }
+
+    /// `prefix:what:{name}`.
+    pub fn tagged(prefix: &str, what: &str, name: &str) -> String {
         // Empty braces would be none to a cluster: the first brace of a name is kept from closing them.
-        let name = channel.as_str();
-        let kept = if name.starts_with(['}', '\\']) { "\\" } else { "" };
-        format!("{}:{what}:{{{kept}{name}}}", self.prefix)
+        let kept = if name.is_empty() || name.starts_with(['}', '\\']) { "\\" } else { "" };
+        format!("{prefix}:{what}:{{{kept}{name}}}")
+    }
+
+    /// Heard by one lane of one instance: what others tell it alone.
+    pub fn instance(&self, instance: Uuid) -> String {
+        format!("{}{instance}", self.instances)
     }
 
     /// What a message came through; nothing for a name that was never subscribed to.
@@ -72,6 +84,9 @@ impl Keys {
         }
         if name == self.canary {
             return Some(Key::Canary);
+        }
+        if name.starts_with(&self.instances) {
+            return Some(Key::Instance);
         }
         (name == self.control).then_some(Key::Control)
     }
@@ -110,6 +125,7 @@ mod tests {
             ("fanfare:channel:a:b", Some(Key::Channel(Channel::new("a:b").expect("a name")))),
             ("fanfare:channel:", None),
             ("fanfare:control", Some(Key::Control)),
+            ("fanfare:instance:00000000-0000-0000-0000-000000000000", Some(Key::Instance)),
             ("fanfare:canary:00000000-0000-0000-0000-000000000000", Some(Key::Canary)),
             ("fanfare:canary:other", None),
             ("other:channel:lobby", None),

@@ -47,6 +47,8 @@ pub(super) struct Lane {
     pub junk: Occasionally,
     /// Where Redis is, without secrets.
     pub address: String,
+    /// The instance, if it is this lane that hears what others want of it.
+    pub instance: Option<Uuid>,
 }
 
 /// How far our own publications have been delivered here.
@@ -108,6 +110,7 @@ impl Lane {
             unknown: AtomicU64::new(0),
             junk: Occasionally::new(),
             address,
+            instance: None,
         }
     }
 

@@ -1,13 +1,15 @@
-//! The broker that joins any number of instances through Redis' publish and subscribe. Redis only passes messages
-//! on; nothing is stored there.
+//! The broker that joins any number of instances through Redis: its publish and subscribe for what is said, its keys for
+//! what is remembered.
 //!
-//! A [`Lane`] is one connection for publishing and one for listening; the channels are spread over the lanes.
+//! A [`Lane`] is one connection for publishing and one for listening; the channels are spread over the lanes. The
+//! [`Ledger`] keeps this instance's rows (presence, claims, counts), the [`Herald`] sends control messages.
 
 mod backoff;
 mod config;
 mod control;
 mod ear;
 mod fault;
+mod herald;
 mod interest;
 mod keys;
 mod lane;
@@ -18,6 +20,7 @@ mod origins;
 mod pool;
 mod publisher;
 mod reads;
+mod rows;
 mod shared;
 mod subscriber;
 
@@ -28,14 +31,18 @@ use fanfare_protocol::{Channel, Position, Publication};
 use redis::Client;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use self::config::is_tls;
 use self::ear::Ear;
 use self::fault::Fault;
+use self::herald::Herald;
+use self::keys::Keys;
 use self::lane::Lane;
 use self::link::Link;
 use self::pool::Pool;
 use self::reads::Reads;
+use self::rows::{Ledger, Names};
 use crate::{AppendOptions, Broker, BrokerError, History, Pending, Query, Relay, Retain, Status, part_of};
 
 pub use self::config::{ConfigError, RedisConfig};
@@ -46,7 +53,9 @@ pub struct Redis {
     retain: Retain,
     pool: Pool,
     reads: Reads,
-    /// Two for each lane.
+    ledger: Arc<Ledger>,
+    herald: Arc<Herald>,
+    /// Two for each lane, two of the ledger, one of the herald.
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -72,20 +81,22 @@ impl Redis {
         let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
             let part = (number, config.lanes);
             let lobby = Some(Channel::lobby()).filter(|lobby| part_of(lobby, config.lanes) == number);
-            let lane = Arc::new(Lane::new(config, address.clone(), relay, lobby));
+            let mut lane = Lane::new(config, address.clone(), relay, lobby);
+            lane.instance = (number == 0).then_some(config.instance);
+            let lane = Arc::new(lane);
             let ear = Ear::new(lane.clone(), config.payload_limit, part);
             tasks.push(runtime.spawn(subscriber::subscribe(lane.clone(), link.clone(), ear)));
             tasks.push(runtime.spawn(publisher::publish(lane.clone(), link.clone())));
             lane
         });
-        let lanes = lanes.collect();
-        Ok(Self {
-            lanes,
-            retain,
-            pool,
-            reads: Reads::default(),
-            _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
-        })
+        let lanes: Box<[Arc<Lane>]> = lanes.collect();
+        let herald = Herald::new(config.instance, lanes[0].relay.clone());
+        tasks.push(runtime.spawn(herald::proclaim(herald.clone(), lanes[0].clone(), link.clone())));
+        let (names, keys) = (Names::new(&config.prefix), Keys::new(&config.prefix, Uuid::nil()));
+        let ledger = Ledger::new(names, keys, link, lanes.clone(), config.lease);
+        let mut tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
+        tasks.extend(ledger.start(runtime));
+        Ok(Self { lanes, retain, pool, reads: Reads::default(), ledger, herald, _tasks: tasks })
     }
 
     fn explain(&self, fault: &Fault) -> BrokerError {
@@ -165,6 +176,10 @@ impl Broker for Redis {
                 lane.flush().await;
             }
         })
+    }
+
+    fn resign(&self) -> Pending<'_, ()> {
+        Box::pin(self.ledger.resign())
     }
 
     fn status(&self) -> Status {

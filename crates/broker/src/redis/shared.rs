@@ -1,66 +1,89 @@
-//! What instances share through Redis beside publications. Until its rows are written there, every question is
-//! answered with "away", and nothing pretends otherwise.
+//! What instances share through Redis beside publications, as the traits have it. Each answer is the ledger's, the
+//! herald's, or read out of Redis here; nothing is decided here.
 
-use std::future::ready;
 use std::time::Duration;
 
 use fanfare_protocol::{Channel, ConnectionId, Control, Member};
 
 use super::Redis;
+use super::fault::Fault;
+use super::rows::reading;
 use crate::{
     Away, Census, ChannelFacts, Claim, Claims, ControlBus, Cursor, InstanceFacts, MemberCount, Page, Pending,
     Presence, Target, Unsent,
 };
 
-fn away() -> Away {
-    Away("this is not shared through Redis yet".to_owned())
+impl Redis {
+    fn read<'a, T>(
+        &'a self,
+        reading: impl Future<Output = Result<T, Fault>> + Send + 'a,
+    ) -> Pending<'a, Result<T, Away>> {
+        Box::pin(async { reading.await.map_err(|fault| Away(self.lanes[0].because(&fault))) })
+    }
 }
 
 impl Presence for Redis {
-    fn enter(&self, _: &Channel, _: Member) -> Pending<'static, Result<(), Away>> {
-        Box::pin(ready(Err(away())))
+    fn enter(&self, channel: &Channel, member: Member) -> Pending<'static, Result<(), Away>> {
+        self.ledger.enter(channel, member)
     }
 
-    fn leave(&self, _: &Channel, _: ConnectionId, _: Duration) {}
-
-    fn members<'a>(&'a self, _: &'a Channel, _: Cursor, _: usize) -> Pending<'a, Result<Page<Member>, Away>> {
-        Box::pin(ready(Err(away())))
+    fn leave(&self, channel: &Channel, connection: ConnectionId, grace: Duration) {
+        self.ledger.leave(channel, connection, grace);
     }
 
-    fn member_count<'a>(&'a self, _: &'a Channel) -> Pending<'a, Result<MemberCount, Away>> {
-        Box::pin(ready(Err(away())))
+    fn members<'a>(
+        &'a self,
+        channel: &'a Channel,
+        from: Cursor,
+        limit: usize,
+    ) -> Pending<'a, Result<Page<Member>, Away>> {
+        self.read(
+            async move { reading::members(&self.pool, self.ledger.names(), channel, &from, limit).await },
+        )
+    }
+
+    fn member_count<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<MemberCount, Away>> {
+        self.read(reading::member_count(&self.pool, self.ledger.names(), channel))
     }
 }
 
 impl Claims for Redis {
-    fn claim<'a>(&'a self, _: &'a str, _: ConnectionId, _: u32) -> Pending<'a, Claim> {
-        Box::pin(ready(Claim::Unproven(away())))
+    fn claim<'a>(&'a self, user: &'a str, connection: ConnectionId, limit: u32) -> Pending<'a, Claim> {
+        self.ledger.claim(user, connection, limit)
     }
 
-    fn give_back(&self, _: &str, _: ConnectionId) {}
+    fn give_back(&self, user: &str, connection: ConnectionId) {
+        self.ledger.give_back(user, connection);
+    }
 }
 
 impl Census for Redis {
-    fn describe(&self, _: InstanceFacts) {}
+    fn describe(&self, facts: InstanceFacts) {
+        self.ledger.describe(facts);
+    }
 
-    fn subscribers_changed(&self, _: &Channel) {}
+    fn subscribers_changed(&self, channel: &Channel) {
+        self.ledger.subscribers_changed(channel);
+    }
 
     fn instances(&self) -> Pending<'_, Result<Vec<InstanceFacts>, Away>> {
-        Box::pin(ready(Err(away())))
+        self.read(reading::instances(&self.pool, self.ledger.names()))
     }
 
     fn channels<'a>(
         &'a self,
-        _: Option<&'a str>,
-        _: Cursor,
-        _: usize,
+        pattern: Option<&'a str>,
+        from: Cursor,
+        limit: usize,
     ) -> Pending<'a, Result<Page<ChannelFacts>, Away>> {
-        Box::pin(ready(Err(away())))
+        self.read(
+            async move { reading::channels(&self.pool, self.ledger.names(), pattern, &from, limit).await },
+        )
     }
 }
 
 impl ControlBus for Redis {
-    fn control(&self, _: Target, _: Control) -> Pending<'static, Result<(), Unsent>> {
-        Box::pin(ready(Err(Unsent::Away(away()))))
+    fn control(&self, target: Target, message: Control) -> Pending<'static, Result<(), Unsent>> {
+        self.herald.send(target, message)
     }
 }

@@ -107,6 +107,7 @@ impl Session<'_> {
         let pending = self.lane.interest.lock().take_pending();
         let mut names = self.names(&pending);
         names.extend([self.lane.keys.control.clone(), self.lane.keys.canary.clone()]);
+        names.extend(self.lane.instance.map(|instance| self.lane.keys.instance(instance)));
         self.in_batches(sink, Verb::Subscribe, names).await?;
         let missed = self.lane.interest.lock().confirm(pending);
         self.lane.reconnects.fetch_add(u64::from(*self.been_open), Relaxed);

@@ -132,10 +132,10 @@ impl Server {
         self.arguments.get(at + 1).map(String::as_str)
     }
 
-    /// The Redis channels that somebody is subscribed to, canaries left out.
+    /// The Redis channels that somebody is subscribed to, but for those that one instance hears alone.
     pub async fn channels(&self) -> Vec<String> {
         let mut channels: Vec<String> = self.command(&["PUBSUB", "CHANNELS"]).await;
-        channels.retain(|name| !name.contains(":canary:"));
+        channels.retain(|name| !name.contains(":canary:") && !name.contains(":instance:"));
         channels.sort();
         channels
     }

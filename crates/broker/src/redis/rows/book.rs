@@ -1,0 +1,256 @@
+//! The connections that this instance has claimed for its users, and what Redis has of them: plain data, used as the
+//! roster is.
+
+use std::collections::{HashMap, VecDeque};
+
+use fanfare_protocol::ConnectionId;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::names::Place;
+use crate::{Away, Claim};
+
+/// Told what came of a claim.
+pub(super) type Claimed = oneshot::Sender<Claim>;
+
+#[derive(Default)]
+pub(super) struct Book {
+    users: HashMap<String, User>,
+    queue: VecDeque<(String, ConnectionId)>,
+    left: Vec<String>,
+}
+
+#[derive(Default)]
+struct User {
+    claims: HashMap<ConnectionId, Entry>,
+    noted: Option<Uuid>,
+}
+
+struct Entry {
+    /// The connection wants its place; otherwise it is to be given back.
+    wanted: bool,
+    /// Nothing, once the place is the connection's: then it is kept, whatever the others have.
+    limit: Option<u32>,
+    row: Row,
+    changes: u32,
+    queued: bool,
+    waiters: Vec<Claimed>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Row {
+    Never,
+    Unknown,
+    Here(Uuid),
+}
+
+/// Something to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub user: String,
+    pub connection: ConnectionId,
+    pub what: What,
+    changes: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    Claim { limit: Option<u32> },
+    GiveBack,
+}
+
+impl Book {
+    pub fn claim(&mut self, user: &str, connection: ConnectionId, limit: u32, waiter: Claimed) {
+        let entry = self.wanted(user, connection, Some(limit));
+        entry.waiters.push(waiter);
+        self.queue_entry(user, connection);
+    }
+
+    /// The place is the connection's without asking anybody.
+    pub fn take_place(&mut self, user: &str, connection: ConnectionId) {
+        self.wanted(user, connection, None).limit = None;
+        self.queue_entry(user, connection);
+    }
+
+    pub fn give_back(&mut self, user: &str, connection: ConnectionId) {
+        let Some(entry) = self.entry(user, connection) else { return };
+        entry.wanted = false;
+        entry.changes = entry.changes.wrapping_add(1);
+        self.queue_entry(user, connection);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.left.is_empty()
+    }
+
+    pub fn take(&mut self, most: usize, lease: Uuid) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while changes.len() < most
+            && let Some((user, connection)) = self.queue.pop_front()
+        {
+            changes.extend(self.take_one(user, connection, lease));
+        }
+        changes
+    }
+
+    fn take_one(&mut self, user: String, connection: ConnectionId, lease: Uuid) -> Option<Change> {
+        let entry = self.entry(&user, connection)?;
+        entry.queued = false;
+        let what = match (entry.wanted, entry.row) {
+            (true, Row::Here(under)) if under == lease => {
+                entry.answer(&Claim::Held);
+                return None;
+            }
+            (true, _) => What::Claim { limit: entry.limit },
+            (false, Row::Never) => {
+                self.remove(&user, connection);
+                return None;
+            }
+            (false, _) => What::GiveBack,
+        };
+        if entry.row == Row::Never {
+            entry.row = Row::Unknown;
+        }
+        let changes = entry.changes;
+        Some(Change { user, connection, what, changes })
+    }
+
+    /// What came of a change under `lease`; for a claim, whether there was room.
+    pub fn answered(&mut self, change: &Change, room: bool, lease: Uuid) {
+        let Some(entry) = self.entry(&change.user, change.connection) else { return };
+        let current = entry.changes == change.changes;
+        match change.what {
+            What::Claim { .. } if room => {
+                entry.row = Row::Here(lease);
+                entry.limit = None;
+                entry.answer(&Claim::Held);
+            }
+            What::Claim { .. } => {
+                entry.row = Row::Never;
+                entry.answer(&Claim::Full);
+                if current {
+                    self.remove(&change.user, change.connection);
+                }
+            }
+            What::GiveBack => {
+                entry.row = Row::Never;
+                if current {
+                    self.remove(&change.user, change.connection);
+                }
+            }
+        }
+    }
+
+    /// Redis would not write it, and would not the next time.
+    pub fn refused(&mut self, change: &Change, why: &Away) {
+        let Some(entry) = self.entry(&change.user, change.connection) else { return };
+        entry.answer(&Claim::Unproven(why.clone()));
+        if entry.changes == change.changes && !entry.wanted {
+            self.remove(&change.user, change.connection);
+        }
+    }
+
+    pub fn in_doubt(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Some(entry) = self.entry(&change.user, change.connection) {
+                entry.row = Row::Unknown;
+            }
+            self.queue_entry(&change.user, change.connection);
+        }
+    }
+
+    pub fn renew(&mut self) {
+        for (name, user) in &mut self.users {
+            user.noted = None;
+            for (connection, entry) in &mut user.claims {
+                if !std::mem::replace(&mut entry.queued, true) {
+                    self.queue.push_back((name.clone(), *connection));
+                }
+            }
+        }
+        self.left.clear();
+    }
+
+    /// Nobody waits for a bus that is away: whoever does gets the place.
+    pub fn away(&mut self, away: &Away) {
+        for (user, connection) in &self.queue {
+            let Some(user) = self.users.get_mut(user) else { continue };
+            let Some(entry) = user.claims.get_mut(connection) else { continue };
+            if !entry.waiters.is_empty() {
+                entry.limit = None;
+                entry.answer(&Claim::Unproven(away.clone()));
+            }
+        }
+    }
+
+    pub fn unnoted(&self, changes: &[Change], lease: Uuid) -> Vec<Place> {
+        let mut users: Vec<_> = changes
+            .iter()
+            .filter(|change| self.users.get(&change.user).is_some_and(|user| user.noted != Some(lease)))
+            .map(|change| &change.user)
+            .collect();
+        users.sort_unstable();
+        users.dedup();
+        users.into_iter().cloned().map(Place::User).collect()
+    }
+
+    pub fn noted(&mut self, user: &str, lease: Uuid) {
+        if let Some(user) = self.users.get_mut(user) {
+            user.noted = Some(lease);
+        }
+    }
+
+    pub fn take_left(&mut self) -> Vec<String> {
+        let mut left = std::mem::take(&mut self.left);
+        left.retain(|user| !self.users.contains_key(user));
+        left
+    }
+
+    fn wanted(&mut self, user: &str, connection: ConnectionId, limit: Option<u32>) -> &mut Entry {
+        let user = self.users.entry(user.to_owned()).or_default();
+        let entry = user.claims.entry(connection).or_insert_with(|| Entry {
+            wanted: true,
+            limit,
+            row: Row::Never,
+            changes: 0,
+            queued: false,
+            waiters: Vec::new(),
+        });
+        if !entry.wanted {
+            entry.wanted = true;
+            entry.limit = limit;
+            entry.changes = entry.changes.wrapping_add(1);
+        }
+        entry
+    }
+
+    fn entry(&mut self, user: &str, connection: ConnectionId) -> Option<&mut Entry> {
+        self.users.get_mut(user)?.claims.get_mut(&connection)
+    }
+
+    fn queue_entry(&mut self, user: &str, connection: ConnectionId) {
+        if let Some(entry) = self.entry(user, connection)
+            && !std::mem::replace(&mut entry.queued, true)
+        {
+            self.queue.push_back((user.to_owned(), connection));
+        }
+    }
+
+    fn remove(&mut self, name: &str, connection: ConnectionId) {
+        let Some(user) = self.users.get_mut(name) else { return };
+        if let Some(mut entry) = user.claims.remove(&connection) {
+            entry.answer(&Claim::Full);
+        }
+        if user.claims.is_empty() {
+            let noted = self.users.remove(name).and_then(|user| user.noted);
+            self.left.extend(noted.map(|_| name.to_owned()));
+        }
+    }
+}
+
+impl Entry {
+    /// Whoever waited may have gone.
+    fn answer(&mut self, claim: &Claim) {
+        self.waiters.drain(..).for_each(|waiter| drop(waiter.send(claim.clone())));
+    }
+}

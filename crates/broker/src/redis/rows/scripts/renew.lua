@@ -1,0 +1,9 @@
+-- KEYS: alive
+-- ARGV: lease, its milliseconds, 1 if it is a new one
+-- Answers 1 if the lease holds: also if it was over, but nobody has ended it.
+if ARGV[3] ~= '1' and not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  return 0
+end
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2], ARGV[1])
+return 1
