@@ -123,6 +123,8 @@ fn start_backend(
     tokio::spawn(instance.readiness.clone().watch(instance.hub.clone(), instance.broker.clone()));
     let kept = instance.clone();
     tokio::spawn(async move { kept.telemetry.upkeep().await });
+    let kept = instance.clone();
+    tokio::spawn(async move { kept.identity.keep_keys().await });
     if let Some(listener) = internal_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let routes: Router = internal(instance.clone());

@@ -9,6 +9,7 @@ mod flags;
 mod healthcheck;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::env;
 use std::ffi::OsString;
@@ -69,6 +70,7 @@ fn dispatch(
             Ok(ExitCode::SUCCESS)
         }
         Some(("healthcheck", matches)) => healthcheck::run(matches, surroundings).map(|()| ExitCode::SUCCESS),
+        Some(("token", matches)) => token::run(matches, surroundings).map(|()| ExitCode::SUCCESS),
         Some(("bench", matches)) => Ok(bench::run(matches)),
         Some((name, _)) => unreachable!("clap knows no command {name}"),
     }
@@ -87,6 +89,7 @@ fn command() -> Command {
         .subcommand(flags::add(serve))
         .subcommand(flags::add(config))
         .subcommand(healthcheck::command())
+        .subcommand(token::command())
         .subcommand(bench::command())
 }
 
@@ -96,13 +99,15 @@ that channel, on every instance that shares a Redis.";
 
 const EXAMPLES: &str = "\
 Every flag is also a key of fanfare.toml (drain_window = \"6s\") and a variable of the environment
-(FANFARE_DRAIN_WINDOW=6s). Flags win over variables, and variables over the file.
+(FANFARE_DRAIN_WINDOW=6s). Flags win over variables, and variables over the file. What holds for
+channels stands in tables of the file, [channels] and [namespaces.NAME]: docs/configuration.md.
 
 Examples:
   fanfare                                            one instance, from memory, on 127.0.0.1:8080
   fanfare --listen :8080 --redis redis://10.0.0.5    one of many, joined by Redis
   fanfare config --config /etc/fanfare.toml          check a file, and see what it amounts to
   fanfare healthcheck --ready                        exit with 0 if clients may be sent here
+  fanfare token create --user 42                     a token to try it with
   fanfare bench fanout ws://127.0.0.1:8080/ws/bench --subscribers 1000 --rate 20";
 
 /// Help and version go to standard output; anything else is a line of ours instead of clap's several.

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_protocol::payload::DataFormat;
 use regex::Regex;
 
 use super::error::ConfigError;
@@ -73,6 +74,13 @@ macro_rules! words {
             $($(#[$variant_meta])* $Variant,)+
         }
 
+        worded! { $Type, $expected: $($Variant = $word,)+ }
+    };
+}
+
+/// Says how a closed set of words that is declared elsewhere is read.
+macro_rules! worded {
+    ($Type:ident, $expected:literal: $($Variant:ident = $word:literal,)+) => {
         impl Value for $Type {
             const KIND: Kind = Kind::Choice(&[$($word),+]);
             const EXPECTED: &'static str = $expected;
@@ -129,17 +137,9 @@ words! {
     Force = "force",
 }
 
-words! {
-    /// What the data of a publication may be.
+worded! {
     DataFormat, r#""any", "json", "json_object" or "binary""#:
-    /// Text and bytes of any kind. What is not JSON closes clients of JSON protocols (3506).
-    Any = "any",
-    /// One JSON value.
-    Json = "json",
-    /// One JSON object.
-    JsonObject = "json_object",
-    /// Bytes that nobody looks at, none at all among them.
-    Binary = "binary",
+    Any = "any", Json = "json", JsonObject = "json_object", Binary = "binary",
 }
 
 words! {

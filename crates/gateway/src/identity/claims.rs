@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fanfare_protocol::Channel;
+use fanfare_protocol::payload::check_json;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -86,7 +87,7 @@ impl Claims {
             info: payload("info", self.info, self.b64info)?,
             expiry,
             subs: subs?,
-            meta: self.meta.map(|meta| one_line(&meta)),
+            meta: self.meta.map(|meta| one_line("meta", &meta)).transpose()?,
             token: self.jti,
         })
     }
@@ -155,7 +156,7 @@ fn payload(
 ) -> Result<Option<Bytes>, TokenFault> {
     match base64.filter(|text| !text.is_empty()) {
         Some(text) => STANDARD.decode(text).map(|bytes| Some(bytes.into())).map_err(|e| malformed(claim, &e)),
-        None => Ok(json.map(|json| one_line(&json))),
+        None => json.map(|json| one_line(claim, &json)).transpose(),
     }
 }
 
@@ -163,8 +164,10 @@ fn malformed(claim: &str, why: &dyn std::fmt::Display) -> TokenFault {
     TokenFault::Malformed(format!("`{claim}`: {why}"))
 }
 
-/// JSON without the white space between its parts: a line break would end a message of the client protocol.
-fn one_line(json: &RawValue) -> Bytes {
+/// JSON without the white space between its parts: a line break would end a message of the client protocol. What nests
+/// without end is refused: it goes to clients whose parsers recurse.
+fn one_line(claim: &str, json: &RawValue) -> Result<Bytes, TokenFault> {
+    check_json(json.get().as_bytes()).map_err(|error| malformed(claim, &error))?;
     let (mut quoted, mut escaped) = (false, false);
     let kept = json.get().bytes().filter(|byte| {
         match byte {
@@ -175,7 +178,7 @@ fn one_line(json: &RawValue) -> Bytes {
         }
         quoted || !byte.is_ascii_whitespace()
     });
-    kept.collect()
+    Ok(kept.collect())
 }
 
 #[cfg(test)]
@@ -191,7 +194,7 @@ mod tests {
             ("1.0000000000000000001", "1.0000000000000000001"),
         ] {
             let raw: Box<RawValue> = serde_json::from_str(written).unwrap();
-            assert_eq!(one_line(&raw), line);
+            assert_eq!(one_line("info", &raw).unwrap(), line);
         }
     }
 }

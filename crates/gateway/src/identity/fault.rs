@@ -1,5 +1,7 @@
 //! Why a token is refused: one closed list, from which come the metric's label, the line for people, and what the client
-//! protocol answers. A line never quotes the token.
+//! protocol answers. A line quotes no more of the token than the value that is wrong.
+
+use fanfare_protocol::centrifuge::{DisconnectCode, ErrorCode};
 
 /// What was wrong with a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,11 +64,11 @@ pub enum TokenFault {
 
 /// What the Centrifuge client protocol does about a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum Consequence {
     /// The command is answered with this error code.
-    Error(u32),
+    Error(ErrorCode),
     /// The connection is closed with this code.
-    Close(u32),
+    Close(DisconnectCode),
 }
 
 impl TokenFault {
@@ -130,40 +132,40 @@ impl TokenFault {
     }
 
     /// What a `connect` with such a token gets (section 3.2).
-    pub fn on_connect(&self) -> Answer {
+    pub fn on_connect(&self) -> Consequence {
         match self {
-            Self::KeysUnavailable => Answer::Error(100),
-            Self::Anonymous => Answer::Close(3507),
-            fault if fault.is_time() => Answer::Error(109),
-            _ => Answer::Close(3500),
+            Self::KeysUnavailable => Consequence::Error(ErrorCode::Internal),
+            Self::Anonymous => Consequence::Close(DisconnectCode::PermissionDenied),
+            fault if fault.is_time() => Consequence::Error(ErrorCode::TokenExpired),
+            _ => Consequence::Close(DisconnectCode::InvalidToken),
         }
     }
 
     /// What a `subscribe` with such a token gets (section 4.1).
-    pub fn on_subscribe(&self) -> Answer {
+    pub fn on_subscribe(&self) -> Consequence {
         match self {
-            Self::KeysUnavailable => Answer::Error(100),
-            Self::Channel | Self::User | Self::Client => Answer::Close(3500),
-            fault if fault.is_time() => Answer::Error(109),
-            _ => Answer::Error(103),
+            Self::KeysUnavailable => Consequence::Error(ErrorCode::Internal),
+            Self::Channel | Self::User | Self::Client => Consequence::Close(DisconnectCode::InvalidToken),
+            fault if fault.is_time() => Consequence::Error(ErrorCode::TokenExpired),
+            _ => Consequence::Error(ErrorCode::PermissionDenied),
         }
     }
 
     /// What a `refresh` with such a token gets (section 3.4).
-    pub fn on_refresh(&self) -> Answer {
+    pub fn on_refresh(&self) -> Consequence {
         match self {
-            Self::KeysUnavailable => Answer::Error(100),
-            fault if fault.is_time() => Answer::Close(3005),
-            _ => Answer::Close(3500),
+            Self::KeysUnavailable => Consequence::Error(ErrorCode::Internal),
+            fault if fault.is_time() => Consequence::Close(DisconnectCode::Expired),
+            _ => Consequence::Close(DisconnectCode::InvalidToken),
         }
     }
 
     /// What a `sub_refresh` with such a token gets (section 4.9).
-    pub fn on_sub_refresh(&self) -> Answer {
+    pub fn on_sub_refresh(&self) -> Consequence {
         match self {
-            Self::KeysUnavailable => Answer::Error(100),
-            fault if fault.is_time() => Answer::Close(3006),
-            _ => Answer::Close(3500),
+            Self::KeysUnavailable => Consequence::Error(ErrorCode::Internal),
+            fault if fault.is_time() => Consequence::Close(DisconnectCode::SubscriptionExpired),
+            _ => Consequence::Close(DisconnectCode::InvalidToken),
         }
     }
 }

@@ -3,8 +3,12 @@
 
 mod claims;
 mod fault;
+mod jwks;
 mod keys;
 mod provider;
+mod signer;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -17,9 +21,10 @@ use fanfare_protocol::Channel;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-pub use self::fault::{Answer, TokenFault};
-pub use self::keys::{Algorithm, TokenKey};
-pub use self::verifier::Verifier;
+pub use self::fault::{Consequence, TokenFault};
+pub use self::keys::{Algorithm, KeyFault, TokenKey};
+pub use self::signer::{Signer, SignerFault};
+pub use self::verifier::{Examined, Purpose, Verifier};
 
 /// A user, as the `sub` of a token names it. The empty name is nobody's: an anonymous client has it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

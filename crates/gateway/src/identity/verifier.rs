@@ -7,13 +7,14 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanfare_protocol::Channel;
 use jsonwebtoken::errors::{Error, ErrorKind};
-use jsonwebtoken::{Validation, decode};
+use jsonwebtoken::{AlgorithmFamily, Validation, decode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::claims::Claims;
+use super::jwks::{Jwks, News};
 use super::keys::{Algorithm, TokenKey};
-use super::{Grant, Identity, TokenFault, User, provider};
+use super::{Grant, Identity, SubscriptionToken, TokenFault, User, provider};
 use crate::config::Config;
 
 /// No token is checked with more keys than so many: each costs time, and anybody can send tokens.
@@ -22,6 +23,7 @@ const MOST_KEYS: usize = 16;
 /// Checks tokens with the keys of one configuration.
 pub struct Verifier {
     keys: Vec<TokenKey>,
+    pub(super) jwks: Option<Jwks>,
     rules: Rules,
     refused: [AtomicU64; TokenFault::COUNT],
 }
@@ -50,6 +52,7 @@ impl Verifier {
         let files = config.token_public_keys.iter().filter_map(|file| TokenKey::from_pem(file).ok());
         Self {
             keys: secrets.chain(lines).chain(files).collect(),
+            jwks: Jwks::new(config),
             rules: Rules {
                 leeway: config.token_leeway.as_secs(),
                 audience: config.token_audience.clone(),
@@ -104,9 +107,51 @@ impl Verifier {
         self.rules.anonymous.then(Identity::anonymous)
     }
 
+    /// What a token is, for whoever wants to look at it. Counts nothing.
+    ///
+    /// # Errors
+    ///
+    /// When no connection and no subscription would be opened by it.
+    pub async fn examine(&self, token: &str) -> Result<Examined, TokenFault> {
+        let Opened { claims, key } = self.open(token).await?;
+        let purpose = match claims.are_for_a_subscription() {
+            true => Purpose::Subscription(claims.into_subscription(self.rules.leeway)?),
+            false => Purpose::Connection(self.identity(claims)?),
+        };
+        Ok(Examined { key, purpose })
+    }
+
+    /// Fetches keys for as long as it is awaited, if there are any to fetch. Whoever runs an instance runs this.
+    pub async fn keep_keys(&self) {
+        match &self.jwks {
+            Some(jwks) => jwks.keep().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Fetches the keys once, if there are any to fetch, for whoever runs no instance.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be fetched; one line for people.
+    pub async fn fetch_keys(&self) -> Result<(), String> {
+        match &self.jwks {
+            Some(jwks) => jwks.fetch_once().await,
+            None => Ok(()),
+        }
+    }
+
     /// Whether there is anything to check tokens with.
     pub fn has_keys(&self) -> bool {
-        !self.keys.is_empty()
+        !self.keys.is_empty() || self.jwks.is_some()
+    }
+
+    /// Of the keys that are fetched: fetches begun, fetches failed, and keys that there are now.
+    pub fn fetches(&self) -> (u64, u64, usize) {
+        self.jwks.as_ref().map_or((0, 0, 0), |jwks| {
+            let (begun, failed) = jwks.counts();
+            (begun, failed, jwks.keys().len())
+        })
     }
 
     /// Tokens refused since the start, by [`TokenFault::LABELS`].
@@ -131,41 +176,72 @@ impl Verifier {
         Ok(identity)
     }
 
-    /// Checks everything about a token that does not depend on what it is for.
+    /// Checks everything about a token that does not depend on what it is for. A token with an unknown key is looked at
+    /// again after the keys have been fetched.
     async fn open(&self, token: &str) -> Result<Opened, TokenFault> {
-        self.try_open(token)
+        let opened = self.try_open(token);
+        let (Some(jwks), Err(TokenFault::UnknownKey)) = (&self.jwks, &opened) else { return opened };
+        let news = jwks.refetch().await;
+        self.try_open(token).map_err(|fault| match fault {
+            TokenFault::UnknownKey if news == News::Stale => TokenFault::KeysUnavailable,
+            fault => fault,
+        })
     }
 
-    fn try_open(&self, token: &str) -> Result<Opened, TokenFault> {
+    pub(super) fn try_open(&self, token: &str) -> Result<Opened, TokenFault> {
         let header = Header::of(token)?;
         let unknown = || TokenFault::Algorithm(header.alg.chars().take(16).collect());
         let algorithm: Algorithm = header.alg.parse().map_err(|_| unknown())?;
         if !self.has_keys() {
             return Err(TokenFault::NoKeys);
         }
+        let fetched = self.jwks.as_ref().map(Jwks::keys);
+        let fetched = fetched.as_deref().unwrap_or_default();
+        let named = |key: &&TokenKey| header.kid.is_none() || key.kid.is_none() || key.kid == header.kid;
+        let candidates = self.keys.iter().chain(fetched.iter().filter(named));
         let mut fault = unknown();
-        for key in self.keys.iter().filter(|key| key.is_for(algorithm)).take(MOST_KEYS) {
+        for key in candidates.filter(|key| key.is_for(algorithm)).take(MOST_KEYS) {
             match decode::<Claims>(token, &key.key, &self.rules.validation(algorithm)) {
-                // Who held a key that has been retired may say what he likes; nothing of it counts.
-                outcome if key.is_retired() && !is_signature(&outcome) => fault = TokenFault::RetiredKey,
-                Ok(data) => return Ok(Opened { claims: data.claims, key: key.label.clone() }),
                 Err(error) if *error.kind() == ErrorKind::InvalidSignature => {
                     if fault != TokenFault::RetiredKey {
                         fault = TokenFault::Signature;
                     }
                 }
+                // Whoever has a retired key may say what he likes; another may be valid still.
+                _ if key.is_retired() => fault = TokenFault::RetiredKey,
+                Ok(data) => return Ok(Opened { claims: data.claims, key: key.label.clone() }),
                 Err(error) => return Err(fault_of(&error)),
             }
+        }
+        if self.jwks.is_some() && algorithm.family() != AlgorithmFamily::Hmac && header.is_missing(fetched) {
+            return Err(TokenFault::UnknownKey);
         }
         Err(fault)
     }
 }
 
+/// A token that is good, and for what.
+#[derive(Debug)]
+pub struct Examined {
+    /// What made its signature, in words.
+    pub key: String,
+    /// What it opens.
+    pub purpose: Purpose,
+}
+
+/// What a token opens.
+#[derive(Debug)]
+pub enum Purpose {
+    /// A connection.
+    Connection(Identity),
+    /// A channel.
+    Subscription(SubscriptionToken),
+}
+
 /// A token whose signature, times, audience and issuer are good.
-struct Opened {
-    claims: Claims,
-    /// Which key it was.
-    #[expect(dead_code, reason = "shown once tokens are checked by hand")]
+pub(super) struct Opened {
+    pub(super) claims: Claims,
+    /// What made its signature, in words.
     key: String,
 }
 
@@ -193,7 +269,6 @@ impl Rules {
 struct Header {
     alg: String,
     typ: Option<String>,
-    #[expect(dead_code, reason = "read once keys are fetched")]
     kid: Option<String>,
     crit: Option<IgnoredAny>,
 }
@@ -218,10 +293,14 @@ impl Header {
         }
         Ok(header)
     }
-}
 
-fn is_signature<T>(outcome: &Result<T, Error>) -> bool {
-    outcome.as_ref().is_err_and(|error| *error.kind() == ErrorKind::InvalidSignature)
+    /// Whether a fetch could bring the key that it asks for.
+    fn is_missing(&self, fetched: &[TokenKey]) -> bool {
+        match &self.kid {
+            Some(_) => !fetched.iter().any(|key| key.kid == self.kid),
+            None => fetched.is_empty(),
+        }
+    }
 }
 
 fn fault_of(error: &Error) -> TokenFault {

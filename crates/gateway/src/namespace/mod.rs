@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fanfare_protocol::Channel;
 
-pub use crate::config::options::{DataFormat, May, MaySubscribe, Namespaces, Options, SlowConsumers, Wish};
+pub use crate::config::options::{May, MaySubscribe, Namespaces, Options, SlowConsumers, Wish};
 
 pub use self::features::Features;
 pub use self::rights::{Refusal, may_publish, may_read_history, may_read_presence, may_subscribe};

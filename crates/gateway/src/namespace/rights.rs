@@ -5,6 +5,7 @@
 //! which nothing but a token opens, then the users of a user-limited one, then the namespace's right.
 
 use fanfare_protocol::Channel;
+use fanfare_protocol::centrifuge::ErrorCode;
 
 use super::{May, MaySubscribe, Options};
 use crate::identity::User;
@@ -34,10 +35,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// The error code of the Centrifuge client protocol (section 6.1 there).
-    pub fn code(self) -> u32 {
+    pub fn code(self) -> ErrorCode {
         match self {
-            Self::NotKept => 108,
-            _ => 103,
+            Self::NotKept => ErrorCode::NotAvailable,
+            _ => ErrorCode::PermissionDenied,
         }
     }
 }

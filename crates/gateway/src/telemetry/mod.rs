@@ -102,6 +102,10 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
     for (label, refused) in instance.identity.refused() {
         counter!("fanfare_tokens_refused_total", "reason" => label).absolute(refused);
     }
+    let (fetches, failures, keys) = instance.identity.fetches();
+    counter!("fanfare_jwks_fetches_total").absolute(fetches);
+    counter!("fanfare_jwks_failures_total").absolute(failures);
+    gauge!("fanfare_jwks_keys").set(keys as f64);
     counter!("fanfare_accept_errors_total").absolute(instance.rejected.accept_errors());
 }
 

@@ -1,0 +1,102 @@
+//! One GET of a key set, bounded in size. It has no deadline of its own: whoever asks has one.
+
+use std::error::Error;
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http::header::ACCEPT;
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use jsonwebtoken::jwk::Jwk;
+use rustls::crypto::ring::default_provider;
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::TokenKey;
+use crate::config::tokens::JwksUrl;
+
+/// The largest set that is read. Real ones have a few KiB.
+const MOST_BYTES: usize = 1 << 20;
+
+/// The most keys of a set that are kept.
+const MOST_KEYS: usize = 64;
+
+/// Fetches the keys that tokens can be checked with; those of other kinds are passed over.
+///
+/// # Errors
+///
+/// One line for the log. A set without a single usable key is one, too: it is more likely a mistake than meant.
+pub async fn fetch(url: &JwksUrl) -> Result<Vec<TokenKey>, String> {
+    let mut request = Request::get(url.as_str()).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+    request
+        .headers_mut()
+        .insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls(url).map_err(|error| whole(&*error))?)
+        .https_or_http()
+        .enable_http1()
+        .build();
+    // Made anew each time: once an hour is not worth a connection that is kept, and the roots may have changed.
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let response = client.request(request).await.map_err(|error| whole(&error))?;
+    if response.status() != StatusCode::OK {
+        return Err(format!(
+            "the answer is {}; expected 200 and the set, redirects are not followed",
+            response.status()
+        ));
+    }
+    let body =
+        Limited::new(response.into_body(), MOST_BYTES).collect().await.map_err(|error| match error
+            .downcast_ref::<LengthLimitError>(
+        ) {
+            Some(_) => format!("the answer has more than {MOST_BYTES} bytes"),
+            None => whole(&*error),
+        })?;
+    read(&body.to_bytes())
+}
+
+/// An error and what lies behind it, on one line.
+fn whole(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        write!(line, ": {error}").expect("a string takes it");
+        source = error.source();
+    }
+    line
+}
+
+/// With the roots of the machine, or without any where none are needed: an image may have none.
+fn tls(url: &JwksUrl) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
+    let builder = ClientConfig::builder_with_provider(default_provider().into());
+    let builder = builder.with_safe_default_protocol_versions()?;
+    Ok(match url.as_str().starts_with("https:") {
+        true => builder.with_native_roots()?.with_no_client_auth(),
+        false => builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth(),
+    })
+}
+
+#[derive(Deserialize)]
+struct Set {
+    /// Read one by one: a key of a kind that is yet to be invented does not spoil the others.
+    keys: Vec<Box<RawValue>>,
+}
+
+/// The usable keys of a set.
+pub(super) fn read(body: &[u8]) -> Result<Vec<TokenKey>, String> {
+    let set: Set = serde_json::from_slice(body).map_err(|error| format!("the answer is no JWKS: {error}"))?;
+    let all = set.keys.len();
+    let usable = set.keys.iter().filter_map(|key| {
+        let jwk: Jwk = serde_json::from_str(key.get()).ok()?;
+        TokenKey::from_jwk(&jwk).ok()
+    });
+    let keys: Vec<_> = usable.take(MOST_KEYS).collect();
+    if keys.is_empty() {
+        return Err(format!("none of the {all} keys of the set is one that tokens can be checked with"));
+    }
+    Ok(keys)
+}
