@@ -2,6 +2,10 @@
 //!
 //! It keeps no state: neither ids nor positions nor the payload that a patch is made against.
 
+mod heard;
+
+pub use heard::{Heard, heard};
+
 use super::command::{Command, Request};
 use super::fields::{Empty, json};
 use super::framing::{Encoding, Format, Messages};
@@ -72,16 +76,19 @@ impl Iterator for Replies<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let message = self.messages.next()?;
-        let reply = message.and_then(|message| match self.format {
-            Format::UniJson => Encoding::Json.read::<PushFields>(message)?.into_reply(),
-            Format::Json | Format::Protobuf => {
-                self.format.encoding().read::<ReplyFields>(message)?.into_reply()
-            }
-        });
+        let reply = message.and_then(|message| read(self.format, message));
         if reply.is_err() {
             self.messages.end();
         }
         Some(reply)
+    }
+}
+
+/// Reads one message.
+fn read(format: Format, message: &[u8]) -> Result<Reply, Offence> {
+    match format {
+        Format::UniJson => Encoding::Json.read::<PushFields>(message)?.into_reply(),
+        Format::Json | Format::Protobuf => format.encoding().read::<ReplyFields>(message)?.into_reply(),
     }
 }
 

@@ -132,6 +132,16 @@ impl ErrorCode {
     pub const fn is_temporary(self) -> bool {
         matches!(self, Self::Internal | Self::TooManyRequests | Self::ConcurrentPagination)
     }
+
+    /// What a connect that fails so becomes for a unidirectional client, which gets no replies (section 9).
+    pub const fn disconnect(self) -> DisconnectCode {
+        match self {
+            Self::TokenExpired | Self::Expired => DisconnectCode::Expired,
+            Self::TooManyRequests => DisconnectCode::TooManyRequests,
+            Self::PermissionDenied => DisconnectCode::PermissionDenied,
+            _ => DisconnectCode::ServerError,
+        }
+    }
 }
 
 impl DisconnectCode {
@@ -196,6 +206,15 @@ mod tests {
         let temporary = ErrorCode::ALL.iter().filter(|error| error.is_temporary()).map(|error| error.code());
         assert!(temporary.eq([100, 111, 113]));
         assert!(ErrorCode::ALL.iter().map(|error| error.code()).eq(100..=113));
+        for error in ErrorCode::ALL {
+            let expected = match error.code() {
+                109 | 110 => 3005,
+                111 => 3013,
+                103 => 3507,
+                _ => 3004,
+            };
+            assert_eq!(error.disconnect().code(), expected, "{error:?}");
+        }
         let again = UnsubscribeCode::ALL.iter().filter(|why| why.resubscribes()).map(|why| why.code());
         assert!(again.eq([2500, 2501, 2502]));
         assert_eq!(

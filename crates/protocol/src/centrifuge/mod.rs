@@ -45,6 +45,7 @@ mod difference;
 mod framing;
 mod messages;
 mod offence;
+mod refusal;
 mod reply;
 
 pub mod client;
@@ -62,4 +63,5 @@ pub use messages::{
     SubscribeResult, TrackBatch, Unsubscribe, UnsubscribeRequest,
 };
 pub use offence::Offence;
+pub use refusal::{FOSSIL, Refusal};
 pub use reply::{Answer, Event, NotJson, Push};

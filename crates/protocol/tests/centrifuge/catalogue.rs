@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use fanfare_protocol::centrifuge::client::{self, Reply};
-use fanfare_protocol::centrifuge::{Encoding, Format};
+use fanfare_protocol::centrifuge::client::{self, Heard, Reply};
+use fanfare_protocol::centrifuge::{Encoding, Event, Format};
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
@@ -114,6 +114,24 @@ proptest! {
         prop_assert_eq!(&from_json, &from_uni, "{}", bare);
         let [Ok(Reply::Push(push))] = &from_json[..] else { panic!("{bare}: {from_json:?}") };
 
+        let frames = [
+            (Format::UniJson, bare.to_string().into_bytes()),
+            (Format::Json, in_reply.into_bytes()),
+            (Format::Protobuf, frame(&[message(&binary)])),
+        ];
+        for (format, frame) in &frames {
+            let [Ok(heard)] = &client::heard(*format, frame).collect::<Vec<_>>()[..] else { panic!("{bare}") };
+            match (heard, &push.event) {
+                (Heard::Publication { channel, data, offset, delta }, Event::Publication(publication)) => {
+                    prop_assert_eq!(channel, &push.channel);
+                    let expected = (&publication.data[..], &publication.offset, &publication.delta);
+                    prop_assert_eq!((*data, offset, delta), expected);
+                }
+                (Heard::Other(other), _) => prop_assert_eq!(&**other, &Reply::Push(push.clone())),
+                other => panic!("{bare}: {other:?}"),
+            }
+        }
+
         for (format, expected) in [(Format::Json, json!({ "push": written })), (Format::UniJson, written.clone())] {
             let mut text = Vec::new();
             format.put_push(&mut text, push).expect("JSON");
@@ -131,6 +149,7 @@ proptest! {
                 let _ = encoding.commands(frame).count();
                 let _ = client::replies(encoding.format(), frame).count();
                 let _ = client::replies(Format::UniJson, frame).count();
+                let _ = client::heard(encoding.format(), frame).count();
             }
         }
     }

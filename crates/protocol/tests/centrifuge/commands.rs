@@ -1,10 +1,10 @@
 //! What a client says.
 
 use fanfare_protocol::centrifuge::{
-    Command, ConnectRequest, DisconnectCode, EmulationRequest, Encoding, FilterNode, HistoryRequest,
-    KeyedItem, Offence, PresenceRequest, PresenceStatsRequest, PublishRequest, RefreshRequest, Request,
-    RpcRequest, SendRequest, StreamPosition, SubRefreshRequest, SubscribeRequest, TrackBatch,
-    UnsubscribeRequest,
+    Command, ConnectRequest, DisconnectCode, EmulationRequest, Encoding, ErrorCode, FilterNode,
+    HistoryRequest, KeyedItem, Offence, PresenceRequest, PresenceStatsRequest, PublishRequest,
+    RefreshRequest, Refusal, Request, RpcRequest, SendRequest, StreamPosition, SubRefreshRequest,
+    SubscribeRequest, TrackBatch, UnsubscribeRequest,
 };
 
 use crate::wire::{bytes, frame, int, message};
@@ -452,6 +452,51 @@ fn a_long_id_in_protobuf_is_cut() {
         read(Encoding::Protobuf, &frame),
         [Ok(Command { id: 7, request: Request::Rpc(RpcRequest::default()) })]
     );
+}
+
+/// Sections 3.4, 4.1, 4.9 and 5: what a command alone shows to be wrong.
+#[test]
+fn what_is_wrong_in_itself_is_refused() {
+    let check = |json: &str, expected: Result<(), Refusal>| {
+        let read = read(Encoding::Json, format!("{{\"id\":1,{json}}}").as_bytes());
+        let [Ok(command)] = &read[..] else { panic!("{json}: {read:?}") };
+        assert_eq!(command.request.check(), expected, "{json}");
+    };
+    let close = || Err(Refusal::Disconnect(DisconnectCode::BadRequest));
+    let error = |error| Err(Refusal::Error(error));
+    let named = |bytes: usize| format!(r#""channel":"{}""#, "x".repeat(bytes));
+    for request in
+        ["subscribe", "unsubscribe", "publish", "presence", "presence_stats", "history", "sub_refresh"]
+    {
+        check(&format!(r#""{request}":{{"token":"t"}}"#), close());
+        check(&format!(r#""{request}":{{"token":"t",{}}}"#, named(255)), Ok(()));
+        check(&format!(r#""{request}":{{"token":"t",{}}}"#, named(256)), error(ErrorCode::BadRequest));
+    }
+    for (json, expected) in [
+        (r#""connect":{}"#, Ok(())),
+        (r#""rpc":{}"#, Ok(())),
+        (r#""send":{}"#, Ok(())),
+        (r#""refresh":{}"#, close()),
+        (r#""refresh":{"token":"t"}"#, Ok(())),
+        (r#""sub_refresh":{"channel":"c"}"#, error(ErrorCode::BadRequest)),
+        (r#""sub_refresh":{"channel":"c","type":1}"#, error(ErrorCode::NotAvailable)),
+        (r#""subscribe":{"channel":"c","delta":"fossil"}"#, Ok(())),
+        (r#""subscribe":{"channel":"c","delta":"Fossil"}"#, close()),
+        (r#""subscribe":{"channel":"c","delta":"vcdiff"}"#, close()),
+        (r#""subscribe":{"channel":"c","type":1}"#, error(ErrorCode::PermissionDenied)),
+        (r#""subscribe":{"channel":"c","type":3}"#, error(ErrorCode::PermissionDenied)),
+        (r#""subscribe":{"channel":"c","type":4}"#, error(ErrorCode::NotAvailable)),
+        (r#""subscribe":{"channel":"c","type":-1}"#, error(ErrorCode::PermissionDenied)),
+        (r#""publish":{"channel":"c","data":{},"type":1}"#, error(ErrorCode::NotAvailable)),
+        (r#""publish":{"channel":"c","removed":true}"#, error(ErrorCode::NotAvailable)),
+        (r#""publish":{"channel":"c","key":"k"}"#, error(ErrorCode::NotAvailable)),
+        (r#""history":{"channel":"c","reverse":true}"#, Ok(())),
+        (r#""history":{"channel":"c","reverse":true,"since":{"offset":1}}"#, Ok(())),
+        (r#""history":{"channel":"c","reverse":true,"since":{"epoch":"e"}}"#, error(ErrorCode::BadRequest)),
+        (r#""history":{"channel":"c","since":{"epoch":"e"}}"#, Ok(())),
+    ] {
+        check(json, expected);
+    }
 }
 
 #[test]
