@@ -37,7 +37,7 @@ fn every_test_that_is_named_exists() {
         .iter()
         .filter(|(place, name)| {
             let files = match *place {
-                "broker" | "hub" | "websocket" | "bench" | "gateway" => {
+                "broker" | "hub" | "websocket" | "protocol" | "bench" | "gateway" => {
                     sources(&root().join("crates").join(place))
                 }
                 module => vec![root().join("tests/acceptance").join(format!("{module}.rs"))],
