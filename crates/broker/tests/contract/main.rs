@@ -3,6 +3,8 @@
 
 mod faults;
 mod instance;
+mod leases;
+mod model;
 mod presence;
 mod proxy;
 mod redis_only;
@@ -39,16 +41,21 @@ const LEASE: std::time::Duration = std::time::Duration::from_secs(4);
 #[derive(Debug, Clone, Copy)]
 enum Home {
     Memory,
-    Redis { lanes: usize },
+    Redis {
+        lanes: usize,
+    },
+    /// One node that has all slots: it refuses what another node of a larger one would have to be asked for.
+    RedisCluster,
 }
 
 impl Cluster {
     /// From memory there is one instance; through Redis there are two.
     async fn start(home: Home) -> Self {
-        let Home::Redis { lanes } = home else {
-            return Self { instances: vec![Instance::memory()], server: None };
+        let (server, lanes) = match home {
+            Home::Memory => return Self { instances: vec![Instance::memory()], server: None },
+            Home::Redis { lanes } => (Server::start(&[]).await, lanes),
+            Home::RedisCluster => (Server::start_cluster().await, 1),
         };
-        let server = Server::start(&[]).await;
         let config = RedisConfig { lanes, lease: LEASE, ..RedisConfig::new(server.url()) };
         let instances = vec![Instance::redis(&config), Instance::redis(&config)];
         for instance in &instances {
@@ -64,6 +71,7 @@ macro_rules! for_every_home {
         for_every_home!(memory: Home::Memory; $($check),*);
         for_every_home!(redis: Home::Redis { lanes: 1 }; $($check),*);
         for_every_home!(redis_with_two_lanes: Home::Redis { lanes: 2 }; $($check),*);
+        for_every_home!(redis_cluster: Home::RedisCluster; $($check),*);
     };
     ($name:ident: $home:expr; $($check:ident),*) => {
         mod $name {

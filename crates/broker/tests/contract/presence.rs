@@ -11,7 +11,7 @@ use crate::Cluster;
 use crate::instance::{Instance, channel, eventually};
 
 /// No test waits for this long.
-const LONG: Duration = Duration::from_secs(3600);
+pub const LONG: Duration = Duration::from_secs(3600);
 pub const AT_ONCE: Duration = Duration::ZERO;
 
 /// A connection of a user; 0 and the empty name make an anonymous one.

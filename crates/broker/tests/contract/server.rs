@@ -25,6 +25,20 @@ impl Server {
         server
     }
 
+    /// One that is a cluster by itself.
+    pub async fn start_cluster() -> Self {
+        // By default its bus has a port ten thousand above its own, which may be none.
+        let port = free_port().to_string();
+        let server = Self::start(&["--cluster-enabled", "yes", "--cluster-port", &port]).await;
+        let _: String = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+        eventually("the cluster is ready", async || {
+            let info: String = server.command(&["CLUSTER", "INFO"]).await;
+            info.contains("cluster_state:ok")
+        })
+        .await;
+        server
+    }
+
     /// One that does not run yet, at a port that nobody else has.
     pub fn reserve(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();

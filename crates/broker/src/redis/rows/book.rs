@@ -194,6 +194,12 @@ impl Book {
         users.into_iter().cloned().map(Place::User).collect()
     }
 
+    pub fn forgotten(&mut self, user: &str) {
+        if let Some(user) = self.users.get_mut(user) {
+            user.noted = None;
+        }
+    }
+
     pub fn noted(&mut self, user: &str, lease: Uuid) {
         if let Some(user) = self.users.get_mut(user) {
             user.noted = Some(lease);

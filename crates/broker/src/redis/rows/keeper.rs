@@ -208,7 +208,7 @@ impl Keeper<'_> {
             (members, claims, places, left)
         };
         let noted = self.note(lease, &places, &left).await;
-        if let Ok(true) = noted {
+        if noted == Ok(true) {
             let mut rows = ledger.rows.lock();
             for place in &places {
                 match place {
@@ -234,10 +234,14 @@ impl Keeper<'_> {
         let lost = ledger.lease / RENEWALS * 2;
         let presence =
             members.iter().map(|change| scripts::presence(&ledger.names, &ledger.keys, lease, change, lost));
-        let commands =
-            presence.chain(claims.iter().map(|change| scripts::claim(&ledger.names, lease, change)));
-        match self.line.ask_each(commands.collect()).await {
-            Ok(answers) => Ok(self.written(lease, &members, &claims, answers)),
+        let claimed = claims.iter().map(|change| scripts::claim(&ledger.names, lease, change));
+        // If it is not admitted, what follows answers the same.
+        let admit = places.iter().map(|place| scripts::admit(&ledger.names, lease, place));
+        match self.line.ask_each(admit.chain(presence).chain(claimed).collect()).await {
+            Ok(mut answers) => {
+                let answers = answers.split_off(places.len());
+                Ok(self.written(lease, &members, &claims, answers))
+            }
             Err(fault) => {
                 let mut rows = ledger.rows.lock();
                 rows.roster.in_doubt(&members, lease);
@@ -264,6 +268,10 @@ impl Keeper<'_> {
                     rows.roster.put_back(std::slice::from_ref(change));
                     lost = Err(Lost);
                 }
+                Ok(Ok(FORGOTTEN)) => {
+                    rows.roster.put_back(std::slice::from_ref(change));
+                    rows.roster.forgotten(&change.channel);
+                }
                 Ok(answer) => rows.roster.answered(change, answer.unwrap_or_default(), lease, now),
                 Err(fault) => rows.roster.refused(change, &self.ledger.because(&fault)),
             }
@@ -273,6 +281,10 @@ impl Keeper<'_> {
                 Ok(Ok(LEASE_LOST)) => {
                     rows.book.in_doubt(std::slice::from_ref(change));
                     lost = Err(Lost);
+                }
+                Ok(Ok(FORGOTTEN)) => {
+                    rows.book.in_doubt(std::slice::from_ref(change));
+                    rows.book.forgotten(&change.user);
                 }
                 Ok(answer) => rows.book.answered(change, answer != Ok(0), lease),
                 Err(fault) => rows.book.refused(change, &self.ledger.because(&fault)),
@@ -297,8 +309,9 @@ impl Keeper<'_> {
             });
             commands.push(command);
         }
-        let answers = self.line.ask(commands).await?;
-        Ok(answers[..notes].iter().all(|answer| *answer == Value::Int(1)))
+        commands.extend(left.iter().map(|place| scripts::dismiss(names, lease, place)));
+        let answers = self.line.ask_each(commands).await?;
+        Ok(answers[..notes].iter().all(|answer| *answer == Ok(Value::Int(1))))
     }
 
     /// After a break nobody knows what was late on its way, or lost with a Redis that another one has replaced: compares
@@ -363,6 +376,8 @@ fn counts_commands(key: &str, counted: &[(u64, Channel)]) -> Vec<Cmd> {
 
 /// What a script answers when the lease is over.
 const LEASE_LOST: i64 = -1;
+/// What it answers when Redis does not know the lease in that place.
+const FORGOTTEN: i64 = -2;
 /// Renewals in the length of a lease: four may fail.
 const RENEWALS: u32 = 5;
 /// Rounds of counts in the length of a lease.

@@ -60,7 +60,7 @@ impl Names {
         self.named("fence", channel.as_str())
     }
 
-    /// How many members of a channel are present under each lease.
+    /// How many members of a channel are present under each lease that may write there.
     pub fn instances(&self, channel: &Channel) -> String {
         self.named("presence", channel.as_str())
     }
@@ -83,6 +83,11 @@ impl Names {
     /// Leases that may not claim connections for a user any more.
     pub fn user_fence(&self, user: &str) -> String {
         self.named("user-fence", user)
+    }
+
+    /// Leases that may claim connections for a user.
+    pub fn admitted(&self, user: &str) -> String {
+        self.named("admitted", user)
     }
 
     /// The connections of a user, each with its lease.
@@ -145,6 +150,7 @@ mod tests {
         }
         for user in ["", "ann", "}"] {
             assert_eq!(tag(&names.user_fence(user)), tag(&names.claims(user)));
+            assert_eq!(tag(&names.admitted(user)), tag(&names.claims(user)));
             assert!(!tag(&names.claims(user)).is_empty());
         }
         let shared =

@@ -285,6 +285,13 @@ impl Roster {
         channels.into_iter().cloned().map(Place::Channel).collect()
     }
 
+    /// Redis does not know that the lease may write here: it must be noted again, which says what has become of it.
+    pub fn forgotten(&mut self, channel: &Channel) {
+        if let Some(room) = self.rooms.get_mut(channel) {
+            room.noted = None;
+        }
+    }
+
     pub fn noted(&mut self, channel: &Channel, lease: Uuid) {
         if let Some(room) = self.rooms.get_mut(channel) {
             room.noted = Some(lease);

@@ -26,6 +26,8 @@ scripts! {
     LEAVE = "presence" "leave";
     SETTLE = "presence" "settle";
     EVICT = "presence" "evict";
+    ADMIT = "admit";
+    ADMIT_USER = "admit_user";
     CLAIM = "claim";
     DISCLAIM = "disclaim";
     RENEW = "renew";
@@ -36,7 +38,7 @@ scripts! {
 
 /// Those that an instance needs to write its own rows.
 pub(super) fn of_the_keeper() -> Vec<&'static Script> {
-    vec![&ENTER, &LEAVE, &SETTLE, &CLAIM, &RENEW, &NOTE, &CONDEMN]
+    vec![&ADMIT, &ENTER, &LEAVE, &SETTLE, &ADMIT_USER, &CLAIM, &RENEW, &NOTE, &CONDEMN]
 }
 
 /// Those that remove the rows of others.
@@ -102,8 +104,9 @@ pub(super) fn presence(
             command
         }
         roster::What::Settle => {
-            let mut command = SETTLE.command(&[&names.leaving(channel), &names.members(channel, lease)]);
-            command.arg(connection).arg(bus).arg(&LEFT_HEADER);
+            let [fence, instances, _, leaving, members] = member_keys(names, channel, lease);
+            let mut command = SETTLE.command(&[&fence, &instances, &leaving, &members]);
+            command.arg(lease.to_string()).arg(connection).arg(bus).arg(&LEFT_HEADER);
             command
         }
     }
@@ -113,7 +116,7 @@ pub(super) fn claim(names: &Names, lease: Uuid, change: &book::Change) -> Cmd {
     let connection = &change.connection.as_bytes()[..];
     match change.what {
         book::What::Claim { limit } => {
-            let mut command = CLAIM.command(&[&names.user_fence(&change.user), &names.claims(&change.user)]);
+            let mut command = CLAIM.command(&user_keys(names, &change.user).each_ref().map(String::as_str));
             command.arg(lease.to_string()).arg(connection).arg(limit.map_or(-1, i64::from));
             command
         }
@@ -136,11 +139,36 @@ pub(super) fn evict(names: &Names, keys: &Keys, lease: Uuid, place: &Place, rows
             command
         }
         Place::User(user) => {
-            let mut command = DISCLAIM.command(&[&names.user_fence(user), &names.claims(user)]);
+            let mut command = DISCLAIM.command(&user_keys(names, user).each_ref().map(String::as_str));
             command.arg(lease.to_string()).arg(millis(FENCE));
             command
         }
     }
+}
+
+/// Lets the lease write in a place that has been noted.
+pub(super) fn admit(names: &Names, lease: Uuid, place: &Place) -> Cmd {
+    let mut command = match place {
+        Place::Channel(channel) => ADMIT.command(&[&names.fence(channel), &names.instances(channel)]),
+        Place::User(user) => ADMIT_USER.command(&[&names.user_fence(user), &names.admitted(user)]),
+    };
+    command.arg(lease.to_string());
+    command
+}
+
+/// Takes that back, when no row is left there.
+pub(super) fn dismiss(names: &Names, lease: Uuid, place: &Place) -> Cmd {
+    let mut command = Cmd::new();
+    match place {
+        Place::Channel(channel) => command.arg("HDEL").arg(names.instances(channel)),
+        Place::User(user) => command.arg("SREM").arg(names.admitted(user)),
+    };
+    command.arg(lease.to_string());
+    command
+}
+
+fn user_keys(names: &Names, user: &str) -> [String; 3] {
+    [names.user_fence(user), names.admitted(user), names.claims(user)]
 }
 
 fn member_keys(names: &Names, channel: &Channel, lease: Uuid) -> [String; 5] {

@@ -1,12 +1,16 @@
--- KEYS: fence, claims of the user
+-- KEYS: fence, admitted, claims of the user
 -- ARGV: lease, connection, limit, or -1 for none
--- Answers 1 if the claim holds, 0 if there is no room, -1 if the lease is lost.
+-- Answers 1 if the claim holds, 0 if there is no room, -1 if the lease is lost, -2 if Redis has forgotten that it was
+-- admitted.
 if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then
   return -1
 end
+if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then
+  return -2
+end
 local limit = tonumber(ARGV[3])
-if limit >= 0 and redis.call('HLEN', KEYS[2]) >= limit and redis.call('HEXISTS', KEYS[2], ARGV[2]) == 0 then
+if limit >= 0 and redis.call('HLEN', KEYS[3]) >= limit and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
   return 0
 end
-redis.call('HSET', KEYS[2], ARGV[2], ARGV[1])
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[1])
 return 1

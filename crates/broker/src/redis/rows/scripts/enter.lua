@@ -1,9 +1,10 @@
 -- KEYS: fence, instances, users, leaving, members
 -- ARGV: lease, connection, user, member, Redis channel, header of the news, lease under which it was here before,
 --       1 if it has been told that it is here
--- Answers 0, or -1 if the lease is lost.
-if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then
-  return -1
+-- Answers 0, or why the lease may not write.
+local refused = refusal(KEYS[1], KEYS[2], ARGV[1])
+if refused < 0 then
+  return refused
 end
 local row = redis.call('HGET', KEYS[5], ARGV[2])
 redis.call('HSET', KEYS[5], ARGV[2], 'P' .. ARGV[4])

@@ -13,8 +13,8 @@ for at = 1, #rows, 2 do
   if string.sub(row, 1, 1) == 'P' then
     member = string.sub(row, 2)
     local user = user_of(member)
-    one_less(KEYS[2], ARGV[1])
-    told = one_less(KEYS[3], user) <= 0 or user == ''
+    one_less_here(KEYS[2], ARGV[1])
+    told = one_less_of(KEYS[3], user) <= 0 or user == ''
   elseif tonumber(string.sub(row, 2, 16)) <= now then
     member = string.sub(row, 17)
     local user = user_of(member)

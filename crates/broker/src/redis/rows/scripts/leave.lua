@@ -1,9 +1,10 @@
 -- KEYS: fence, instances, users, leaving, members
 -- ARGV: lease, connection, member, Redis channel, header of the news, lease under which it was here before,
 --       1 if it has been told that it is here, grace in milliseconds, grace if Redis has lost the row
--- Answers 0 if all is done, milliseconds until 'settle' is due, or -1 if the lease is lost.
-if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then
-  return -1
+-- Answers 0 if all is done, milliseconds until 'settle' is due, or why the lease may not write.
+local refused = refusal(KEYS[1], KEYS[2], ARGV[1])
+if refused < 0 then
+  return refused
 end
 local row = redis.call('HGET', KEYS[5], ARGV[2])
 local grace = tonumber(ARGV[8])
@@ -13,8 +14,8 @@ if row then
     return math.max(tonumber(string.sub(row, 2, 16)) - millis(), 1)
   end
   member = string.sub(row, 2)
-  one_less(KEYS[2], ARGV[1])
-  left = one_less(KEYS[3], user_of(member))
+  one_less_here(KEYS[2], ARGV[1])
+  left = one_less_of(KEYS[3], user_of(member))
 else
   if ARGV[7] == '0' or redis.call('SISMEMBER', KEYS[1], ARGV[6]) == 1 then
     return 0

@@ -11,11 +11,25 @@ local function user_of(member)
   return string.sub(member, 21, 20 + struct.unpack('>I4', member, 17))
 end
 
--- Counts down, and never below nothing, whatever Redis may have lost.
-local function one_less(key, field)
-  local left = redis.call('HINCRBY', key, field, -1)
+-- Whether a lease may write: 0 if it may, -1 if others have ended it, -2 if Redis has forgotten that it was admitted.
+local function refusal(fence, instances, lease)
+  if redis.call('SISMEMBER', fence, lease) == 1 then
+    return -1
+  end
+  return redis.call('HEXISTS', instances, lease) == 1 and 0 or -2
+end
+
+-- Both count down, and never below nothing, whatever Redis may have lost.
+local function one_less_here(instances, lease)
+  if redis.call('HINCRBY', instances, lease, -1) < 0 then
+    redis.call('HSET', instances, lease, 0)
+  end
+end
+
+local function one_less_of(users, user)
+  local left = redis.call('HINCRBY', users, user, -1)
   if left <= 0 then
-    redis.call('HDEL', key, field)
+    redis.call('HDEL', users, user)
   end
   return left
 end
