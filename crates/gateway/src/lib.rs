@@ -8,6 +8,7 @@ mod client_address;
 pub mod config;
 mod http;
 pub mod identity;
+mod inbound;
 mod instance;
 mod lifecycle;
 mod listener;

@@ -1,21 +1,21 @@
 //! The protocol of one connection after its handshake: what it sends becomes publications, pongs and
 //! ends. It never writes to the socket itself, so nothing here waits for a client to read.
 
-use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Socket};
-use fanfare_protocol::{ConnectionId, Kind, Publication};
+use fanfare_protocol::{Channel, ConnectionId, Kind, Publication};
+use fanfare_websocket::Limits;
 use fanfare_websocket::deflate::Agreed;
-use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use crate::admission::Permit;
 use crate::http::Terms;
+use crate::inbound::{Inbound, Read};
 use crate::worker::{SCRATCH, Worker};
 
 /// How often a publisher that waits for room looks whether it was told to go.
@@ -23,18 +23,20 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// One connection's state, from its first byte to its last.
 pub struct Session {
-    worker: Rc<Worker>,
-    key: Key,
-    id: ConnectionId,
-    terms: Terms,
-    decoder: Decoder,
+    inbound: Inbound,
+    outbound: Outbound,
+    _permit: Permit,
+}
+
+/// What becomes of its messages.
+struct Outbound {
+    channel: Channel,
+    /// The connection, if it is not to get what it publishes.
+    exclude: Option<ConnectionId>,
+    /// Nobody else is in its channel, so its publications need no broker.
+    alone: bool,
     /// Boxed because most connections have none.
     bucket: Option<Box<Bucket>>,
-    /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
-    deaf: bool,
-    /// It was a goodbye, so nothing comes after it.
-    closed_by_client: bool,
-    _permit: Permit,
 }
 
 impl Session {
@@ -47,17 +49,12 @@ impl Session {
         agreed: Option<&Agreed>,
         permit: Permit,
     ) -> Self {
-        let decoder = agreed.map(|agreed| Decoder::with_deflate(Role::Server, agreed));
+        let Terms { channel, echo, message_limit, fragments, alone } = terms;
         let bucket = Bucket::new(&worker.instance.config);
+        let limits = Limits { message: message_limit, fragments };
         Self {
-            worker,
-            key,
-            id,
-            terms,
-            decoder: decoder.unwrap_or(const { Decoder::new(Role::Server) }),
-            bucket,
-            deaf: false,
-            closed_by_client: false,
+            inbound: Inbound::new(worker, key, id, limits, agreed),
+            outbound: Outbound { channel, exclude: (!echo).then_some(id), alone, bucket },
             _permit: permit,
         }
     }
@@ -69,40 +66,31 @@ impl Session {
     )]
     pub fn run(mut self, socket: Rc<Socket>, early: Bytes) -> impl Future<Output = ()> {
         async move {
-            let mut published = self.take_in(&mut early.to_vec());
+            let (worker, key) = (self.inbound.worker.clone(), self.inbound.key);
+            let outbound = &mut self.outbound;
+            let mut published = false;
+            self.inbound.take_in(&mut early.to_vec(), |kind, payload| {
+                published = true;
+                outbound.publish(&worker, kind, payload)
+            });
             // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
             drop(early);
             let mut rush = 0;
-            loop {
-                // Both have said goodbye: closing now spares the wait for a peer that waits for this.
-                if self.closed_by_client && self.worker.shard.is_written(self.key) {
-                    break;
-                }
-                if socket.readable().await.is_err() {
-                    break;
-                }
+            while !self.inbound.is_over() && socket.readable().await.is_ok() {
                 // Asked just before reading, or all who were silent till now could come in at the same time.
-                if published || self.worker.instance.hub.pressed() {
+                if published || worker.instance.hub.pressed() {
                     // Boxed, or every idle connection would keep the room for it.
-                    Box::pin(self.wait_for_room()).await;
+                    Box::pin(wait_for_room(&worker, key)).await;
                 }
-                // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
-                rush += {
-                    let worker = self.worker.clone();
-                    let mut scratch = worker.scratch.borrow_mut();
-                    match socket.try_read(&mut scratch) {
-                        Ok(0) => break,
-                        Ok(read) => {
-                            published = self.take_in(&mut scratch[..read]);
-                            read
-                        }
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                            (published, rush) = (false, 0);
-                            continue;
-                        }
-                        Err(_) => break,
-                    }
-                };
+                let read = self.inbound.read(&socket, |kind, payload| {
+                    published = true;
+                    outbound.publish(&worker, kind, payload)
+                });
+                match read {
+                    Read::Ended => break,
+                    Read::Dry => (published, rush) = (false, 0),
+                    Read::Bytes(bytes) => rush += bytes,
+                }
                 // A socket that never runs dry would keep the thread from everybody else. Not after each
                 // read: what is published together is written together.
                 if rush >= SCRATCH {
@@ -110,106 +98,44 @@ impl Session {
                     yield_now().await;
                 }
             }
-            self.worker.shard.remove(self.key);
-        }
-    }
-
-    /// Decodes and carries out. True if something was published.
-    fn take_in(&mut self, mut bytes: &mut [u8]) -> bool {
-        let worker = self.worker.clone();
-        let shard = &worker.shard;
-        shard.stats().bytes_in.add(bytes.len() as u64);
-        let limits = Limits { message: self.terms.message_limit, fragments: self.terms.fragments };
-        let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Role::Server));
-        let (mut published, mut pongs, mut end) = (false, BytesMut::new(), None);
-        let mut inflater = worker.inflater.borrow_mut();
-        while !self.deaf && end.is_none() {
-            match decoder.next_inflating(&mut bytes, &limits, &mut inflater) {
-                Ok(None) => break,
-                Ok(Some(event)) => {
-                    shard.heard(self.key);
-                    match event {
-                        Event::Text(text) => published |= self.publish(Kind::Text, text.as_bytes()),
-                        Event::Binary(bytes) => published |= self.publish(Kind::Binary, bytes),
-                        // One write for a flood of them.
-                        Event::Ping(payload) => pongs.extend_from_slice(&frame(Opcode::Pong, payload)),
-                        Event::Pong(_) => {}
-                        Event::Close(code, _) => {
-                            self.closed_by_client = true;
-                            end = Some(End::ClosedByClient(code));
-                        }
-                    }
-                }
-                Err(offence) => {
-                    tracing::debug!(id = %self.id, "the client broke the protocol: {offence}");
-                    end = Some(end_of(&offence));
-                }
-            }
-        }
-        self.decoder = decoder;
-        if !pongs.is_empty() {
-            shard.send(self.key, &pongs.freeze());
-        }
-        if let Some(end) = end {
-            self.end(end);
-        }
-        published
-    }
-
-    fn publish(&mut self, kind: Kind, payload: &[u8]) -> bool {
-        self.worker.shard.stats().messages_in.add(1);
-        if self.bucket.as_mut().is_some_and(|bucket| !bucket.take()) {
-            self.end(End::RateLimited);
-            return false;
-        }
-        if self.worker.shard.is_closing(self.key) {
-            // Told to go, it may not have heard yet; what it says now comes after its end.
-            self.deaf = true;
-            return false;
-        }
-        let publication = Publication {
-            exclude: (!self.terms.echo).then_some(self.id),
-            ..Publication::new(kind, Bytes::copy_from_slice(payload))
-        };
-        let instance = &self.worker.instance;
-        if self.terms.alone {
-            instance.relay.deliver(&self.terms.channel, publication);
-        } else {
-            self.worker.shard.stats().publications.add(1);
-            instance.broker.publish(&self.terms.channel, publication);
-        }
-        true
-    }
-
-    fn end(&mut self, end: End) {
-        self.deaf = true;
-        self.worker.shard.end(self.key, end);
-    }
-
-    /// A publisher reads on when the workers and the bus have room for what it may send, or when it
-    /// was told to go: then it must be seen to go.
-    async fn wait_for_room(&self) {
-        let instance = &self.worker.instance;
-        let room = async {
-            instance.hub.relieved().await;
-            instance.broker.ready().await;
-        };
-        tokio::pin!(room);
-        while timeout(LOOK, &mut room).await.is_err() {
-            if self.worker.shard.is_closing(self.key) {
-                return;
-            }
-            // What it has sent meanwhile is not read, so its silence says nothing.
-            self.worker.shard.heard(self.key);
+            worker.shard.remove(key);
         }
     }
 }
 
-fn end_of(offence: &Offence) -> End {
-    match offence {
-        Offence::TooBig { .. } => End::TooBig,
-        Offence::InvalidUtf8 => End::InvalidUtf8,
-        other => End::ProtocolError(other.close_code()),
+impl Outbound {
+    fn publish(&mut self, worker: &Worker, kind: Kind, payload: &[u8]) -> Option<End> {
+        if self.bucket.as_mut().is_some_and(|bucket| !bucket.take()) {
+            return Some(End::RateLimited);
+        }
+        let publication =
+            Publication { exclude: self.exclude, ..Publication::new(kind, Bytes::copy_from_slice(payload)) };
+        let instance = &worker.instance;
+        if self.alone {
+            instance.relay.deliver(&self.channel, publication);
+        } else {
+            worker.shard.stats().publications.add(1);
+            instance.broker.publish(&self.channel, publication);
+        }
+        None
+    }
+}
+
+/// A publisher reads on when the workers and the bus have room for what it may send, or when it was told to
+/// go: then it must be seen to go.
+pub async fn wait_for_room(worker: &Worker, key: Key) {
+    let instance = &worker.instance;
+    let room = async {
+        instance.hub.relieved().await;
+        instance.broker.ready().await;
+    };
+    tokio::pin!(room);
+    while timeout(LOOK, &mut room).await.is_err() {
+        if worker.shard.is_closing(key) {
+            return;
+        }
+        // What it has sent meanwhile is not read, so its silence says nothing.
+        worker.shard.heard(key);
     }
 }
 

@@ -1,0 +1,132 @@
+//! What a client's WebSocket sends, whatever is spoken on it: bytes become messages, and what RFC 6455 wants of a
+//! server is done. What a message means is for the session to say.
+
+use std::io::ErrorKind;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use fanfare_hub::{End, Key, Socket};
+use fanfare_protocol::{ConnectionId, Kind};
+use fanfare_websocket::deflate::Agreed;
+use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
+
+use crate::worker::Worker;
+
+/// The reading side of one connection.
+pub struct Inbound {
+    pub worker: Rc<Worker>,
+    pub key: Key,
+    pub id: ConnectionId,
+    limits: Limits,
+    decoder: Decoder,
+    /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
+    deaf: bool,
+    /// It was a goodbye, so nothing comes after it.
+    closed_by_client: bool,
+}
+
+/// What came of one look at the socket.
+pub enum Read {
+    /// So many bytes, whose messages have been handed over.
+    Bytes(usize),
+    /// Nothing is there now.
+    Dry,
+    /// Nothing will come any more.
+    Ended,
+}
+
+impl Inbound {
+    /// Of a connection that has been opened, and has agreed on this compression, if on any.
+    pub fn new(
+        worker: Rc<Worker>,
+        key: Key,
+        id: ConnectionId,
+        limits: Limits,
+        agreed: Option<&Agreed>,
+    ) -> Self {
+        let decoder = agreed.map(|agreed| Decoder::with_deflate(Role::Server, agreed));
+        let decoder = decoder.unwrap_or(const { Decoder::new(Role::Server) });
+        Self { worker, key, id, limits, decoder, deaf: false, closed_by_client: false }
+    }
+
+    /// Whether both have said goodbye: closing now spares the wait for a peer that waits for this.
+    pub fn is_over(&self) -> bool {
+        self.closed_by_client && self.worker.shard.is_written(self.key)
+    }
+
+    /// Reads once. `take` gets each message, and may end the connection.
+    pub fn read(&mut self, socket: &Socket, take: impl FnMut(Kind, &[u8]) -> Option<End>) -> Read {
+        let worker = self.worker.clone();
+        // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
+        let mut scratch = worker.scratch.borrow_mut();
+        match socket.try_read(&mut scratch) {
+            Ok(0) => Read::Ended,
+            Ok(read) => {
+                self.take_in(&mut scratch[..read], take);
+                Read::Bytes(read)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Read::Dry,
+            Err(_) => Read::Ended,
+        }
+    }
+
+    /// Decodes what has come. `take` gets each message, and may end the connection.
+    pub fn take_in(&mut self, mut bytes: &mut [u8], mut take: impl FnMut(Kind, &[u8]) -> Option<End>) {
+        let worker = self.worker.clone();
+        let shard = &worker.shard;
+        shard.stats().bytes_in.add(bytes.len() as u64);
+        let (mut pongs, mut end) = (BytesMut::new(), None);
+        let mut inflater = worker.inflater.borrow_mut();
+        while !self.deaf && end.is_none() {
+            match self.decoder.next_inflating(&mut bytes, &self.limits, &mut inflater) {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    shard.heard(self.key);
+                    let mut message = |kind, payload| {
+                        shard.stats().messages_in.add(1);
+                        take(kind, payload)
+                    };
+                    match event {
+                        Event::Text(text) => end = message(Kind::Text, text.as_bytes()),
+                        Event::Binary(bytes) => end = message(Kind::Binary, bytes),
+                        // One write for a flood of them.
+                        Event::Ping(payload) => pongs.extend_from_slice(&frame(Opcode::Pong, payload)),
+                        Event::Pong(_) => {}
+                        Event::Close(code, _) => {
+                            self.closed_by_client = true;
+                            end = Some(End::ClosedByClient(code));
+                        }
+                    }
+                }
+                Err(offence) => {
+                    tracing::debug!(id = %self.id, "the client broke the protocol: {offence}");
+                    end = Some(end_of(&offence));
+                }
+            }
+            if shard.is_closing(self.key) {
+                // Told to go, it may not have heard yet; what it says now comes after its end.
+                self.deaf = true;
+            }
+        }
+        if !pongs.is_empty() {
+            shard.send(self.key, &pongs.freeze());
+        }
+        if let Some(end) = end {
+            self.end(end);
+        }
+    }
+
+    /// Ends the connection, unless it has ended, and hears nothing of it any more.
+    pub fn end(&mut self, end: End) {
+        self.deaf = true;
+        self.worker.shard.end(self.key, end);
+    }
+}
+
+fn end_of(offence: &Offence) -> End {
+    match offence {
+        Offence::TooBig { .. } => End::TooBig,
+        Offence::InvalidUtf8 => End::InvalidUtf8,
+        other => End::ProtocolError(other.close_code()),
+    }
+}
