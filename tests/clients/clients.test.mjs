@@ -1,6 +1,7 @@
 // Ordinary clients in one channel across two instances: wscat, Python's websockets, ws for Node, Chromium and
-// redis-cli. Each says something, and every other hears it as it was said.
+// redis-cli. Each says something, and every other hears it as it was said, compressed or not.
 
+import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -18,11 +19,12 @@ const clients = new Map();
 const ends = [];
 
 before(async () => {
-  here = await cluster(2);
+  here = await cluster(2, ["--compression", "--compression-threshold", "1"]);
   const [one, other] = here.instances;
   clients.set("wscat", await wscat(one));
   clients.set("Python websockets", await python(other.url("lobby")));
-  clients.set("ws for Node", await ws(other.url("lobby")));
+  clients.set("ws for Node", await ws(other.url("lobby"), true));
+  clients.set("ws without compression", await ws(one.url("lobby"), false));
   clients.set("Chromium", await page(one.page));
   // It can only publish.
   clients.set("redis-cli", { say: (text) => here.redis.cli("PUBLISH", "fanfare:channel:lobby", text) });
@@ -70,11 +72,12 @@ async function python(url) {
   };
 }
 
-async function ws(url) {
-  const socket = new WebSocket(url);
+async function ws(url, perMessageDeflate) {
+  const socket = new WebSocket(url, { perMessageDeflate: perMessageDeflate && { threshold: 0 } });
   const heard = [];
   socket.on("message", (data, binary) => heard.push(binary ? { hex: data.toString("hex") } : { text: data.toString() }));
   await new Promise((done, fail) => socket.once("open", done).once("error", fail));
+  assert.equal(socket.extensions.includes("permessage-deflate"), perMessageDeflate);
   ends.push(() => socket.terminate());
   return {
     say: (text) => socket.send(text),
@@ -103,9 +106,12 @@ async function page(address) {
   };
 }
 
-for (const speaker of ["wscat", "Python websockets", "ws for Node", "redis-cli"]) {
+const SPEAKERS = ["wscat", "Python websockets", "ws for Node", "ws without compression", "redis-cli"];
+
+for (const speaker of SPEAKERS) {
   test(`everybody hears ${speaker}`, async () => {
-    const text = `žluťoučký kůň says ${speaker}`;
+    // Long enough to become shorter.
+    const text = `${"žluťoučký kůň ".repeat(20)}says ${speaker}`;
     await clients.get(speaker).say(text);
     for (const [name, client] of clients) {
       if (client.hears) await eventually(`${name} hears ${speaker}`, () => client.hears(text));
@@ -122,12 +128,21 @@ test("everybody hears Chromium", async () => {
   await eventually("the page hears itself", () => clients.get("Chromium").hears("from the page"));
 });
 
-for (const speaker of ["Python websockets", "ws for Node"]) {
+for (const speaker of ["Python websockets", "ws for Node", "ws without compression"]) {
   test(`binary from ${speaker} stays binary`, async () => {
-    const hex = speaker.startsWith("Python") ? "00ff10" : "fa0124";
+    const hex = `${Buffer.from(speaker).toString("hex")}${"00ff10fa".repeat(100)}`;
     await clients.get(speaker).sayBytes(hex);
     for (const [name, client] of clients) {
       if (client.hearsBytes) await eventually(`${name} hears bytes of ${speaker}`, () => client.hearsBytes(hex));
     }
   });
 }
+
+test("what was said was compressed, once for all who could take it", async () => {
+  for (const instance of here.instances) {
+    const metrics = await (await fetch(new URL("metrics", instance.page))).text();
+    const value = (name) => Number(metrics.match(new RegExp(`^${name} (\\S+)$`, "m"))[1]);
+    assert.ok(value("fanfare_compressed_subscriptions") > 0);
+    assert.ok(value("fanfare_deflated_frame_bytes_total") < value("fanfare_deflated_payload_bytes_total") / 2);
+  }
+});

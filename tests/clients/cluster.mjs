@@ -91,11 +91,15 @@ class Instance extends Process {
   }
 
   get page() {
-    return `http://127.0.0.1:${this.port}/`;
+    return `http${this.secure}://127.0.0.1:${this.port}/`;
   }
 
   url(channel) {
-    return `ws://127.0.0.1:${this.port}/ws/${channel}`;
+    return `ws${this.secure}://127.0.0.1:${this.port}/ws/${channel}`;
+  }
+
+  get secure() {
+    return this.flags.includes("--tls-cert") ? "s" : "";
   }
 
   async begin() {
@@ -116,6 +120,11 @@ class Instance extends Process {
     await Promise.race([this.failed, listening]);
     return this;
   }
+}
+
+/** One instance that serves from memory. */
+export async function alone(flags = []) {
+  return new Instance(await freePort(), flags).begin();
 }
 
 /** A Redis and `count` instances over it; `flags` go to each of them. */
