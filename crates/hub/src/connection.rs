@@ -127,7 +127,7 @@ impl Connection {
             && let Some(socket) = &self.socket
         {
             match socket.try_write(&chunk.bytes) {
-                Ok(all) if all == chunk.bytes.len() => return Sent::Whole,
+                Ok(all) if all == chunk.bytes.len() && socket.is_flushed() => return Sent::Whole,
                 Ok(part) => written = part,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Sent::Broken,
@@ -135,7 +135,8 @@ impl Connection {
         }
         let outbox = self.outbox.get_or_insert_default();
         outbox.push(chunk.clone(), written);
-        if outbox.exceeds(self.outbox_limit) { Sent::Overflowed } else { Sent::Queued }
+        let sealed = self.socket.as_ref().map_or(0, |socket| socket.waiting());
+        if outbox.exceeds(self.outbox_limit.saturating_sub(sealed)) { Sent::Overflowed } else { Sent::Queued }
     }
 
     /// The last words, or the cut where there are none. What a slow consumer has not begun to take is thrown
@@ -157,8 +158,12 @@ impl Connection {
         let sent = self.send(&words);
         match (sent, end, &self.socket) {
             // The peer has said all that it will: its reader closes the socket now.
-            (Sent::Whole, End::ClosedByClient(_), _) => {}
-            (Sent::Whole, _, Some(socket)) => socket.finish_writing(),
+            (Sent::Whole, End::ClosedByClient(_), Some(socket)) if socket.say_end() => {}
+            (Sent::Whole, _, Some(socket)) if socket.finish_writing() => {}
+            (Sent::Whole, _, Some(_)) => {
+                self.outbox = Some(Box::default());
+                return Sent::Queued;
+            }
             (Sent::Broken, ..) => {
                 self.cut();
                 return Sent::Whole;
@@ -188,6 +193,12 @@ impl Connection {
             }
         }
         its
+    }
+
+    /// How many bytes wait for its socket.
+    pub(crate) fn waiting(&self) -> usize {
+        let Some(outbox) = &self.outbox else { return 0 };
+        outbox.bytes() + self.socket.as_ref().map_or(0, |socket| socket.waiting())
     }
 
     /// Ends both directions now; the reader wakes and frees its place.

@@ -19,6 +19,7 @@ mod shard;
 mod socket;
 mod stats;
 mod subscription;
+mod tls;
 mod wheel;
 
 pub use context::Context;
@@ -32,3 +33,4 @@ pub use shard::{Observer, Placed, Shard};
 pub use socket::Socket;
 pub use stats::{Count, Stats};
 pub use subscription::{OnGap, Subscription, WhenSlow};
+pub use tls::Tls;

@@ -1,5 +1,6 @@
 //! Bytes that a socket did not take yet. It exists only while there are some, and holds references to
-//! the shared frames, not copies. It does not decide what happens when it grows too large.
+//! the shared frames, not copies; it is empty while a socket that speaks TLS has yet to get rid of what it
+//! sealed. It does not decide what happens when it grows too large.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -42,6 +43,9 @@ impl Outbox {
     /// Queues what is left of a chunk, of which `written` bytes have gone out.
     pub(crate) fn push(&mut self, mut chunk: Chunk, written: usize) {
         debug_assert!(written == 0 || self.chunks.is_empty(), "only the first entry can be partly written");
+        if written == chunk.bytes.len() {
+            return;
+        }
         self.begun |= written > 0;
         chunk.bytes.advance(written);
         self.bytes += chunk.bytes.len();
@@ -97,8 +101,8 @@ impl Outbox {
         u64::from(chunk.publications)
     }
 
-    /// Writes until the socket is full or nothing is left. `Ok` in both cases.
-    pub(crate) fn write_to(&mut self, socket: &Socket) -> io::Result<()> {
+    /// Writes until the socket is full or nothing is left, in which case it is true.
+    pub(crate) fn write_to(&mut self, socket: &Socket) -> io::Result<bool> {
         while !self.chunks.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut count = 0;
@@ -109,12 +113,12 @@ impl Outbox {
             match socket.try_write_vectored(&slices[..count]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => self.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        socket.flush()
     }
 
     /// Forgets every entry of which nothing has gone out, so that a Close frame can follow at once.

@@ -169,6 +169,10 @@ impl Registry {
     /// The handshake is answered and this is the socket. Whoever was ended meanwhile is told so now.
     pub(crate) fn open(&mut self, key: Key, socket: Rc<Socket>) {
         let Some(connection) = find(&mut self.connections, key) else { return };
+        if !socket.is_flushed() {
+            // The end of the handshake's answer; what is published now comes behind it.
+            connection.outbox.get_or_insert_default();
+        }
         connection.socket = Some(socket);
         connection.heard = self.wheel.now();
         if connection.state == State::Joining {
@@ -196,16 +200,14 @@ impl Registry {
             connection.flushing = false;
             return true;
         };
-        match outbox.write_to(socket) {
-            Ok(()) if outbox.is_empty() => {
+        let closing = connection.state == State::Closing;
+        match outbox.write_to(socket).map(|all| all && (!closing || socket.finish_writing())) {
+            Ok(true) => {
                 connection.outbox = None;
                 connection.flushing = false;
-                if connection.state == State::Closing {
-                    socket.finish_writing();
-                }
                 true
             }
-            Ok(()) => {
+            Ok(false) => {
                 if !std::mem::replace(&mut connection.flushing, true) {
                     self.blocked.push((key, socket.clone()));
                 }
@@ -307,7 +309,7 @@ impl Registry {
                 State::Closing => census.closing += 1,
                 State::Joining => {}
             }
-            census.outbox_bytes += connection.outbox.as_ref().map_or(0, |outbox| outbox.bytes() as u64);
+            census.outbox_bytes += connection.waiting() as u64;
             census.compressed +=
                 u64::from(connection.context.is_some() && connection.state != State::Closing);
         }

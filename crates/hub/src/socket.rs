@@ -1,6 +1,7 @@
-//! The byte stream of one connection, as the shard writes it and the session reads it: only what does
-//! not wait, and two ways to wait. It knows nothing of frames.
+//! The byte stream of one connection, plain or TLS, as the shard writes it and the session reads it: only what does not
+//! wait, and two ways to wait. It knows nothing of frames.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::time::Duration;
@@ -8,51 +9,140 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// A connected socket without any buffer of its own.
-pub struct Socket(TcpStream);
+use crate::tls::Tls;
+
+/// A connected socket. Without TLS it has no buffer of its own; with TLS it may hold a few records that the kernel did
+/// not take.
+pub struct Socket(Stream);
+
+enum Stream {
+    Plain(TcpStream),
+    /// Boxed, because keys are forty times the size of a plain socket.
+    Tls(Box<Sealed>),
+}
+
+struct Sealed {
+    stream: TcpStream,
+    tls: RefCell<Tls>,
+}
 
 impl Socket {
     /// Takes the stream out of the handshake.
     pub fn new(stream: TcpStream) -> Self {
-        Self(stream)
+        Self(Stream::Plain(stream))
+    }
+
+    /// The same for one on which TLS is spoken, and has been agreed upon.
+    pub fn secure(stream: TcpStream, tls: Tls) -> Self {
+        Self(Stream::Tls(Box::new(Sealed { stream, tls: RefCell::new(tls) })))
     }
 
     /// Resolves when `try_read` may find something, an end or an error included.
     pub async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await
+        if let Stream::Tls(sealed) = &self.0
+            && sealed.tls.borrow().has_news()
+        {
+            return Ok(());
+        }
+        self.stream().readable().await
     }
 
-    /// Resolves when `try_write` may take something.
+    /// Resolves when `try_write` or `flush` may get rid of something.
     pub async fn writable(&self) -> io::Result<()> {
-        self.0.writable().await
+        self.stream().writable().await
     }
 
     /// Reads what is there; `WouldBlock` if nothing is, 0 at the end.
     pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(into)
+        match &self.0 {
+            Stream::Plain(stream) => stream.try_read(into),
+            Stream::Tls(sealed) => sealed.tls.borrow_mut().read(&sealed.stream, into),
+        }
     }
 
-    /// Writes what the kernel takes at once; `WouldBlock` if nothing.
+    /// Takes what the kernel takes at once, and with TLS a few records more, for which `is_flushed` is to be asked;
+    /// `WouldBlock` if nothing.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        match &self.0 {
+            Stream::Plain(stream) => stream.try_write(bytes),
+            Stream::Tls(sealed) => sealed.tls.borrow_mut().write(&sealed.stream, &[IoSlice::new(bytes)]),
+        }
     }
 
     /// The same for several slices.
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
+        match &self.0 {
+            Stream::Plain(stream) => stream.try_write_vectored(slices),
+            Stream::Tls(sealed) => sealed.tls.borrow_mut().write(&sealed.stream, slices),
+        }
     }
 
-    /// Says that nothing more will be written; what the peer still sends can be read.
-    pub(crate) fn finish_writing(&self) {
-        // An error means that the peer has gone, which the reader finds out by itself.
-        let _ = SockRef::from(&self.0).shutdown(Shutdown::Write);
+    /// Whether all that was taken has reached the kernel. If not, `flush` is to be called when the socket is writable.
+    pub(crate) fn is_flushed(&self) -> bool {
+        match &self.0 {
+            Stream::Plain(_) => true,
+            Stream::Tls(sealed) => sealed.tls.borrow().is_flushed(),
+        }
+    }
+
+    /// How many bytes were taken and have not reached the kernel.
+    pub(crate) fn waiting(&self) -> usize {
+        match &self.0 {
+            Stream::Plain(_) => 0,
+            Stream::Tls(sealed) => sealed.tls.borrow().waiting(),
+        }
+    }
+
+    /// Gives the kernel what waits. Whether nothing is left.
+    pub(crate) fn flush(&self) -> io::Result<bool> {
+        match &self.0 {
+            Stream::Plain(_) => Ok(true),
+            Stream::Tls(sealed) => sealed.tls.borrow_mut().flush(&sealed.stream),
+        }
+    }
+
+    /// Says that nothing more will be written; what the peer still sends can be read. False if the socket is too full
+    /// even for that: it is to be called again when it is writable.
+    pub(crate) fn finish_writing(&self) -> bool {
+        let said = self.say_end();
+        if said {
+            // An error means that the peer has gone, which the reader finds out by itself.
+            let _ = SockRef::from(self.stream()).shutdown(Shutdown::Write);
+        }
+        said
+    }
+
+    /// Tells a peer that knows already, and before the socket is closed at once: TLS has a word of its own for it.
+    /// False as for `finish_writing`.
+    pub(crate) fn say_end(&self) -> bool {
+        match &self.0 {
+            Stream::Plain(_) => true,
+            Stream::Tls(sealed) => sealed.tls.borrow_mut().finish(&sealed.stream).unwrap_or(true),
+        }
     }
 
     /// Ends both directions now, so that the reader wakes; what waits in the kernel is thrown away,
     /// which frees the memory that a peer who does not read would hold for minutes.
     pub(crate) fn cut(&self) {
-        let socket = SockRef::from(&self.0);
+        let socket = SockRef::from(self.stream());
         let _ = socket.set_linger(Some(Duration::ZERO));
         let _ = socket.shutdown(Shutdown::Both);
+    }
+
+    fn stream(&self) -> &TcpStream {
+        match &self.0 {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(sealed) => &sealed.stream,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_socket_costs_what_a_stream_costs() {
+        assert_eq!(size_of::<Socket>(), size_of::<TcpStream>());
     }
 }
