@@ -21,3 +21,4 @@ mod metrics;
 mod promises;
 mod redis_faults;
 mod relay;
+mod tls;

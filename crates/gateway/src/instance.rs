@@ -13,6 +13,7 @@ use crate::identity::Verifier;
 use crate::readiness::Readiness;
 use crate::relay::HubRelay;
 use crate::telemetry::Telemetry;
+use crate::tls::LiveCertificate;
 
 /// One running gateway.
 pub struct Instance {
@@ -27,6 +28,8 @@ pub struct Instance {
     /// What tokens are checked with. What they open is in `config.channels`.
     pub identity: Verifier,
     pub telemetry: Telemetry,
+    /// What clients are shown; nothing where `listen` is plain.
+    pub certificate: Option<Arc<LiveCertificate>>,
 }
 
 /// How far the instance has come towards its end. It only moves forward.

@@ -19,8 +19,10 @@ mod relay;
 mod serve;
 mod session;
 mod telemetry;
+mod tls;
 mod worker;
 
-pub use lifecycle::{Outcome, run};
+pub use lifecycle::{Outcome, Signals, run};
 pub use listener::Listeners;
 pub use serve::serve;
+pub use tls::LiveCertificate;

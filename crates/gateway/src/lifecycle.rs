@@ -22,6 +22,7 @@ use crate::instance::{Instance, Phase};
 use crate::listener::Listeners;
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
+use crate::tls::LiveCertificate;
 use crate::worker;
 
 /// The longest header of a server's frame (RFC 6455 section 5.2).
@@ -42,6 +43,14 @@ pub enum Outcome {
     },
 }
 
+/// What tells an instance something from outside.
+pub struct Signals {
+    /// To end; a second time, to end at once.
+    pub shutdown: mpsc::Receiver<()>,
+    /// To read its certificate again.
+    pub hangup: mpsc::Receiver<()>,
+}
+
 /// Serves until `shutdown` yields, then drains; a second time ends it at once. The current thread is
 /// the backend's: it runs the broker and the operators' address. `open_files` is the process' limit.
 ///
@@ -51,9 +60,11 @@ pub enum Outcome {
 pub async fn run(
     config: Config,
     listeners: Listeners,
+    certificate: Option<Arc<LiveCertificate>>,
     open_files: usize,
-    mut shutdown: mpsc::Receiver<()>,
+    signals: Signals,
 ) -> anyhow::Result<Outcome> {
+    let Signals { mut shutdown, hangup } = signals;
     let (address, internal_address) = (listeners.address()?, listeners.internal_address()?);
     let (hub, inboxes) = Hub::new(listeners.public.len(), PHRASES);
     let relay = Arc::new(HubRelay::new(hub.clone(), compression(&config)));
@@ -66,6 +77,7 @@ pub async fn run(
         rejected: crate::http::Rejected::default(),
         telemetry: Telemetry::new()?,
         identity: Verifier::new(&config),
+        certificate,
         config,
         hub,
         relay,
@@ -77,7 +89,7 @@ pub async fn run(
     });
     let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
     drop(each_drained);
-    start_backend(&instance, listeners.internal)?;
+    start_backend(&instance, listeners.internal, hangup)?;
     instance.readiness.serving();
     tracing::info!(
         %address,
@@ -85,6 +97,7 @@ pub async fn run(
         instance = %instance.id,
         version = env!("CARGO_PKG_VERSION"),
         workers = workers.len(),
+        tls = instance.certificate.is_some(),
         broker = if instance.config.redis.is_some() { "redis" } else { "memory" },
         "listening"
     );
@@ -119,7 +132,9 @@ fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Ar
 fn start_backend(
     instance: &Arc<Instance>,
     internal_listener: Option<std::net::TcpListener>,
+    hangup: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
+    tokio::spawn(heed(hangup, instance.certificate.clone()));
     tokio::spawn(instance.readiness.clone().watch(instance.hub.clone(), instance.broker.clone()));
     let kept = instance.clone();
     tokio::spawn(async move { kept.telemetry.upkeep().await });
@@ -132,6 +147,16 @@ fn start_backend(
         tokio::spawn(async move { axum::serve(listener, routes).await });
     }
     Ok(())
+}
+
+/// SIGHUP ends a process that has no ear for it, and an instance without TLS has nothing to read again.
+async fn heed(mut hangup: mpsc::Receiver<()>, certificate: Option<Arc<LiveCertificate>>) {
+    if let Some(certificate) = certificate {
+        return certificate.keep_fresh(hangup).await;
+    }
+    while hangup.recv().await.is_some() {
+        tracing::info!("SIGHUP: nothing to read again, there is no certificate");
+    }
 }
 
 /// Waits for the first signal, then for load balancers to notice. A second signal cuts that short.

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use bytes::Bytes;
 use fanfare_broker::Broker;
 use fanfare_hub::{End, Inbox, Key, Observer, Settings, Shard, Socket};
 use fanfare_protocol::Channel;
@@ -21,9 +23,11 @@ use http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, UpgradeableConnection};
 use hyper::service::{HttpService, service_fn};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
@@ -33,6 +37,7 @@ use crate::http::{Handoff, Rejection, Upgrade, id_value, is_upgrade, public, upg
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, accept, read_header};
 use crate::session::Session;
+use crate::tls::{Handshake, LiveCertificate, TlsStream, refuse_plain_http, shake_hands};
 
 /// One read takes at most so much. Larger would only make a busy publisher less fair to its neighbours.
 pub const SCRATCH: usize = 64 << 10;
@@ -56,6 +61,8 @@ pub struct Worker {
     pub instance_id: HeaderValue,
     router: Router,
     draining: Cell<bool>,
+    /// Whose turn it is to reckon for a TLS handshake.
+    turns: Semaphore,
 }
 
 /// Starts a worker on a thread of its own. Told to drain, it drops `drained` when its connections have
@@ -92,6 +99,7 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             inflater: RefCell::default(),
             draining: Cell::new(false),
+            turns: Semaphore::new(1),
             instance,
             shard,
         })
@@ -149,6 +157,48 @@ impl Worker {
                 }
             }
         }
+        match &self.instance.certificate {
+            None => self.speak_http(stream, peer, deadline).await,
+            Some(certificate) => {
+                if let Some(stream) = self.secure(stream, peer, deadline, certificate).await {
+                    self.speak_http(stream, peer, deadline).await;
+                }
+            }
+        }
+    }
+
+    /// Agrees on TLS in time, or counts why not.
+    async fn secure(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        deadline: Instant,
+        certificate: &LiveCertificate,
+    ) -> Option<TlsStream> {
+        let rejection =
+            match timeout_at(deadline, shake_hands(stream, certificate.server(), &self.turns)).await {
+                Ok(Handshake::Done(stream)) => return Some(stream),
+                Ok(Handshake::Nothing) => return None,
+                Ok(Handshake::PlainHttp(stream)) => {
+                    self.instance.rejected.count(&Rejection::Tls, peer.ip());
+                    let _ = timeout_at(deadline, refuse_plain_http(stream)).await;
+                    return None;
+                }
+                Ok(Handshake::Failed(error)) => {
+                    tracing::debug!(%peer, "TLS handshake failed: {error}");
+                    Rejection::Tls
+                }
+                Err(_) => Rejection::Timeout,
+            };
+        self.instance.rejected.count(&rejection, peer.ip());
+        None
+    }
+
+    async fn speak_http<S>(self: &Rc<Self>, stream: S, peer: SocketAddr, deadline: Instant)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let config = &self.instance.config;
         let (handoff, kept) = (Handoff::default(), Cell::new(false));
         let service = service_fn(|request| {
             // A connection that was kept open and asks again begins anew.
@@ -163,12 +213,14 @@ impl Worker {
             .max_buf_size(HEADERS)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        if let Err(error) = converse_for(ORDINARY + config.handshake_timeout, connection).await {
-            tracing::debug!(%peer, "HTTP connection ended: {error}");
+        let connection = pin!(connection);
+        match converse_for(ORDINARY, deadline, &kept, connection).await {
+            Some(Ok(())) => {}
             // One that was kept open and asks for nothing more has not tried to shake hands.
-            if error.is_timeout() && !kept.get() {
-                self.instance.rejected.count(&Rejection::Timeout, peer.ip());
+            Some(Err(error)) if !error.is_timeout() || kept.get() => {
+                tracing::debug!(%peer, "HTTP connection ended: {error}");
             }
+            _ => self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
         }
         if let Some(upgrade) = handoff.take() {
             self.clone().begin(upgrade).await;
@@ -196,37 +248,54 @@ impl Worker {
     /// an idle connection needs.
     async fn begin(self: Rc<Self>, upgrade: Upgrade) {
         let Upgrade { stream, placed, id, terms, agreed, permit } = upgrade;
-        let parts = match stream.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<TcpStream>>) {
-            Ok(Ok(parts)) => parts,
-            _ => return placed.fail(),
-        };
-        let socket = Rc::new(Socket::new(parts.io.into_inner()));
+        let Some((socket, early)) = take_socket(stream.await) else { return placed.fail() };
+        let socket = Rc::new(socket);
         let key = placed.open(socket.clone());
         if self.is_draining() {
             self.shard.end(key, End::Drained);
         }
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
         let session = Session::new(self, key, id, terms, agreed.as_ref(), permit);
-        spawn_local(session.run(socket, parts.read_buf));
+        spawn_local(session.run(socket, early));
     }
 }
 
 /// Lets a client talk HTTP for so long, and then once more as long for the answer that is on its way:
-/// one that never reads its answers must not hold a file for ever.
-async fn converse_for<S>(
+/// one that never reads its answers must not hold a file for ever. One that has not asked for anything by
+/// `deadline`, because what came before HTTP took its time, is cut: nothing.
+async fn converse_for<S, I>(
     span: Duration,
-    connection: UpgradeableConnection<TokioIo<TcpStream>, S>,
-) -> hyper::Result<()>
+    deadline: Instant,
+    has_asked: &Cell<bool>,
+    mut connection: Pin<&mut UpgradeableConnection<TokioIo<I>, S>>,
+) -> Option<hyper::Result<()>>
 where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: HttpService<Incoming, ResBody = Body>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    tokio::pin!(connection);
+    if let Ok(ended) = timeout_at(deadline, connection.as_mut()).await {
+        return Some(ended);
+    }
+    if !has_asked.get() {
+        return None;
+    }
     if let Ok(ended) = timeout(span, connection.as_mut()).await {
-        return ended;
+        return Some(ended);
     }
     connection.as_mut().graceful_shutdown();
-    timeout(span, connection).await.unwrap_or(Ok(()))
+    Some(timeout(span, connection).await.unwrap_or(Ok(())))
+}
+
+/// The stream under a connection that hyper has let go of, and what came behind the handshake.
+fn take_socket(upgraded: hyper::Result<Upgraded>) -> Option<(Socket, Bytes)> {
+    match upgraded.ok()?.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => Some((Socket::new(parts.io.into_inner()), parts.read_buf)),
+        Err(upgraded) => {
+            let parts = upgraded.downcast::<TokioIo<TlsStream>>().ok()?;
+            Some((parts.io.into_inner().into_socket(), parts.read_buf))
+        }
+    }
 }
 
 /// Tells the broker of channels that nobody here wants any more.
@@ -257,8 +326,9 @@ impl Accepted for Acceptor {
         self.0.instance.rejected.count(&Rejection::OutOfFiles, peer.ip());
     }
 
-    fn retry_after(&self) -> u64 {
-        self.0.instance.config.retry_after_seconds()
+    fn retry_after(&self) -> Option<u64> {
+        let instance = &self.0.instance;
+        instance.certificate.is_none().then(|| instance.config.retry_after_seconds())
     }
 }
 

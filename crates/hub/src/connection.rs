@@ -133,10 +133,10 @@ impl Connection {
                 Err(_) => return Sent::Broken,
             }
         }
+        let limit = self.outbox_room();
         let outbox = self.outbox.get_or_insert_default();
         outbox.push(chunk.clone(), written);
-        let sealed = self.socket.as_ref().map_or(0, |socket| socket.waiting());
-        if outbox.exceeds(self.outbox_limit.saturating_sub(sealed)) { Sent::Overflowed } else { Sent::Queued }
+        if outbox.exceeds(limit) { Sent::Overflowed } else { Sent::Queued }
     }
 
     /// The last words, or the cut where there are none. What a slow consumer has not begun to take is thrown
@@ -193,6 +193,11 @@ impl Connection {
             }
         }
         its
+    }
+
+    /// How much its outbox may hold: its limit, less what the socket has sealed and not got rid of.
+    pub(crate) fn outbox_room(&self) -> usize {
+        self.outbox_limit.saturating_sub(self.socket.as_ref().map_or(0, |socket| socket.waiting()))
     }
 
     /// How many bytes wait for its socket.

@@ -10,6 +10,7 @@ mod process;
 mod proxy;
 mod redis;
 mod socket;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub use metrics::Metrics;
 pub use proxy::{Fault, TcpProxy};
 pub use redis::RedisServer;
 pub use socket::{Frame, Socket, frame};
+pub use tls::{Certificates, certificate, openssl};
 
 /// How long anything may take that is not about time. Generous, because the machine may be busy: a test
 /// that passes never waits for it.

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::tls::{Stream, TlsStream};
 use super::{DEADLINE, Response};
 
 /// A frame from the server (RFC 6455 section 5.2).
@@ -37,20 +38,31 @@ impl Frame {
 
 /// One TCP connection.
 pub struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     read: Vec<u8>,
 }
 
 impl Socket {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
+        Self::over(TcpStream::connect(address).await.unwrap())
     }
 
     /// Connects with a small receive buffer, so that the server soon finds the socket full.
     pub async fn connect_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        Self { stream: socket.connect(address).await.unwrap(), read: Vec::new() }
+        Self::over(socket.connect(address).await.unwrap())
+    }
+
+    /// On a stream that is there already.
+    pub fn over(stream: impl Into<Stream>) -> Self {
+        Self { stream: stream.into(), read: Vec::new() }
+    }
+
+    /// What TLS says of the connection.
+    pub fn tls(&self) -> &TlsStream {
+        let Stream::Tls(stream) = &self.stream else { panic!("the connection is plain") };
+        stream
     }
 
     /// Joins a channel at once.
@@ -89,8 +101,20 @@ impl Socket {
         .expect("an answer comes in time")
     }
 
+    /// Reads past so many bytes, such as an answer's body.
+    pub async fn skip(&mut self, count: usize) {
+        while self.read.len() < count {
+            timeout(DEADLINE, self.fill())
+                .await
+                .expect("they come in time")
+                .expect("they come before the end");
+        }
+        self.read.drain(..count);
+    }
+
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
     }
 
     /// Sends one whole, masked frame.
@@ -145,11 +169,20 @@ impl Socket {
         start.elapsed()
     }
 
+    /// Waits until the other side has ended the connection in order: by FIN, behind TLS' own farewell.
+    pub async fn ended_in_order(&mut self) -> io::Result<()> {
+        let ending = async {
+            while self.stream.read(&mut [0; 4096]).await? > 0 {}
+            Ok(())
+        };
+        timeout(DEADLINE, ending).await.expect("the connection ends in time")
+    }
+
     /// Whether the other side has ended it by now; what it said before is left aside.
     pub async fn has_ended(&mut self) -> bool {
         let mut chunk = [0; 4096];
         loop {
-            match self.stream.try_read(&mut chunk) {
+            match self.stream.tcp().try_read(&mut chunk) {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
@@ -159,7 +192,7 @@ impl Socket {
 
     /// Ends it with a RST.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Says that no more is written; what comes can still be read.

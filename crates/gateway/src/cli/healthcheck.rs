@@ -1,11 +1,17 @@
 //! `fanfare healthcheck`: asks an instance on this machine how it is, for containers whose image holds nothing else that
-//! could. One request over a plain socket; it speaks no TLS and follows no redirects.
+//! could. One request; it follows no redirects, and where TLS is spoken it takes any certificate: it asks this machine,
+//! by an address that no certificate names, and sends nothing that is secret.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use url::Url;
 
 use super::{Failure, Surroundings, flags};
@@ -23,7 +29,7 @@ const PROXY_LOCAL: &[u8; 16] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// The command with its flags.
 pub fn command() -> Command {
-    let keys = ["listen", "internal_listen"].into_iter().filter_map(Key::named);
+    let keys = ["listen", "internal_listen", "tls_cert", "tls_key"].into_iter().filter_map(Key::named);
     Command::new("healthcheck")
         .about("Ask an instance on this machine whether it is alive; exit with 0 or 1")
         .arg(
@@ -36,7 +42,7 @@ pub fn command() -> Command {
             Arg::new("url")
                 .long("url")
                 .value_name("URL")
-                .conflicts_with_all(["ready", "config", "listen", "internal_listen"])
+                .conflicts_with_all(["ready", "config", "listen", "internal_listen", "tls_cert", "tls_key"])
                 .help("Ask this http:// URL, whatever the configuration"),
         )
         .arg(flags::file())
@@ -57,7 +63,7 @@ pub(super) fn run(matches: &ArgMatches, surroundings: Surroundings) -> Result<()
     };
     target
         .ask()
-        .map_err(|why| Failure { line: format!("http://{}{}: {why}", target.host, target.path), code: 1 })
+        .map_err(|why| Failure { line: format!("{}{}: {why}", target.origin(), target.path), code: 1 })
 }
 
 #[derive(Debug)]
@@ -69,6 +75,7 @@ struct Target {
     addresses: Vec<SocketAddr>,
     /// Those of them at which a connection has to begin with a PROXY header.
     proxied: Vec<SocketAddr>,
+    tls: bool,
 }
 
 impl Target {
@@ -84,7 +91,7 @@ impl Target {
         let addresses =
             host.to_socket_addrs().map_err(|error| format!("{name} cannot be resolved: {error}"))?.collect();
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-        Ok(Self { host, path: format!("{}{query}", url.path()), addresses, proxied: Vec::new() })
+        Ok(Self { host, path: format!("{}{query}", url.path()), addresses, proxied: Vec::new(), tls: false })
     }
 
     fn of_config(config: &Config, path: &str) -> Result<Self, String> {
@@ -99,7 +106,12 @@ impl Target {
         // own, this machine comes from that address.
         let proxied = config.proxy_protocol && config.internal_listen.is_none();
         let proxied = addresses.iter().filter(|to| proxied && config.trusts(to.ip())).copied().collect();
-        Ok(Self { host: addresses[0].to_string(), path: path.to_owned(), addresses, proxied })
+        let tls = config.tls_cert.is_some() && config.internal_listen.is_none();
+        Ok(Self { host: addresses[0].to_string(), path: path.to_owned(), addresses, proxied, tls })
+    }
+
+    fn origin(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.host)
     }
 
     fn ask(&self) -> io::Result<()> {
@@ -107,22 +119,30 @@ impl Target {
         let mut refusal = io::Error::new(ErrorKind::NotFound, "no address to connect to");
         for address in &self.addresses {
             match TcpStream::connect_timeout(address, left(deadline)?) {
-                Ok(socket) => return self.ask_over(socket, self.proxied.contains(address), deadline),
+                Ok(socket) => return self.ask_over(&socket, self.proxied.contains(address), deadline),
                 Err(error) => refusal = error,
             }
         }
         Err(refusal)
     }
 
-    fn ask_over(&self, mut socket: TcpStream, proxied: bool, deadline: Instant) -> io::Result<()> {
+    fn ask_over(&self, mut socket: &TcpStream, proxied: bool, deadline: Instant) -> io::Result<()> {
         let Self { host, path, .. } = self;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fanfare-healthcheck\r\nConnection: close\r\n\r\n"
         );
         socket.set_write_timeout(Some(left(deadline)?))?;
-        socket
-            .write_all(&[if proxied { PROXY_LOCAL.as_slice() } else { &[] }, request.as_bytes()].concat())?;
-        let answer = answer(&mut socket, deadline)?;
+        socket.write_all(if proxied { PROXY_LOCAL } else { &[] })?;
+        let answer = if self.tls {
+            socket.set_read_timeout(Some(left(deadline)?))?;
+            let mut stream = StreamOwned::new(any_server(socket.peer_addr()?.ip())?, socket);
+            stream.write_all(request.as_bytes())?;
+            answer(&mut stream, socket, deadline)?
+        } else {
+            socket.write_all(request.as_bytes())?;
+            let mut stream = socket;
+            answer(&mut stream, socket, deadline)?
+        };
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status =
             head.lines().next().unwrap_or_default().split_ascii_whitespace().nth(1).unwrap_or("no status");
@@ -135,14 +155,14 @@ impl Target {
 }
 
 /// Reads to the end, or to the deadline if the head has come by then.
-fn answer(socket: &mut TcpStream, deadline: Instant) -> io::Result<String> {
+fn answer(stream: &mut impl Read, socket: &TcpStream, deadline: Instant) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         let whole_head = bytes.windows(4).any(|four| four == b"\r\n\r\n");
         let read = left(deadline).and_then(|left| {
             socket.set_read_timeout(Some(left))?;
-            socket.read(&mut buffer)
+            stream.read(&mut buffer)
         });
         match read {
             Ok(0) if bytes.is_empty() => return Err(ErrorKind::UnexpectedEof.into()),
@@ -165,6 +185,57 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 
 fn late() -> io::Error {
     io::Error::new(ErrorKind::TimedOut, format!("no answer within {} s", DEADLINE.as_secs()))
+}
+
+/// The client's side of TLS with whoever listens there.
+fn any_server(address: IpAddr) -> io::Result<ClientConnection> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    ClientConnection::new(Arc::new(config), ServerName::from(address)).map_err(io::Error::other)
+}
+
+/// Is content with every certificate.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// Where to connect to in order to reach whoever listens there: wildcards stand for this machine's loopback addresses.

@@ -19,7 +19,8 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{ArgMatches, Command};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Settings};
+use crate::tls::LiveCertificate;
 
 /// Does what the arguments say, the first of which is the program's own name, and returns what the process exits with.
 /// `serve` is called with a whole and consistent configuration, or not at all.
@@ -50,8 +51,8 @@ struct Failure {
     code: u8,
 }
 
-impl From<crate::config::ConfigError> for Failure {
-    fn from(error: crate::config::ConfigError) -> Self {
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
         Self { line: error.to_string(), code: 2 }
     }
 }
@@ -62,10 +63,10 @@ fn dispatch(
     serve: impl FnOnce(Config) -> ExitCode,
 ) -> Result<ExitCode, Failure> {
     match matches.subcommand() {
-        None => Ok(serve(flags::load(matches, surroundings)?.0)),
-        Some(("serve", matches)) => Ok(serve(flags::load(matches, surroundings)?.0)),
+        None => Ok(serve(load_whole(matches, surroundings)?.0)),
+        Some(("serve", matches)) => Ok(serve(load_whole(matches, surroundings)?.0)),
         Some(("config", matches)) => {
-            let (config, settings) = flags::load(matches, surroundings)?;
+            let (config, settings) = load_whole(matches, surroundings)?;
             config::print(&config, &settings);
             Ok(ExitCode::SUCCESS)
         }
@@ -74,6 +75,20 @@ fn dispatch(
         Some(("bench", matches)) => Ok(bench::run(matches)),
         Some((name, _)) => unreachable!("clap knows no command {name}"),
     }
+}
+
+/// The configuration, and a look at the files that it names: a gateway that could not use them does not begin to start.
+fn load_whole(matches: &ArgMatches, surroundings: Surroundings) -> Result<(Config, Settings), ConfigError> {
+    let (config, settings) = flags::load(matches, surroundings)?;
+    LiveCertificate::load(&config).map_err(|error| {
+        let key = error.key();
+        ConfigError::Value {
+            key: key.to_owned(),
+            layer: settings.layer(key).clone(),
+            problem: error.to_string(),
+        }
+    })?;
+    Ok((config, settings))
 }
 
 fn command() -> Command {

@@ -4,6 +4,7 @@
 //! How a row is written: see `table`. What two keys mean together is not here but in `rules`.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fanfare_websocket::deflate::Level;
@@ -52,6 +53,12 @@ table! {
         page: bool = "true", <BOOL>;
         /// Whether `/echo` sends each message back, for conformance suites
         echo: bool = "false", <BOOL>;
+    }
+    "TLS" {
+        /// Certificate, and those behind it, in PEM; `listen` then speaks TLS
+        tls_cert: Option<PathBuf> = "", <FILE>;
+        /// The private key of that certificate, in PEM
+        tls_key: Option<PathBuf> = "", <FILE>;
     }
     "Redis" {
         /// Redis that joins instances into one; without it, each serves alone

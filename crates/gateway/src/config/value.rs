@@ -5,6 +5,7 @@
 //! at beside another here: that is `rules`.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -64,6 +65,8 @@ pub enum Kind {
     Integer,
     /// Several texts; as a flag it may be repeated.
     List,
+    /// The path of a file.
+    Path,
     /// A number of bytes, with or without a unit.
     Size,
     /// Any text that the key understands.
@@ -86,6 +89,7 @@ impl Kind {
             Self::Duration => "duration".into(),
             Self::Integer => "integer".into(),
             Self::List => "list".into(),
+            Self::Path => "path".into(),
             Self::Size => "size".into(),
             Self::Text => "text".into(),
             Self::SecretUrl => "URL, secret".into(),
@@ -224,6 +228,20 @@ macro_rules! count {
 
 count!(u32, NonZeroU32);
 count!(usize, NonZeroUsize);
+
+/// Relative to the working directory. Whether anything is there is found out by who reads it.
+impl Value for PathBuf {
+    const KIND: Kind = Kind::Path;
+    const EXPECTED: &'static str = "the path of a file";
+
+    fn parse(text: &str) -> Result<Self, Hint> {
+        if text.is_empty() { Err(None) } else { Ok(text.into()) }
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        Some(string(&self.to_string_lossy()))
+    }
+}
 
 /// A bare address is a network of that one address.
 impl Value for Vec<IpNet> {

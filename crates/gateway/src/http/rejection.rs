@@ -40,11 +40,13 @@ pub enum Rejection {
     ProxyHeader,
     #[error("the client was gone before it was answered")]
     Abandoned,
+    #[error("the TLS handshake came to nothing")]
+    Tls,
 }
 
 impl Rejection {
     /// Every label, in the order of `index`.
-    pub const LABELS: [&str; 10] = [
+    pub const LABELS: [&str; 11] = [
         "malformed",
         "channel_name",
         "origin",
@@ -55,6 +57,7 @@ impl Rejection {
         "out_of_files",
         "proxy_header",
         "abandoned",
+        "tls",
     ];
 
     /// The value of the metric label and log field `reason`.
@@ -96,7 +99,7 @@ impl Rejection {
             Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::InstanceFull | Self::Draining | Self::OutOfFiles => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ProxyHeader | Self::Abandoned => StatusCode::BAD_REQUEST,
+            Self::ProxyHeader | Self::Abandoned | Self::Tls => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -112,6 +115,7 @@ impl Rejection {
             Self::OutOfFiles => 7,
             Self::ProxyHeader => 8,
             Self::Abandoned => 9,
+            Self::Tls => 10,
         }
     }
 }

@@ -21,8 +21,8 @@ pub trait Accepted {
     fn failed(&self, error: &io::Error);
     /// A connection was refused because no file was left.
     fn refused(&self, peer: SocketAddr);
-    /// What a refused client is told to wait, in seconds.
-    fn retry_after(&self) -> u64;
+    /// What a refused client is told to wait, in seconds; nothing where it could not understand a plain answer.
+    fn retry_after(&self) -> Option<u64>;
 }
 
 /// Accepts until the future is dropped.
@@ -63,7 +63,8 @@ pub async fn accept(listener: TcpListener, accepted: impl Accepted) {
     }
 }
 
-async fn refuse(stream: TcpStream, retry_after: u64) {
+async fn refuse(stream: TcpStream, retry_after: Option<u64>) {
+    let Some(retry_after) = retry_after else { return };
     if timeout(REFUSAL, stream.readable()).await.is_ok() {
         // Unread bytes would turn the answer into a reset.
         let _ = stream.try_read(&mut [0; 4096]);

@@ -48,6 +48,12 @@ pub const METRICS: &[Metric] = &[
         "fanfare_accept_errors_total",
         "Times that accepting a connection failed, as when no file was left",
     ),
+    counter("fanfare_tls_reloads_total", "Times that the certificate was to be replaced, by result")
+        .by("result"),
+    gauge(
+        "fanfare_tls_certificate_expiry_timestamp_seconds",
+        "When the certificate in use expires, in seconds since 1970; 0 without TLS",
+    ),
     counter("fanfare_messages_in_total", "Messages that clients sent"),
     counter("fanfare_messages_out_total", "Messages written or queued for clients, notices included"),
     counter("fanfare_bytes_in_total", "Bytes read from clients after the handshake"),
@@ -114,6 +120,7 @@ mod tests {
     use super::*;
     use crate::http::Rejection;
     use crate::identity::TokenFault;
+    use crate::tls::LiveCertificate;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
 
@@ -130,6 +137,7 @@ mod tests {
         causes.push("inbox");
         writeln!(rows, "\n`reason` of a closed connection: {}.", list(&End::LABELS)).unwrap();
         writeln!(rows, "\n`reason` of a rejected handshake: {}.", list(&Rejection::LABELS)).unwrap();
+        writeln!(rows, "\n`result` of a reload: {}.", list(&LiveCertificate::RESULTS)).unwrap();
         writeln!(rows, "\n`cause` of a gap: {}.", list(&causes)).unwrap();
         writeln!(rows, "\n`reason` of a refused token: {}.", list(&TokenFault::LABELS)).unwrap();
         let (begin, end) = ("<!-- begin generated -->\n", "<!-- end generated -->");

@@ -15,6 +15,7 @@ use metrics_process::Collector;
 use self::catalog::{Kind, LAG_BUCKETS, METRICS};
 use crate::http::Rejection;
 use crate::instance::Instance;
+use crate::tls::LiveCertificate;
 
 /// How often histograms are emptied of their raw samples, which otherwise pile up between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -106,7 +107,18 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
     counter!("fanfare_jwks_fetches_total").absolute(fetches);
     counter!("fanfare_jwks_failures_total").absolute(failures);
     gauge!("fanfare_jwks_keys").set(keys as f64);
+    tls(instance);
     counter!("fanfare_accept_errors_total").absolute(instance.rejected.accept_errors());
+}
+
+fn tls(instance: &Instance) {
+    let certificate = instance.certificate.as_ref();
+    let counts = certificate.map_or([0; 2], |certificate| certificate.reloads());
+    for (label, count) in LiveCertificate::RESULTS.into_iter().zip(counts) {
+        counter!("fanfare_tls_reloads_total", "result" => label).absolute(count);
+    }
+    let expires = certificate.map_or(0, |certificate| certificate.expires());
+    gauge!("fanfare_tls_certificate_expiry_timestamp_seconds").set(expires as f64);
 }
 
 fn traffic(instance: &Instance) {

@@ -137,11 +137,12 @@ impl Written {
                 self.dropped += outbox.drop_all_of(room);
             }
             sent = sent.and(|| connection.send_chunk(&chunk));
+            let limit = connection.outbox_room();
             if sent == Sent::Overflowed
                 && let Some(outbox) = &mut connection.outbox
             {
-                self.dropped += outbox.drop_oldest(connection.outbox_limit);
-                if !outbox.exceeds(connection.outbox_limit) {
+                self.dropped += outbox.drop_oldest(limit);
+                if !outbox.exceeds(limit) {
                     sent = Sent::Queued;
                 }
             }

@@ -1,0 +1,192 @@
+//! From two PEM files to what a handshake is answered with: modern versions and suites, one certificate, `http/1.1`. It
+//! asks nobody whether the certificate is trusted, and warns of one that no client will take because of its dates.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{RootCertStore, ServerConfig};
+
+/// What RFC 7301 calls a protocol: WebSockets begin as HTTP/1.1, and nothing else is spoken here.
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// 9999-12-31, which RFC 5280 section 4.1.2.5 has for what never expires.
+const END_OF_TIME: u64 = 253_402_300_799;
+
+/// The two files as they were read. Not `Debug`: one of them is a key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// A certificate with its key, ready to be shown.
+pub struct Certificate {
+    /// What a handshake is answered with.
+    pub server: Arc<ServerConfig>,
+    /// When it expires, in seconds since 1970, if it says so in a way that is understood.
+    pub expires: Option<u64>,
+}
+
+/// Why two files are not a certificate and its key.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("cannot read {}: {error}", path.display())]
+    Unreadable { file: File, path: PathBuf, error: io::Error },
+    #[error("{} is not a PEM file: expected lines such as \"-----BEGIN CERTIFICATE-----\"", path.display())]
+    NotPem { file: File, path: PathBuf },
+    #[error("{} has no certificate: expected \"-----BEGIN CERTIFICATE-----\"", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{} has no private key: expected \"-----BEGIN PRIVATE KEY-----\", or RSA or EC before its last words", path.display())]
+    NoKey { path: PathBuf },
+    #[error("{} has a key that needs a password: expected one without (`openssl pkey -in … -out …`)", path.display())]
+    Encrypted { path: PathBuf },
+    #[error("{} is broken PEM: {error}", path.display())]
+    Broken { file: File, path: PathBuf, error: pem::Error },
+    #[error("{} has a certificate that is none: {error}", path.display())]
+    NotX509 { path: PathBuf, error: rustls::Error },
+    #[error("{} has a key that cannot be used: expected RSA of 2048 bits or more, ECDSA P-256 or P-384, or Ed25519", path.display())]
+    UnusableKey { path: PathBuf },
+    #[error("the key in {} is not that of the first certificate in {}", key.display(), certificate.display())]
+    Mismatch { key: PathBuf, certificate: PathBuf },
+}
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum File {
+    Certificate,
+    Key,
+}
+
+impl CertificateError {
+    /// The configuration key that names the file to blame.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Unreadable { file: File::Certificate, .. }
+            | Self::NotPem { file: File::Certificate, .. }
+            | Self::Broken { file: File::Certificate, .. }
+            | Self::NoCertificate { .. }
+            | Self::NotX509 { .. } => "tls_cert",
+            Self::Unreadable { .. }
+            | Self::NotPem { .. }
+            | Self::Broken { .. }
+            | Self::NoKey { .. }
+            | Self::Encrypted { .. }
+            | Self::UnusableKey { .. }
+            | Self::Mismatch { .. } => "tls_key",
+        }
+    }
+}
+
+impl Files {
+    /// Reads both, whatever is in them.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let read = |path: &Path, file| {
+            let unreadable = |error| CertificateError::Unreadable { file, path: path.into(), error };
+            std::fs::read(path).map_err(unreadable)
+        };
+        Ok(Self { certificate: read(certificate, File::Certificate)?, key: read(key, File::Key)? })
+    }
+}
+
+impl Certificate {
+    /// Makes a certificate of what was read from these two paths.
+    pub fn parse(files: &Files, certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let chain = chain(&files.certificate, certificate)?;
+        let secret = secret(&files.key, key)?;
+        let expires = expiry(&chain[0]);
+        let leaf = chain[0].clone();
+        let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
+        let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(versions)
+            .expect("the provider has suites for both")
+            .with_no_client_auth()
+            .with_single_cert(chain, secret)
+            .map_err(|error| refuse(error, &leaf, certificate, key))?;
+        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        // A client that comes again is spared half a handshake, and so are we, after a storm. The keys of the tickets are
+        // this configuration's own: a certificate that is replaced is not trusted on by way of them.
+        server.ticketer = ring::Ticketer::new().unwrap_or(server.ticketer);
+        Ok(Self { server: Arc::new(server), expires })
+    }
+
+    /// Whether it has expired by now.
+    pub fn has_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= now())
+    }
+}
+
+fn chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let (file, owned) = (File::Certificate, || path.to_owned());
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| CertificateError::Broken { file, path: owned(), error })?;
+    match chain.is_empty() {
+        false => Ok(chain),
+        true if has_section(pem, "") => Err(CertificateError::NoCertificate { path: owned() }),
+        true => Err(CertificateError::NotPem { file, path: owned() }),
+    }
+}
+
+fn secret(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
+    let (file, path) = (File::Key, path.to_owned());
+    match PrivateKeyDer::from_pem_slice(pem) {
+        // The old form of a key with a password is PEM with headers, which is no base64.
+        _ if has_section(pem, "ENCRYPTED PRIVATE KEY") || contains(pem, "Proc-Type: 4,ENCRYPTED") => {
+            Err(CertificateError::Encrypted { path })
+        }
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound) if has_section(pem, "") => Err(CertificateError::NoKey { path }),
+        Err(pem::Error::NoItemsFound) => Err(CertificateError::NotPem { file, path }),
+        Err(error) => Err(CertificateError::Broken { file, path, error }),
+    }
+}
+
+fn has_section(pem: &[u8], label: &str) -> bool {
+    contains(pem, &format!("-----BEGIN {label}"))
+}
+
+fn contains(pem: &[u8], text: &str) -> bool {
+    pem.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn refuse(
+    error: rustls::Error,
+    leaf: &CertificateDer<'_>,
+    certificate: &Path,
+    key: &Path,
+) -> CertificateError {
+    let (certificate, key) = (certificate.to_owned(), key.to_owned());
+    match error {
+        rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch { key, certificate },
+        error if rustls::server::ParsedCertificate::try_from(leaf).is_err() => {
+            CertificateError::NotX509 { path: certificate, error }
+        }
+        _ => CertificateError::UnusableKey { path: key },
+    }
+}
+
+/// When a certificate expires, in seconds since 1970. Nothing here reads X.509 but the verifier that every client of
+/// rustls has, and it looks at the dates first: at the end of time it says which date has passed.
+fn expiry(leaf: &CertificateDer<'_>) -> Option<u64> {
+    use rustls::CertificateError::ExpiredContext;
+    let mut roots = RootCertStore::empty();
+    roots.add(leaf.clone()).ok()?;
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()?;
+    let name = ServerName::try_from("localhost").ok()?;
+    let then = UnixTime::since_unix_epoch(Duration::from_secs(END_OF_TIME));
+    match verifier.verify_server_cert(leaf, &[], &name, &[], then) {
+        Err(rustls::Error::InvalidCertificate(ExpiredContext { not_after, .. })) => Some(not_after.as_secs()),
+        _ => None,
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

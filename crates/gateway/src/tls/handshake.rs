@@ -1,0 +1,175 @@
+//! The TLS handshake of one connection, and the stream that HTTP is spoken on until the hub takes it over. How long it
+//! may take is the worker's to say.
+
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use fanfare_hub::{Socket, Tls};
+use rustls::ServerConfig;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+
+/// What a client that asks in plain HTTP is told.
+const PLAIN_HTTP: &str = "this address speaks TLS: connect by wss:// or https://\n";
+
+/// How a handshake ended.
+pub enum Handshake {
+    /// Both have agreed.
+    Done(TlsStream),
+    /// The client went without a word, as a balancer does that only looks whether the port is open.
+    Nothing,
+    /// The client speaks HTTP: see `refuse_plain_http`.
+    PlainHttp(TcpStream),
+    /// It came to nothing.
+    Failed(io::Error),
+}
+
+/// Shakes hands. `turns` are the worker's: a signature takes up to a millisecond, and however many clients come at once,
+/// deliveries go on between two of them.
+pub async fn shake_hands(stream: TcpStream, config: Arc<ServerConfig>, turns: &Semaphore) -> Handshake {
+    match try_to(stream, config, turns).await {
+        Ok(done) => done,
+        Err(error) => Handshake::Failed(error),
+    }
+}
+
+async fn try_to(stream: TcpStream, config: Arc<ServerConfig>, turns: &Semaphore) -> io::Result<Handshake> {
+    let mut first = [0];
+    // A peer that is reset before it has said anything has said nothing.
+    if stream.peek(&mut first).await.unwrap_or(0) == 0 {
+        return Ok(Handshake::Nothing);
+    }
+    // A handshake begins with 22 (RFC 8446 section 5.1), and every method of HTTP with a capital letter.
+    if first[0].is_ascii_uppercase() {
+        return Ok(Handshake::PlainHttp(stream));
+    }
+    let tls = Tls::new(config).map_err(io::Error::other)?;
+    let mut stream = TlsStream { stream, tls: Box::new(tls) };
+    loop {
+        stream.stream.readable().await?;
+        let done = {
+            let _turn = turns.acquire().await;
+            let done = stream.tls.shake_hands(&stream.stream)?;
+            yield_now().await;
+            done
+        };
+        while !stream.tls.flush(&stream.stream)? {
+            stream.stream.writable().await?;
+        }
+        if done {
+            return Ok(Handshake::Done(stream));
+        }
+    }
+}
+
+/// Tells a client that this is not how to ask, and waits until it has gone: a socket that is closed with unread bytes in it
+/// takes the answer back.
+pub async fn refuse_plain_http(stream: TcpStream) {
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         content-length: {}\r\n\r\n{PLAIN_HTTP}",
+        PLAIN_HTTP.len()
+    );
+    // Small writes into an empty socket; if the client has gone, nobody is left to tell.
+    let _ = stream.try_write(answer.as_bytes());
+    let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
+    let mut rest = [0; 1024];
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut rest) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// A stream on which TLS has been agreed upon.
+pub struct TlsStream {
+    stream: TcpStream,
+    tls: Box<Tls>,
+}
+
+impl TlsStream {
+    /// The hub's view of it; nothing that has come or is to go is lost.
+    pub fn into_socket(self) -> Socket {
+        Socket::secure(self.stream, *self.tls)
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, tls } = &mut *self;
+        loop {
+            match tls.read(stream, buffer.initialize_unfilled()) {
+                Ok(read) => {
+                    buffer.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(stream.poll_read_ready(cx))?,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored_from(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored_from(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, tls } = &mut *self;
+        while !tls.flush(stream)? {
+            ready!(stream.poll_write_ready(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, tls } = &mut *self;
+        while !tls.finish(stream)? {
+            ready!(stream.poll_write_ready(cx))?;
+        }
+        Poll::Ready(SockRef::from(&*stream).shutdown(Shutdown::Write))
+    }
+}
+
+impl TlsStream {
+    fn poll_write_vectored_from(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.tls.write(&self.stream, slices) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    ready!(self.stream.poll_write_ready(cx))?;
+                }
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+}
