@@ -13,6 +13,7 @@ mod memory;
 mod paging;
 mod presence;
 mod redis;
+mod stream;
 
 use std::future::{Future, ready};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -24,6 +24,8 @@ pub struct RedisConfig {
     pub payload_limit: usize,
     /// Pairs of connections to Redis over which the channels are spread.
     pub lanes: usize,
+    /// After how long a silence of a channel with a history it is asked whether nothing was missed.
+    pub position_check: Duration,
     /// The instance's id, by which others send to it alone.
     pub instance: Uuid,
     /// How long what this instance says about its connections is believed without its word: others let its members
@@ -78,6 +80,7 @@ impl RedisConfig {
             spool_bytes: 8 << 20,
             payload_limit: 1 << 20,
             lanes: 1,
+            position_check: Duration::from_secs(40),
             instance: Uuid::new_v4(),
             lease: Duration::from_secs(9),
         }
@@ -131,7 +134,17 @@ impl RedisConfig {
 /// The URL would tell the password.
 impl std::fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { url: _, prefix, timeout, spool_bytes, payload_limit, lanes, instance, lease } = self;
+        let Self {
+            url: _,
+            prefix,
+            timeout,
+            spool_bytes,
+            payload_limit,
+            lanes,
+            position_check,
+            instance,
+            lease,
+        } = self;
         f.debug_struct("RedisConfig")
             .field("url", &"(secret)")
             .field("prefix", prefix)
@@ -139,6 +152,7 @@ impl std::fmt::Debug for RedisConfig {
             .field("spool_bytes", spool_bytes)
             .field("payload_limit", payload_limit)
             .field("lanes", lanes)
+            .field("position_check", position_check)
             .field("instance", instance)
             .field("lease", lease)
             .finish()

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_protocol::{Channel, Control, Envelope, Opened};
+use fanfare_protocol::{Channel, Control, Envelope, Opened, Publication};
 use futures_util::{FutureExt, Stream, StreamExt};
 use redis::Msg;
 use tokio::time::Instant;
@@ -44,6 +44,8 @@ struct Heard {
     /// The highest number of ours that came back.
     back: Option<u64>,
     lost: Vec<Lost>,
+    /// Something must be read out of a history.
+    read: bool,
 }
 
 impl Ear {
@@ -79,8 +81,13 @@ impl Ear {
     fn hear(&mut self, messages: impl Iterator<Item = Msg>) {
         let lane = self.lane.clone();
         self.last_heard.now();
-        let mut heard =
-            Heard { now: std::time::Instant::now(), last: lane.last(), back: None, lost: Vec::new() };
+        let mut heard = Heard {
+            now: std::time::Instant::now(),
+            last: lane.last(),
+            back: None,
+            lost: Vec::new(),
+            read: false,
+        };
         let mut order = lane.order.lock();
         for message in messages {
             if self.hear_one(&message, &mut order, &mut heard).is_none() {
@@ -92,6 +99,9 @@ impl Ear {
         }
         let up_to = order.heard;
         drop(order);
+        if heard.read {
+            lane.heal.notify_one();
+        }
         lane.heard(up_to, heard.back);
         for lost in heard.lost {
             lane.announce(&lost, |channel| part_of(channel, self.part.1) == self.part.0);
@@ -132,6 +142,13 @@ impl Ear {
                 match Opened::read(Bytes::copy_from_slice(payload)).ok()? {
                     Opened::Foreign(publication) => self.lane.relay.deliver(&channel, publication),
                     Opened::Presence(change) => self.lane.relay.presence(&channel, change),
+                    Opened::Envelope(envelope) if envelope.publication.position.is_some() => {
+                        heard.read |=
+                            order.hear_numbered(&self.lane, &channel, envelope.publication, heard.now);
+                    }
+                    Opened::Envelope(envelope) if envelope.origin.is_nil() => {
+                        self.lane.relay.deliver(&channel, envelope.publication);
+                    }
                     Opened::Envelope(envelope) if envelope.origin == self.lane.origin => {
                         return self.hear_own(&channel, envelope, order, heard);
                     }
@@ -170,6 +187,24 @@ impl Ear {
             self.lane.relay.deliver(channel, ours.publication);
         }
         Some(())
+    }
+}
+
+impl Order {
+    /// True if something must be read.
+    fn hear_numbered(
+        &mut self,
+        lane: &Lane,
+        channel: &Channel,
+        publication: Publication,
+        now: std::time::Instant,
+    ) -> bool {
+        if (lane.retain)(channel).is_some() {
+            return self.streams.hear(channel, publication, now, &*lane.relay);
+        }
+        // Another instance thinks that the channel has a history.
+        lane.relay.deliver(channel, publication);
+        false
     }
 }
 

@@ -119,18 +119,18 @@ impl Interest {
         due
     }
 
-    /// Forgets a channel of `take_released`, if it was not asked for meanwhile. True if the bus must be told.
-    pub fn leave(&mut self, released: Instant, channel: &Channel) -> bool {
-        if self.channels.get(channel).is_none_or(|wanted| wanted.released != Some(released)) {
-            return false;
+    /// Forgets a channel of `take_released`, unless it was asked for meanwhile; then says whether the bus must be told.
+    pub fn leave(&mut self, released: Instant, channel: &Channel) -> Option<bool> {
+        if self.channels.get(channel)?.released != Some(released) {
+            return None;
         }
-        let Some(wanted) = self.channels.remove(channel) else { return false };
+        let wanted = self.channels.remove(channel)?;
         if wanted.pending {
             self.pending.retain(|pending| pending != channel);
         }
         wanted.waiters.into_iter().for_each(done);
         self.confirmed -= u64::from(wanted.confirmed);
-        wanted.confirmed
+        Some(wanted.confirmed)
     }
 
     /// A connection is open: everything must be subscribed to.
@@ -269,8 +269,8 @@ mod tests {
         let due = interest.take_released(start);
         assert_eq!(due, [(start, channel("gone")), (start, channel("raced"))]);
         let _ = interest.subscribe(&channel("raced"));
-        assert!(interest.leave(start, &channel("gone")));
-        assert!(!interest.leave(start, &channel("raced")), "asked for since");
+        assert_eq!(interest.leave(start, &channel("gone")), Some(true));
+        assert_eq!(interest.leave(start, &channel("raced")), None, "asked for since");
         assert_eq!(interest.first_release(), Some(start + second));
         assert_eq!(interest.take_released(start + second), [(start + second, channel("late"))]);
         assert_eq!(interest.confirmed(), 4);

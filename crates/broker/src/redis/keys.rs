@@ -60,6 +60,14 @@ impl Keys {
         self.of("meta", channel)
     }
 
+    /// Where the result of an append with this key is kept.
+    pub fn result(&self, channel: &Channel, key: &str) -> String {
+        let mut name = self.of("result", channel);
+        name.push(':');
+        name.push_str(key);
+        name
+    }
+
     /// `prefix:what:{channel}`.
     pub fn of(&self, what: &str, channel: &Channel) -> String {
         Self::tagged(&self.prefix, what, channel.as_str())
@@ -110,6 +118,7 @@ mod tests {
             let channel = Channel::new(name).expect("a name");
             assert_eq!(keys.stream(&channel), format!("fanfare:stream:{tagged}"));
             assert_eq!(keys.meta(&channel), format!("fanfare:meta:{tagged}"));
+            assert_eq!(keys.result(&channel, "key"), format!("fanfare:result:{tagged}:key"));
             let tag = tagged[1..].split('}').next().expect("a part");
             assert!(!tag.is_empty(), "a cluster would spread them");
         }

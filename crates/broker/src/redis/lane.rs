@@ -5,6 +5,9 @@
 //! order. While it is down, the relay gets it at once, and the others get it later. Between the two nothing is lost
 //! and nothing comes twice, because every message has a number: what had no echo yet when the lane went down is
 //! delivered then, and an echo that comes after all is known by its number.
+//!
+//! What Redis itself must decide on (an `Append`) goes another way: it is delivered here only when the bus brings it,
+//! or when the healer has read it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,35 +19,44 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::RedisConfig;
+use super::append::{Append, Outcome};
 use super::control::Lost;
 use super::fault::Fault;
 use super::interest::{Interest, Subscribed};
 use super::keys::Keys;
 use super::log::{Log, Message};
 use super::occasionally::Occasionally;
-use crate::{Gap, GapCause, Pending, Relay, Status};
+use super::streams::Streams;
+use crate::{AppendOptions, BrokerError, Gap, GapCause, Pending, Relay, Retain, Status};
 
 /// Shared by the publishing threads, the publisher's task and the subscriber's. Where both are held, `order` is
 /// taken before `bus`; neither is held over an `.await`, nor `bus` while the relay is called.
 pub(super) struct Lane {
     pub origin: Uuid,
+    /// Of what is never delivered here but by the bus: the numbers are the same, but echoes are not ours to await.
+    pub append_origin: Uuid,
     pub keys: Keys,
     pub relay: Arc<dyn Relay>,
+    pub retain: Retain,
     pub interest: Mutex<Interest>,
     /// The publisher's task has something to send.
     pub work: Notify,
     /// The subscriber's task has something to subscribe to or to leave.
     pub change: Notify,
+    /// The healer's task has something to read.
+    pub heal: Notify,
     /// There may be room for more publications.
     room: Notify,
     /// Held while a publication is delivered that may also be delivered otherwise: the order of deliveries.
     pub order: Mutex<Order>,
     bus: Mutex<Bus>,
     spool_bytes: usize,
+    timeout: Duration,
     pub reconnects: AtomicU64,
     pub duplicates: AtomicU64,
     pub unknown: AtomicU64,
     pub junk: Occasionally,
+    pub refusals: Occasionally,
     /// Where Redis is, without secrets.
     pub address: String,
     /// The instance, if it is this lane that hears what others want of it.
@@ -58,6 +70,8 @@ pub(super) struct Order {
     pub heard: u64,
     /// Up to here, echoes have come.
     pub echoed: u64,
+    /// The channels that have a history.
+    pub streams: Streams,
 }
 
 struct Bus {
@@ -83,6 +97,7 @@ impl Lane {
         config: &RedisConfig,
         address: String,
         relay: Arc<dyn Relay>,
+        retain: Retain,
         pinned: Option<Channel>,
     ) -> Self {
         let origin = Uuid::new_v4();
@@ -96,25 +111,39 @@ impl Lane {
         };
         Self {
             origin,
+            append_origin: Uuid::new_v4(),
             keys: Keys::new(&config.prefix, origin),
             relay,
+            retain,
             interest: Mutex::new(Interest::new(pinned)),
             work: Notify::new(),
             change: Notify::new(),
+            heal: Notify::new(),
             room: Notify::new(),
             order: Mutex::new(Order::default()),
             bus: Mutex::new(bus),
             spool_bytes: config.spool_bytes,
+            timeout: config.timeout,
             reconnects: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             junk: Occasionally::new(),
+            refusals: Occasionally::new(),
             address,
             instance: None,
         }
     }
 
     pub fn publish(&self, channel: &Channel, publication: Publication) {
+        if let Some(retention) = (self.retain)(channel) {
+            let append = Append::unconfirmed(channel, publication, retention);
+            let mut bus = self.bus.lock();
+            bus.log.push(Message::Append(Arc::new(append)));
+            self.wake(&mut bus);
+            let missed = if bus.up { Vec::new() } else { bus.log.shed(self.spool_bytes) };
+            drop(bus);
+            return self.overflow(missed);
+        }
         let message = Message::Publication(channel.clone(), publication);
         let mut bus = self.bus.lock();
         if bus.up {
@@ -135,24 +164,81 @@ impl Lane {
         if bus.up {
             return;
         }
-        bus.log.shed(self.spool_bytes);
+        let missed = bus.log.shed(self.spool_bytes);
         drop(bus);
         order.heard = sequence;
         if let Message::Publication(channel, publication) = message {
             self.relay.deliver(&channel, publication);
         }
+        drop(order);
+        self.overflow(missed);
     }
 
-    pub fn subscribe(&self, channel: &Channel) -> Pending<'static, ()> {
+    /// The spool held no more: what nobody has got, nobody will.
+    fn overflow(&self, missed: Vec<Channel>) {
+        if !missed.is_empty() {
+            self.relay.gap(Gap { channels: Some(missed), cause: GapCause::Overflow });
+        }
+    }
+
+    /// In the order of this thread's publications. The future gives up within the deadline of a pipeline.
+    pub fn append(
+        self: &Arc<Self>,
+        channel: &Channel,
+        publication: Publication,
+        options: AppendOptions,
+    ) -> Pending<'static, Outcome> {
+        let retention = (self.retain)(channel);
+        let (append, outcome) = Append::confirmed(channel, publication, retention, options);
+        let mut bus = self.bus.lock();
+        if !bus.up {
+            let because = self.down_because(&bus);
+            return Box::pin(std::future::ready(Err(BrokerError::Away(because))));
+        }
+        let sequence = bus.log.push(Message::Append(Arc::new(append)));
+        self.wake(&mut bus);
+        drop(bus);
+        let lane = self.clone();
+        Box::pin(async move {
+            match tokio::time::timeout(lane.timeout, outcome).await {
+                Ok(Ok(outcome)) => outcome,
+                // Dropped unsent, or nobody knows; with the receiver gone it will not be sent any more.
+                _ => Err(lane.gave_up(sequence)),
+            }
+        })
+    }
+
+    fn gave_up(&self, sequence: u64) -> BrokerError {
+        let bus = self.bus.lock();
+        let because =
+            if bus.up { self.because(&Fault::TimedOut(self.timeout)) } else { self.down_because(&bus) };
+        if bus.log.was_sent(sequence) { BrokerError::Unknown(because) } else { BrokerError::Away(because) }
+    }
+
+    pub fn subscribe(self: &Arc<Self>, channel: &Channel) -> Pending<'static, ()> {
         let subscribed = self.interest.lock().subscribe(channel);
-        match subscribed {
-            Subscribed::Already => Box::pin(std::future::ready(())),
+        let confirmed = match subscribed {
+            Subscribed::Already => None,
             Subscribed::Soon(confirmed) => {
                 self.change.notify_one();
-                // An error says that the lane has ended, and then nobody needs to know.
-                Box::pin(async { confirmed.await.unwrap_or_default() })
+                Some(confirmed)
             }
+        };
+        let kept = (self.retain)(channel).is_some();
+        if confirmed.is_none() && !kept {
+            return Box::pin(std::future::ready(()));
         }
+        let (lane, channel) = (self.clone(), channel.clone());
+        Box::pin(async move {
+            // An error says that the lane has ended, and then nobody needs to know.
+            if let Some(confirmed) = confirmed {
+                confirmed.await.unwrap_or_default();
+            }
+            let established = kept.then(|| lane.order.lock().streams.established(&channel));
+            if let Some(established) = established.flatten() {
+                established.await.unwrap_or_default();
+            }
+        })
     }
 
     pub fn release(&self, channel: &Channel) {
@@ -172,8 +258,37 @@ impl Lane {
         // Asked without a lock: the relay has locks of its own.
         released.retain(|(_, channel)| !self.relay.wanted(channel));
         let mut interest = self.interest.lock();
-        released.retain(|(at, channel)| interest.leave(*at, channel));
+        let mut left = Vec::new();
+        released.retain(|(at, channel)| {
+            let leave = interest.leave(*at, channel);
+            left.extend(leave.map(|_| channel.clone()));
+            leave == Some(true)
+        });
+        drop(interest);
+        let mut order = self.order.lock();
+        left.iter().for_each(|channel| order.streams.forget(channel));
         released.into_iter().map(|(_, channel)| channel).collect()
+    }
+
+    /// These are about to be subscribed.
+    pub fn expect(&self, channels: &[Channel]) {
+        let now = Instant::now();
+        for channel in channels.iter().filter(|channel| (self.retain)(channel).is_some()) {
+            self.order.lock().streams.expect(channel, now);
+        }
+    }
+
+    /// These are subscribed; of these, `promised` were taken for subscribed before. Gives back those that have no
+    /// history, out of which what they missed could be read.
+    pub fn subscribed(&self, channels: &[Channel], promised: Vec<Channel>, cause: GapCause) -> Vec<Channel> {
+        let (kept, plain): (Vec<_>, Vec<_>) =
+            promised.into_iter().partition(|channel| (self.retain)(channel).is_some());
+        let mut order = self.order.lock();
+        kept.iter().for_each(|channel| order.streams.subscribed(channel, Some(cause)));
+        channels.iter().for_each(|channel| order.streams.subscribed(channel, None));
+        drop(order);
+        self.heal.notify_one();
+        plain
     }
 
     /// When the next released channel will have lingered long enough.
@@ -212,16 +327,21 @@ impl Lane {
         let bus = self.bus.lock();
         status.up &= bus.up;
         if !bus.up && status.down_because.is_none() {
-            let fault = bus.subscriber.as_ref().err().or(bus.publisher.as_ref().err());
-            status.down_because = Some(self.because(fault.unwrap_or(&Fault::Unproven)));
+            status.down_because = Some(self.down_because(&bus));
         }
         status.spool_bytes += bus.log.waiting_bytes() as u64;
         status.spool_dropped += bus.log.dropped();
         drop(bus);
+        self.order.lock().streams.add_to(status);
         status.subscriptions += self.interest.lock().confirmed();
         status.reconnects += self.reconnects.load(Relaxed);
         status.unknown_envelopes += self.unknown.load(Relaxed);
         status.duplicates += self.duplicates.load(Relaxed);
+    }
+
+    fn down_because(&self, bus: &Bus) -> String {
+        let fault = bus.subscriber.as_ref().err().or(bus.publisher.as_ref().err());
+        self.because(fault.unwrap_or(&Fault::Unproven))
     }
 
     pub fn because(&self, fault: &Fault) -> String {
@@ -271,6 +391,12 @@ impl Lane {
         bus.log.take_lost()
     }
 
+    /// Redis would not take it, and nobody waits for an answer: everybody misses it.
+    pub fn refused(&self, channel: &Channel) {
+        self.bus.lock().log.lose(channel);
+        self.overflow(vec![channel.clone()]);
+    }
+
     pub fn not_announced(&self, lost: Lost) {
         self.bus.lock().log.put_back_lost(lost);
     }
@@ -301,6 +427,7 @@ impl Lane {
     pub fn subscriber_lost(&self, fault: &Fault) {
         self.go_down(|bus| bus.subscriber = Err(fault.clone()));
         self.interest.lock().away();
+        self.order.lock().streams.lost(fault.gap_cause());
     }
 
     /// The last number given out.
@@ -355,13 +482,14 @@ impl Lane {
             .collect();
         order.heard = bus.log.last();
         bus.log.trim(order.heard);
-        bus.log.shed(self.spool_bytes);
+        let missed = bus.log.shed(self.spool_bytes);
         let fault = bus.subscriber.clone().err().or(bus.publisher.clone().err());
         drop(bus);
         for (channel, publication) in unheard {
             self.relay.deliver(&channel, publication);
         }
         drop(order);
+        self.overflow(missed);
         self.room.notify_waiters();
         if let (true, Some(fault)) = (was_up, fault) {
             tracing::warn!(because = self.because(&fault), "the broker is down");

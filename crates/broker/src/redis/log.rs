@@ -2,9 +2,11 @@
 //! It is plain data; who may touch it when is the lane's business.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use fanfare_protocol::{Channel, Publication};
 
+use super::append::Append;
 use super::control::Lost;
 
 /// One queue in the order of sequence numbers, with a mark at how far it was sent and one at how far the bus
@@ -15,6 +17,8 @@ pub(super) struct Log {
     entries: VecDeque<Message>,
     last: u64,
     sent: u64,
+    /// The most that `sent` ever was.
+    ever_sent: u64,
     acknowledged: u64,
     /// Of the entries that are not acknowledged.
     waiting_bytes: usize,
@@ -27,7 +31,11 @@ pub(super) struct Log {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Message {
     Publication(Channel, Publication),
+    /// Delivered here only when the bus brings it.
+    Append(Arc<Append>),
     Canary,
+    /// An append that is at the bus, or of which nobody wants to know any more.
+    Done,
 }
 
 impl Message {
@@ -38,7 +46,8 @@ impl Message {
             Self::Publication(channel, publication) => {
                 ENTRY + channel.as_str().len() + publication.payload.len()
             }
-            Self::Canary => ENTRY,
+            Self::Append(append) => ENTRY + append.channel.as_str().len() + append.publication.payload.len(),
+            Self::Canary | Self::Done => ENTRY,
         }
     }
 }
@@ -86,8 +95,15 @@ impl Log {
             }
             left = left.saturating_sub(message.bytes());
             self.sent += 1;
-            take(self.sent, message.clone());
+            let abandoned = matches!(message, Message::Append(append) if append.is_abandoned());
+            take(self.sent, if abandoned { Message::Done } else { message.clone() });
         }
+        self.ever_sent = self.ever_sent.max(self.sent);
+    }
+
+    /// Whether it was handed out at least once.
+    pub fn was_sent(&self, sequence: u64) -> bool {
+        sequence <= self.ever_sent
     }
 
     /// The bus has everything up to this number.
@@ -95,7 +111,11 @@ impl Log {
         let (before, from) = (self.before(), self.acknowledged);
         // What was dropped meanwhile is not there any more.
         for number in from.max(before) + 1..=sequence {
-            self.waiting_bytes -= self.entries[(number - before - 1) as usize].bytes();
+            let entry = &mut self.entries[(number - before - 1) as usize];
+            self.waiting_bytes -= entry.bytes();
+            if matches!(entry, Message::Append(_)) {
+                *entry = Message::Done;
+            }
         }
         self.acknowledged = from.max(sequence);
     }
@@ -110,7 +130,7 @@ impl Log {
         let start = sequence.saturating_sub(self.before()).min(self.entries.len() as u64);
         self.entries.range(start as usize..).filter_map(|message| match message {
             Message::Publication(channel, publication) => Some((channel, publication)),
-            Message::Canary => None,
+            Message::Append(_) | Message::Canary | Message::Done => None,
         })
     }
 
@@ -125,23 +145,41 @@ impl Log {
     }
 
     /// Drops the oldest until no more than `limit` bytes wait; what is on its way may take as much again. Only for
-    /// when everything has been delivered here, so that the others alone miss it; they are told.
-    pub fn shed(&mut self, limit: usize) {
+    /// when everything has been delivered here that will be, so that the others alone miss it; they are told. Gives back
+    /// the channels of appends, which everybody misses.
+    #[must_use]
+    pub fn shed(&mut self, limit: usize) -> Vec<Channel> {
         self.trim(self.acknowledged);
+        let mut missed = Vec::new();
         while self.waiting_bytes > limit {
             let on_its_way = self.before() < self.sent;
             if on_its_way && self.waiting_bytes <= limit.saturating_mul(2) {
-                return;
+                break;
             }
-            let Some(message) = self.entries.pop_front() else { return };
+            let Some(message) = self.entries.pop_front() else { break };
             self.waiting_bytes -= message.bytes();
             self.acknowledged = self.before();
             self.sent = self.sent.max(self.acknowledged);
-            if let Message::Publication(channel, _) = message {
-                self.dropped += 1;
-                self.lost.get_or_insert_with(Lost::new).add(&channel);
-            }
+            let channel = match message {
+                Message::Publication(channel, _) => channel,
+                // Whoever waits for the answer is told by getting none.
+                Message::Append(append) if !append.is_awaited() => {
+                    missed.push(append.channel.clone());
+                    append.channel.clone()
+                }
+                _ => continue,
+            };
+            self.lose(&channel);
         }
+        missed.sort();
+        missed.dedup();
+        missed
+    }
+
+    /// A publication will never be at the bus.
+    pub fn lose(&mut self, channel: &Channel) {
+        self.dropped += 1;
+        self.lost.get_or_insert_with(Lost::new).add(channel);
     }
 
     /// What was dropped since the last time.
@@ -226,10 +264,10 @@ mod tests {
         let mut log = log(5);
         let each = log.waiting_bytes() / 5;
         assert_eq!(sent(&mut log, 1, usize::MAX), [1]);
-        log.shed(each * 3);
+        let _ = log.shed(each * 3);
         assert_eq!((log.dropped(), log.waiting()), (0, 5), "the first is on its way");
         log.send_again();
-        log.shed(each * 2);
+        let _ = log.shed(each * 2);
         assert_eq!((log.dropped(), log.waiting(), log.waiting_bytes()), (3, 2, each * 2));
         let lost = log.take_lost().expect("something was dropped");
         assert_eq!(lost.channels(), Some(&HashSet::from([Channel::lobby()])));
@@ -247,7 +285,7 @@ mod tests {
         let mut log = log(9);
         let each = log.waiting_bytes() / 9;
         assert_eq!(sent(&mut log, 5, usize::MAX), [1, 2, 3, 4, 5]);
-        log.shed(each * 3);
+        let _ = log.shed(each * 3);
         assert_eq!((log.dropped(), log.waiting_bytes()), (3, each * 6));
         log.acknowledge(5);
         log.trim(9);

@@ -4,11 +4,14 @@
 //! A [`Lane`] is one connection for publishing and one for listening; the channels are spread over the lanes. The
 //! [`Ledger`] keeps this instance's rows (presence, claims, counts), the [`Herald`] sends control messages.
 
+mod append;
 mod backoff;
+mod batch;
 mod config;
 mod control;
 mod ear;
 mod fault;
+mod healer;
 mod herald;
 mod interest;
 mod keys;
@@ -22,6 +25,7 @@ mod publisher;
 mod reads;
 mod rows;
 mod shared;
+mod streams;
 mod subscriber;
 
 use std::iter::repeat_n;
@@ -41,7 +45,7 @@ use self::keys::Keys;
 use self::lane::Lane;
 use self::link::Link;
 use self::pool::Pool;
-use self::reads::Reads;
+use self::reads::Library;
 use self::rows::{Ledger, Names};
 use crate::{AppendOptions, Broker, BrokerError, History, Pending, Query, Relay, Retain, Status, part_of};
 
@@ -51,11 +55,11 @@ pub use self::config::{ConfigError, RedisConfig};
 pub struct Redis {
     lanes: Box<[Arc<Lane>]>,
     retain: Retain,
-    pool: Pool,
-    reads: Reads,
+    pool: Arc<Pool>,
+    library: Arc<Library>,
     ledger: Arc<Ledger>,
     herald: Arc<Herald>,
-    /// Two for each lane, two of the ledger, one of the herald.
+    /// Three for each lane, two of the ledger, one of the herald.
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -75,18 +79,21 @@ impl Redis {
         }
         let address = info.addr().to_string();
         let pool = Pool::new(info.clone(), config.timeout, runtime).map_err(|_| ConfigError::Url)?;
+        let pool = Arc::new(pool);
+        let library = Arc::new(Library::new(pool.clone()));
         let client = Client::open(info).map_err(|_| ConfigError::Url)?;
         let link = Link::new(client, config.timeout);
         let mut tasks = Vec::new();
         let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
             let part = (number, config.lanes);
             let lobby = Some(Channel::lobby()).filter(|lobby| part_of(lobby, config.lanes) == number);
-            let mut lane = Lane::new(config, address.clone(), relay, lobby);
+            let mut lane = Lane::new(config, address.clone(), relay, retain.clone(), lobby);
             lane.instance = (number == 0).then_some(config.instance);
             let lane = Arc::new(lane);
             let ear = Ear::new(lane.clone(), config.payload_limit, part);
             tasks.push(runtime.spawn(subscriber::subscribe(lane.clone(), link.clone(), ear)));
             tasks.push(runtime.spawn(publisher::publish(lane.clone(), link.clone())));
+            tasks.push(runtime.spawn(healer::heal(lane.clone(), library.clone(), config.position_check)));
             lane
         });
         let lanes: Box<[Arc<Lane>]> = lanes.collect();
@@ -96,7 +103,7 @@ impl Redis {
         let ledger = Ledger::new(names, keys, link, lanes.clone(), config.lease);
         let mut tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
         tasks.extend(ledger.start(runtime));
-        Ok(Self { lanes, retain, pool, reads: Reads::default(), ledger, herald, _tasks: tasks })
+        Ok(Self { lanes, retain, pool, library, ledger, herald, _tasks: tasks })
     }
 
     fn explain(&self, fault: &Fault) -> BrokerError {
@@ -104,7 +111,7 @@ impl Redis {
         if fault.is_refusal() { BrokerError::Refused(said) } else { BrokerError::Away(said) }
     }
 
-    fn lane(&self, channel: &Channel) -> &Lane {
+    fn lane(&self, channel: &Channel) -> &Arc<Lane> {
         &self.lanes[part_of(channel, self.lanes.len())]
     }
 }
@@ -126,19 +133,9 @@ impl Broker for Redis {
         &'a self,
         channel: &'a Channel,
         publication: Publication,
-        _options: AppendOptions,
+        options: AppendOptions,
     ) -> Pending<'a, Result<Option<Position>, BrokerError>> {
-        if let Some(because) = self.status().down_because {
-            return Box::pin(std::future::ready(Err(BrokerError::Away(because))));
-        }
-        self.publish(channel, publication);
-        Box::pin(async {
-            self.lane(channel).flush().await;
-            match self.status().down_because {
-                Some(because) => Err(BrokerError::Unknown(because)),
-                None => Ok(None),
-            }
-        })
+        self.lane(channel).append(channel, publication, options)
     }
 
     fn history<'a>(
@@ -149,15 +146,15 @@ impl Broker for Redis {
         Box::pin(async move {
             let retention = (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
             let keys = &self.lane(channel).keys;
-            let history = reads::read(&self.pool, keys, channel, query, retention, 0);
-            self.reads.watch(history).await.map_err(|fault| self.explain(&fault))
+            let history = self.library.read(keys, channel, query, retention, 0).await;
+            history.map_err(|fault| self.explain(&fault))
         })
     }
 
     fn remove_history<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<(), BrokerError>> {
         Box::pin(async move {
             (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
-            let removed = reads::remove(&self.pool, &self.lane(channel).keys, channel).await;
+            let removed = self.library.remove(&self.lane(channel).keys, channel).await;
             removed.map_err(|fault| self.explain(&fault))
         })
     }
@@ -185,7 +182,7 @@ impl Broker for Redis {
     fn status(&self) -> Status {
         let mut status = Status { up: true, ..Status::default() };
         self.lanes.iter().for_each(|lane| lane.add_to(&mut status));
-        self.reads.add_to(&mut status);
+        self.library.add_to(&mut status);
         status
     }
 }

@@ -5,17 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
-use fanfare_protocol::{Envelope, Kind, Publication};
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, Pipeline};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use redis::aio::MultiplexedConnection;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff::Backoff;
+use super::batch::Batch;
 use super::fault::Fault;
 use super::lane::Lane;
 use super::link::Link;
-use super::log::Message;
 use super::occasionally::Occasionally;
 
 /// Runs for as long as the broker lives.
@@ -78,54 +75,27 @@ async fn send(
     connection: &mut MultiplexedConnection,
     pace: &mut Pace,
 ) -> Result<bool, Fault> {
-    let mut batch = Vec::new();
-    let lost = lane.send(MOST, pace.bytes, |sequence, message| batch.push((sequence, message)));
-    let Some(&(last, _)) = batch.last() else { return Ok(false) };
-    let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
+    let mut messages = Vec::new();
+    let lost = lane.send(MOST, pace.bytes, |sequence, message| messages.push((sequence, message)));
+    let Some(&(last, _)) = messages.last() else { return Ok(false) };
+    let mut batch = Batch::new(lane);
     if let Some(lost) = &lost {
-        pipeline.add_command(publish_command(&lane.keys.control, &lost.encode(lane.origin)));
+        batch.announce(lost);
     }
-    let mut key = String::new();
-    for (sequence, message) in batch {
-        pipeline.add_command(command(lane, sequence, message, &mut key));
-    }
-    let count = pipeline.len();
+    messages.into_iter().for_each(|(sequence, message)| batch.add(sequence, message));
     let started = Instant::now();
-    let answers = timeout(link.timeout, connection.req_packed_commands(&pipeline, 0, count)).await;
-    let fault = match answers {
-        Ok(Ok(answers)) => Fault::among(&answers),
-        Ok(Err(error)) => Some(Fault::read(&error, link.timeout)),
-        Err(_) => Some(Fault::TimedOut(link.timeout)),
-    };
+    let done = batch.run(connection, link.timeout).await;
     pace.learn(started.elapsed(), link.timeout);
-    match fault {
-        None => {
+    match done {
+        Ok(()) => {
             lane.acknowledged(last);
             Ok(true)
         }
-        Some(fault) => {
+        Err(fault) => {
             lost.into_iter().for_each(|lost| lane.not_announced(lost));
             Err(fault)
         }
     }
-}
-
-fn command(lane: &Lane, sequence: u64, message: Message, key: &mut String) -> Cmd {
-    let (key, publication) = match message {
-        Message::Publication(channel, publication) => {
-            lane.keys.write_channel(&channel, key);
-            (&*key, publication)
-        }
-        Message::Canary => (&lane.keys.canary, Publication::new(Kind::Binary, Bytes::new())),
-    };
-    let envelope = Envelope { origin: lane.origin, sequence, publication };
-    publish_command(key, &envelope.encode())
-}
-
-fn publish_command(key: &str, message: &[u8]) -> Cmd {
-    let mut command = Cmd::with_capacity(3, 7 + key.len() + message.len());
-    command.arg("PUBLISH").arg(key).arg(message);
-    command
 }
 
 /// How much goes into one pipeline, so that a slow line does not break every deadline with the same megabyte.

@@ -1,8 +1,8 @@
 //! Reads of histories: the script, its arguments and its answer. It delivers nothing.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanfare_protocol::{Channel, Epoch, Opened, Position, Publication};
@@ -17,22 +17,46 @@ use crate::{History, Query, Retention, Status};
 /// Creates the numbering of a history that has none, so that a client can recover from its beginning.
 pub(super) static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/read.lua")));
 
-/// How many reads there were, and how long they took.
-#[derive(Default)]
-pub(super) struct Reads {
+/// Where histories are read, how often that happened, and how long it took.
+pub(super) struct Library {
+    pool: Arc<Pool>,
     done: AtomicU64,
     failed: AtomicU64,
     micros: AtomicU64,
 }
 
-impl Reads {
-    pub async fn watch<T>(&self, read: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+impl Library {
+    pub fn new(pool: Arc<Pool>) -> Self {
+        Self { pool, done: AtomicU64::new(0), failed: AtomicU64::new(0), micros: AtomicU64::new(0) }
+    }
+
+    /// A read of one channel. `reached` is an offset of `query.since`'s epoch that is known to have been given out: if
+    /// the history has not come so far, it was lost, and a new epoch begins.
+    pub async fn read(
+        &self,
+        keys: &Keys,
+        channel: &Channel,
+        query: Query,
+        retention: Retention,
+        reached: u64,
+    ) -> Result<History, Fault> {
         let started = Instant::now();
-        let result = read.await;
+        let (stream, meta) = (keys.stream(channel), keys.meta(channel));
+        let answer = self
+            .pool
+            .script(&READ, &[&stream, &meta], |command| complete(command, query, retention, reached))
+            .await;
         self.done.fetch_add(1, Relaxed);
-        self.failed.fetch_add(u64::from(result.is_err()), Relaxed);
+        self.failed.fetch_add(u64::from(answer.is_err()), Relaxed);
         self.micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
-        result
+        read_answer(answer?).ok_or_else(unexpected)
+    }
+
+    /// Forgets the publications of a channel, and not their numbers.
+    pub async fn remove(&self, keys: &Keys, channel: &Channel) -> Result<(), Fault> {
+        let mut command = Cmd::new();
+        command.arg("DEL").arg(keys.stream(channel));
+        self.pool.call(command).await.map(drop)
     }
 
     pub fn add_to(&self, status: &mut Status) {
@@ -40,29 +64,6 @@ impl Reads {
         status.history_failures += self.failed.load(Relaxed);
         status.history_micros += self.micros.load(Relaxed);
     }
-}
-
-/// A read of one channel. `reached` is an offset of `query.since`'s epoch that is known to have been given out: if the
-/// history has not come so far, it was lost, and a new epoch begins.
-pub(super) async fn read(
-    pool: &Pool,
-    keys: &Keys,
-    channel: &Channel,
-    query: Query,
-    retention: Retention,
-    reached: u64,
-) -> Result<History, Fault> {
-    let (stream, meta) = (keys.stream(channel), keys.meta(channel));
-    let answer =
-        pool.script(&READ, &[&stream, &meta], |command| complete(command, query, retention, reached)).await?;
-    read_answer(answer).ok_or_else(unexpected)
-}
-
-/// Forgets the publications of a channel, and not their numbers.
-pub(super) async fn remove(pool: &Pool, keys: &Keys, channel: &Channel) -> Result<(), Fault> {
-    let mut command = Cmd::new();
-    command.arg("DEL").arg(keys.stream(channel));
-    pool.call(command).await.map(drop)
 }
 
 fn complete(command: &mut Cmd, query: Query, retention: Retention, reached: u64) {
@@ -74,9 +75,13 @@ fn complete(command: &mut Cmd, query: Query, retention: Retention, reached: u64)
         (true, since) => ("older", since.map_or(u64::MAX, |since| since.saturating_sub(1))),
     };
     let epoch = query.since.map_or(Epoch::ANY, |since| since.epoch);
-    let meta_ttl = retention.meta_ttl.max(retention.ttl).as_millis().min(MOST_MILLIS) as u64;
-    command.arg(new_epoch().as_str()).arg(meta_ttl).arg(limit).arg(direction).arg(from);
-    command.arg(epoch.as_str()).arg(reached);
+    command
+        .arg(new_epoch().as_str())
+        .arg(millis(retention.meta_ttl.max(retention.ttl)))
+        .arg(limit)
+        .arg(direction)
+        .arg(from);
+    command.arg(epoch.as_str()).arg(reached).arg(retention.size);
 }
 
 fn read_answer(answer: Value) -> Option<History> {
@@ -115,5 +120,8 @@ pub(super) fn unexpected() -> Fault {
     Fault::Io("an answer about a history is not what it should be".to_owned())
 }
 
-/// A century: what Redis still takes for a life.
-pub(super) const MOST_MILLIS: u128 = 100 * 365 * 24 * 3600 * 1000;
+/// A life as Redis takes it: not nothing, and no more than a century.
+pub(super) fn millis(life: Duration) -> u64 {
+    const CENTURY: u128 = 100 * 365 * 24 * 3600 * 1000;
+    life.as_millis().clamp(1, CENTURY) as u64
+}

@@ -94,26 +94,30 @@ impl Session<'_> {
             if let Err(fault) = self.in_batches(&sink, Verb::Unsubscribe, self.names(&left)).await {
                 return fault;
             }
+            self.lane.expect(&pending);
             if let Err(fault) = self.in_batches(&sink, Verb::Subscribe, self.names(&pending)).await {
                 return fault;
             }
             // Whoever subscribes while the connection is open waits, so there is nobody to tell of a gap.
-            self.lane.interest.lock().confirm(pending);
+            self.lane.interest.lock().confirm(pending.clone());
+            self.lane.subscribed(&pending, Vec::new(), GapCause::Disconnected);
         }
     }
 
     /// After that, nobody believes to be subscribed who is not; and those who did meanwhile are told.
     async fn subscribe_to_everything(&mut self, sink: &PubSubSink) -> Result<(), Fault> {
         let pending = self.lane.interest.lock().take_pending();
+        self.lane.expect(&pending);
         let mut names = self.names(&pending);
         names.extend([self.lane.keys.control.clone(), self.lane.keys.canary.clone()]);
         names.extend(self.lane.instance.map(|instance| self.lane.keys.instance(instance)));
         self.in_batches(sink, Verb::Subscribe, names).await?;
-        let missed = self.lane.interest.lock().confirm(pending);
+        let promised = self.lane.interest.lock().confirm(pending.clone());
         self.lane.reconnects.fetch_add(u64::from(*self.been_open), Relaxed);
         *self.been_open = true;
         self.lane.subscriber_open();
         let cause = self.cause.take().unwrap_or(GapCause::Disconnected);
+        let missed = self.lane.subscribed(&pending, promised, cause);
         if !missed.is_empty() {
             self.lane.relay.gap(Gap { channels: Some(missed), cause });
         }

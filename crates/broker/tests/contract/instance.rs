@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_broker::{Broker, Gap, GapCause, Memory, Redis, RedisConfig, Relay, Retain, Retention};
-use fanfare_protocol::{Channel, Control, Kind, Member, PresenceChange, Publication};
+use fanfare_broker::{
+    AppendOptions, Broker, BrokerError, Gap, GapCause, Memory, Query, Redis, RedisConfig, Relay, Retain,
+    Retention,
+};
+use fanfare_protocol::{Channel, Control, Kind, Member, Position, PresenceChange, Publication};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -37,14 +40,21 @@ pub struct Recorder {
     wanted: Mutex<HashSet<Channel>>,
     subscribers: Mutex<HashMap<Channel, u64>>,
     events: Mutex<Vec<Event>>,
+    /// Of those events that are deliveries with a position.
+    positions: Mutex<HashMap<usize, Position>>,
     changed: watch::Sender<()>,
 }
 
-/// Channels whose names begin with `kept` have a history: of a hundred publications, or as many as the name says.
+/// Channels whose names begin with `kept` have a history: of a hundred thousand publications, or as many as follow
+/// (`kept:3:news`). Those of `brief` last a third of a second, and are forgotten after one.
 pub fn retain() -> Retain {
     Arc::new(|channel| {
+        if channel.as_str().starts_with("brief") {
+            let (ttl, meta_ttl) = (Duration::from_millis(300), Duration::from_millis(1000));
+            return Some(Retention { size: 100, ttl, meta_ttl });
+        }
         let size = channel.as_str().strip_prefix("kept")?.trim_start_matches(':').split(':').next();
-        let size = size.and_then(|size| size.parse().ok()).unwrap_or(100);
+        let size = size.and_then(|size| size.parse().ok()).unwrap_or(100_000);
         Some(Retention::new(size, Duration::from_secs(60)))
     })
 }
@@ -88,6 +98,22 @@ impl Instance {
         self.broker.publish(channel, Publication::new(Kind::Text, Bytes::copy_from_slice(text.as_bytes())));
     }
 
+    /// Appends, and says where it is.
+    pub async fn append(&self, channel: &Channel, text: &str) -> Result<Option<Position>, BrokerError> {
+        let publication = Publication::new(Kind::Text, Bytes::copy_from_slice(text.as_bytes()));
+        let append = self.broker.append(channel, publication, AppendOptions::default());
+        timeout(PATIENCE, append).await.expect("it says yes or no")
+    }
+
+    /// The whole history: offsets and texts.
+    pub async fn kept(&self, channel: &Channel) -> Vec<(u64, String)> {
+        let query = Query { since: None, limit: usize::MAX, reverse: false };
+        let history = self.broker.history(channel, query).await.expect("it can be read");
+        let text = |publication: &Publication| String::from_utf8_lossy(&publication.payload).into_owned();
+        let numbered = |publication: Publication| Some((publication.position?.offset, text(&publication)));
+        history.publications.into_iter().filter_map(numbered).collect()
+    }
+
     pub async fn until_up(&self) {
         let start = Instant::now();
         eventually("it is up", async || {
@@ -111,6 +137,7 @@ impl Recorder {
             wanted: Mutex::default(),
             subscribers: Mutex::default(),
             events: Mutex::default(),
+            positions: Mutex::default(),
             changed: watch::Sender::new(()),
         })
     }
@@ -207,6 +234,35 @@ impl Recorder {
         .await;
     }
 
+    /// What was delivered with a position, in order.
+    pub fn numbered(&self, channel: &Channel) -> Vec<(u64, String)> {
+        let (events, positions) = (self.events.lock(), self.positions.lock());
+        let ours = |(at, event): (usize, &Event)| match event {
+            Event::Delivered(of, text) if of == channel => Some((positions.get(&at)?.offset, text.clone())),
+            _ => None,
+        };
+        events.iter().enumerate().filter_map(ours).collect()
+    }
+
+    /// Checks that each position follows the one before, unless a gap was announced in between.
+    pub fn assert_contiguous(&self, channel: &Channel) {
+        let (events, positions) = (self.events.lock(), self.positions.lock());
+        let mut last: Option<Position> = None;
+        for (at, event) in events.iter().enumerate() {
+            match event {
+                Event::Delivered(of, text) if of == channel => {
+                    let position = *positions.get(&at).unwrap_or_else(|| panic!("{text} has no position"));
+                    if let Some(last) = last {
+                        assert_eq!(position, Position { offset: last.offset + 1, ..last }, "{text}");
+                    }
+                    last = Some(position);
+                }
+                event if is_gap(event, channel) => last = None,
+                _ => {}
+            }
+        }
+    }
+
     fn record(&self, event: Event) {
         self.events.lock().push(event);
         self.changed.send_replace(());
@@ -216,7 +272,13 @@ impl Recorder {
 impl Relay for Recorder {
     fn deliver(&self, channel: &Channel, publication: Publication) {
         let text = String::from_utf8_lossy(&publication.payload).into_owned();
-        self.record(Event::Delivered(channel.clone(), text));
+        let mut events = self.events.lock();
+        if let Some(position) = publication.position {
+            self.positions.lock().insert(events.len(), position);
+        }
+        events.push(Event::Delivered(channel.clone(), text));
+        drop(events);
+        self.changed.send_replace(());
     }
 
     fn gap(&self, gap: Gap) {

@@ -2,6 +2,8 @@
 //! redis-server are real; nothing is simulated but a bad network.
 
 mod faults;
+mod healing;
+mod history;
 mod instance;
 mod leases;
 mod model;
@@ -17,6 +19,11 @@ use std::sync::Arc;
 
 use fanfare_broker::RedisConfig;
 
+use crate::history::{
+    a_history_has_a_size_and_a_life, a_key_publishes_once, a_removed_history_goes_on_counting,
+    appends_say_where_they_are, histories_are_read_as_asked, numbers_have_no_holes_and_all_see_the_same,
+    what_was_said_of_a_publication_is_kept, whoever_joins_and_reads_misses_nothing,
+};
 use crate::instance::{Instance, PATIENCE, channel, eventually, retain};
 use crate::presence::{
     a_large_channel_is_read_in_pages, news_keep_their_place_among_publications,
@@ -93,6 +100,14 @@ for_every_home!(
     a_subscription_follows_its_clients,
     publications_keep_their_kind_their_bytes_and_whom_they_leave_out,
     ready_and_flush_resolve,
+    numbers_have_no_holes_and_all_see_the_same,
+    histories_are_read_as_asked,
+    appends_say_where_they_are,
+    a_key_publishes_once,
+    a_history_has_a_size_and_a_life,
+    a_removed_history_goes_on_counting,
+    whoever_joins_and_reads_misses_nothing,
+    what_was_said_of_a_publication_is_kept,
     who_comes_and_goes_is_told_once_and_seen_everywhere,
     several_connections_of_a_user_are_one_user,
     whoever_is_back_in_time_was_never_gone,

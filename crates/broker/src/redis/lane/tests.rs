@@ -30,7 +30,10 @@ impl Stage {
     fn new(spool_bytes: usize) -> Self {
         let relay = Arc::new(Heard::default());
         let config = RedisConfig { spool_bytes, ..RedisConfig::new("redis://localhost") };
-        Self { lane: Lane::new(&config, "localhost:6379".into(), relay.clone(), None), relay }
+        Self {
+            lane: Lane::new(&config, "localhost:6379".into(), relay.clone(), Arc::new(|_| None), None),
+            relay,
+        }
     }
 
     fn up(spool_bytes: usize) -> Self {

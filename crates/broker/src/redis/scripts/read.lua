@@ -2,7 +2,7 @@
 -- KEYS  1 stream  2 meta
 -- ARGV  1 the epoch, if a new one begins  2 life of the numbering, ms  3 most publications
 --       4 'newer' or 'older'  5 the first or last offset  6 the epoch that is asked for, or ''
---       7 an offset that was surely reached in that epoch
+--       7 an offset that was surely reached in that epoch  8 publications that are kept
 -- Gives epoch, offset, whether the epoch is the one, entries.
 local meta = redis.call('HMGET', KEYS[2], 'e', 'o')
 local epoch, offset = meta[1], tonumber(meta[2] or '0')
@@ -19,10 +19,13 @@ end
 local matches = ARGV[6] == '' or ARGV[6] == epoch
 local entries = {}
 if matches and ARGV[3] ~= '0' then
-  if ARGV[4] == 'newer' then
-    entries = redis.call('XRANGE', KEYS[1], ARGV[5], '+', 'COUNT', ARGV[3])
+  -- The stream is trimmed roughly, because that is cheap; what is too old by count is passed over here.
+  local first = string.format('%.0f', math.max(offset - tonumber(ARGV[8]) + 1, 1))
+  if ARGV[4] == 'older' then
+    entries = redis.call('XREVRANGE', KEYS[1], ARGV[5], first, 'COUNT', ARGV[3])
   else
-    entries = redis.call('XREVRANGE', KEYS[1], ARGV[5], '-', 'COUNT', ARGV[3])
+    if tonumber(ARGV[5]) > tonumber(first) then first = ARGV[5] end
+    entries = redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', ARGV[3])
   end
 end
 return { epoch, offset, matches and 1 or 0, entries }

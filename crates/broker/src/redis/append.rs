@@ -1,0 +1,133 @@
+//! Publications that Redis itself must decide on: those of channels with a history, which it numbers, and those that
+//! somebody waits for. The scripts, their arguments and their answers; when they are sent is the publisher's business.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use fanfare_protocol::{Channel, Envelope, Position, Publication};
+use parking_lot::Mutex;
+use redis::{Cmd, Value};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::fault::Fault;
+use super::keys::Keys;
+use super::pool::Script;
+use super::reads::{millis, read_epoch, unexpected};
+use crate::history::new_epoch;
+use crate::{AppendOptions, BrokerError, Retention};
+
+/// Numbers, appends and publishes any number of publications of one channel, in their order.
+pub(super) static APPEND: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/append.lua")));
+
+/// Publishes once under a key.
+pub(super) static ONCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/once.lua")));
+
+/// What becomes of an append.
+pub(super) type Outcome = Result<Option<Position>, BrokerError>;
+
+/// One such publication.
+#[derive(Debug)]
+pub(super) struct Append {
+    pub channel: Channel,
+    pub publication: Publication,
+    pub retention: Option<Retention>,
+    /// The key under which it is done once, and for how long that is remembered.
+    pub once: Option<(String, Duration)>,
+    reply: Mutex<Option<oneshot::Sender<Outcome>>>,
+}
+
+impl Append {
+    /// One that nobody waits for.
+    pub fn unconfirmed(channel: &Channel, publication: Publication, retention: Retention) -> Self {
+        let channel = channel.clone();
+        Self { channel, publication, retention: Some(retention), once: None, reply: Mutex::new(None) }
+    }
+
+    /// One whose outcome is told, unless it is dropped before.
+    pub fn confirmed(
+        channel: &Channel,
+        publication: Publication,
+        retention: Option<Retention>,
+        options: AppendOptions,
+    ) -> (Self, oneshot::Receiver<Outcome>) {
+        let (reply, outcome) = oneshot::channel();
+        let once = options.idempotency_key.map(|key| (key, options.idempotency_ttl));
+        let reply = Mutex::new(Some(reply));
+        (Self { channel: channel.clone(), publication, retention, once, reply }, outcome)
+    }
+
+    /// Whether somebody was to be told, and has been or has gone away. It is not to be published any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.lock().as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+
+    /// Whether somebody is to be told what becomes of it.
+    pub fn is_awaited(&self) -> bool {
+        self.reply.lock().is_some()
+    }
+
+    /// Tells whoever waits. False if nobody ever did.
+    pub fn tell(&self, outcome: Outcome) -> bool {
+        let reply = self.reply.lock().take();
+        reply.is_some_and(|reply| {
+            // Whoever waited may have gone.
+            let _ = reply.send(outcome);
+            true
+        })
+    }
+}
+
+/// Only for tests, which compare messages.
+impl PartialEq for Append {
+    fn eq(&self, other: &Self) -> bool {
+        self.channel == other.channel && self.publication == other.publication
+    }
+}
+
+impl Eq for Append {}
+
+/// The beginning of a command that appends to one channel; publications follow by `add`.
+pub(super) fn begin(keys: &Keys, append: &Append, retention: Retention) -> Cmd {
+    let mut names = vec![keys.stream(&append.channel), keys.meta(&append.channel)];
+    names.extend(append.once.as_ref().map(|(key, _)| keys.result(&append.channel, key)));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut command = APPEND.command(&names);
+    command.arg(keys.channel(&append.channel)).arg(retention.size.max(1));
+    command.arg(millis(retention.ttl)).arg(millis(retention.meta_ttl.max(retention.ttl)));
+    command.arg(new_epoch().as_str()).arg(append.once.as_ref().map_or(0, |(_, ttl)| millis(*ttl)));
+    command
+}
+
+/// One more publication of the channel.
+pub(super) fn add(command: &mut Cmd, origin: Uuid, sequence: u64, append: &Append) {
+    let publication = append.publication.clone();
+    let unnumbered = Envelope { origin, sequence, publication }.encode_unnumbered();
+    command.arg(&unnumbered.before[..]).arg(&unnumbered.after[..]);
+}
+
+/// Publishes to a channel without a history, once under the key. The envelope has no origin, for Redis itself sees to
+/// it that it comes once.
+pub(super) fn once(keys: &Keys, append: &Append, key: &str, ttl: Duration) -> Cmd {
+    let mut command = ONCE.command(&[&keys.result(&append.channel, key)]);
+    let envelope = Envelope { origin: Uuid::nil(), sequence: 0, publication: append.publication.clone() };
+    command.arg(keys.channel(&append.channel)).arg(&envelope.encode()[..]).arg(millis(ttl));
+    command
+}
+
+/// The positions of so many publications.
+pub(super) fn read_positions(answer: &Value, count: usize) -> Result<Vec<Position>, Fault> {
+    let Value::Array(parts) = answer else { return Err(unexpected()) };
+    let Some((epoch, offsets)) = parts.split_first().filter(|(_, offsets)| offsets.len() == count) else {
+        return Err(unexpected());
+    };
+    let epoch = read_epoch(epoch).ok_or_else(unexpected)?;
+    let position = |offset: &Value| match offset {
+        Value::Int(offset) => {
+            Ok(Position { offset: u64::try_from(*offset).map_err(|_| unexpected())?, epoch })
+        }
+        _ => Err(unexpected()),
+    };
+    offsets.iter().map(position).collect()
+}

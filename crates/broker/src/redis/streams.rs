@@ -1,0 +1,196 @@
+//! The channels of a lane that have a history and are subscribed: which publications may go to the relay, and what
+//! must be read. It is plain data; the ear tells it what has come, the healer reads what it asks for.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use fanfare_protocol::{Channel, Publication};
+use tokio::sync::oneshot;
+
+use crate::stream::{Ask, Heals, Step, Stream};
+use crate::{Gap, GapCause, History, Relay, Status};
+
+/// Guarded by the lane's `order`, as all deliveries are.
+#[derive(Default)]
+pub(super) struct Streams {
+    channels: HashMap<Channel, Entry>,
+    /// Those that may have something to read.
+    due: VecDeque<Channel>,
+    /// The bus brings what is published.
+    open: bool,
+    heals: Heals,
+    /// Of the next channel: a channel that was left and joined again is another one.
+    next: u64,
+}
+
+struct Entry {
+    id: u64,
+    stream: Stream,
+    /// In `due`.
+    due: bool,
+    touched: Instant,
+    /// Who waits until it is known where the channel stands.
+    waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// A read that somebody has to do, and by which the answer finds back.
+pub(super) struct Errand {
+    pub channel: Channel,
+    pub id: u64,
+    pub ask: Ask,
+}
+
+/// What came of an errand.
+pub(super) enum Answer {
+    Read(History),
+    /// Nobody knows.
+    Failed,
+    /// It will never be known.
+    Refused,
+}
+
+impl Streams {
+    /// Is about to be subscribed: what comes from now on is looked at.
+    pub fn expect(&mut self, channel: &Channel, now: Instant) {
+        if !self.channels.contains_key(channel) {
+            self.next += 1;
+            let entry = Entry {
+                id: self.next,
+                stream: Stream::default(),
+                due: false,
+                touched: now,
+                waiters: Vec::new(),
+            };
+            self.channels.insert(channel.clone(), entry);
+        }
+    }
+
+    /// The bus brings it. `promised`, if somebody took it for subscribed before.
+    pub fn subscribed(&mut self, channel: &Channel, promised: Option<GapCause>) {
+        self.open = true;
+        if let Some(entry) = self.channels.get_mut(channel) {
+            entry.stream.subscribed(promised);
+            entry.push_due(channel, &mut self.due);
+        }
+    }
+
+    /// Nobody here wants it any more.
+    pub fn forget(&mut self, channel: &Channel) {
+        self.channels.remove(channel);
+    }
+
+    /// The bus is away; nobody waits for what it would say.
+    pub fn lost(&mut self, cause: GapCause) {
+        self.open = false;
+        for entry in self.channels.values_mut() {
+            entry.stream.lost(cause);
+            entry.waiters.clear();
+        }
+    }
+
+    /// What to wait for until it is known where the channel stands; the sender's end is answer enough.
+    pub fn established(&mut self, channel: &Channel) -> Option<oneshot::Receiver<()>> {
+        let entry = self.channels.get_mut(channel).filter(|_| self.open)?;
+        if entry.stream.is_established() {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        entry.waiters.push(sender);
+        Some(receiver)
+    }
+
+    /// A publication with a position. True if there is something to read now. What is not subscribed is dropped:
+    /// whoever comes next begins where the channel stands then.
+    pub fn hear(
+        &mut self,
+        channel: &Channel,
+        publication: Publication,
+        now: Instant,
+        relay: &dyn Relay,
+    ) -> bool {
+        let Some(position) = publication.position else { return false };
+        let Some(entry) = self.channels.get_mut(channel) else { return false };
+        entry.touched = now;
+        entry.stream.hear(position, publication, ROOM, &mut self.heals, &mut steps(channel, relay));
+        self.open && entry.push_due(channel, &mut self.due)
+    }
+
+    /// Asks where those stand of whom nothing was heard for `idle`. True if there are any.
+    pub fn check(&mut self, idle: Duration, now: Instant) -> bool {
+        if !self.open {
+            return false;
+        }
+        let mut any = false;
+        for (channel, entry) in &mut self.channels {
+            let pause = if entry.stream.is_suspected() { idle.min(CHECK_AGAIN) } else { idle };
+            if now.duration_since(entry.touched) >= pause {
+                entry.touched = now;
+                entry.stream.check();
+                any |= entry.push_due(channel, &mut self.due);
+            }
+        }
+        any
+    }
+
+    /// What is to be read next, if the bus is there.
+    pub fn take_errands(&mut self, most: usize) -> Vec<Errand> {
+        let mut errands = Vec::new();
+        while self.open && errands.len() < most {
+            let Some(channel) = self.due.pop_front() else { break };
+            let Some(entry) = self.channels.get_mut(&channel) else { continue };
+            entry.due = false;
+            if let Some(ask) = entry.stream.ask() {
+                errands.push(Errand { channel, id: entry.id, ask });
+            }
+        }
+        errands
+    }
+
+    pub fn answer(&mut self, channel: &Channel, id: u64, answer: Answer, now: Instant, relay: &dyn Relay) {
+        let Some(entry) = self.channels.get_mut(channel).filter(|entry| entry.id == id) else { return };
+        entry.touched = now;
+        let steps = &mut steps(channel, relay);
+        match answer {
+            Answer::Read(history) => entry.stream.answer(history, &mut self.heals, steps),
+            Answer::Failed => entry.stream.failed(),
+            Answer::Refused => {
+                entry.stream.refused(&mut self.heals, steps);
+                entry.waiters.clear();
+            }
+        }
+        if entry.stream.is_established() {
+            entry.waiters.clear();
+        }
+        entry.push_due(channel, &mut self.due);
+    }
+
+    pub fn add_to(&self, status: &mut Status) {
+        status.healed_publications += self.heals.publications;
+        status.heals_whole += self.heals.whole;
+        status.heals_with_gap += self.heals.with_gap;
+        status.duplicates += self.heals.duplicates;
+    }
+}
+
+impl Entry {
+    fn push_due(&mut self, channel: &Channel, due: &mut VecDeque<Channel>) -> bool {
+        let push = self.stream.wants() && !self.due;
+        if push {
+            self.due = true;
+            due.push_back(channel.clone());
+        }
+        push
+    }
+}
+
+fn steps<'a>(channel: &'a Channel, relay: &'a dyn Relay) -> impl FnMut(Step) + 'a {
+    move |step| match step {
+        Step::Deliver(publication) => relay.deliver(channel, publication),
+        Step::Gap(cause) => relay.gap(Gap { channels: Some(vec![channel.clone()]), cause }),
+    }
+}
+
+/// Bytes that are held for one channel; what is more is read again.
+const ROOM: usize = 1 << 20;
+/// When a difference is looked at for the second time.
+const CHECK_AGAIN: Duration = Duration::from_secs(1);

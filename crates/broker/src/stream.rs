@@ -1,0 +1,350 @@
+//! One channel's numbered publications on their way to the relay: which may go, which wait, and what must be read out
+//! of the history first. It does no I/O and has no clock, so that it can be tested against a reference.
+//!
+//! The rule is one: what goes to the relay is always the next offset of the epoch, or a gap goes before it. What
+//! arrives too early is held; what is missing is read. What was held too much of is dropped, for the history has it.
+
+use std::collections::VecDeque;
+
+use fanfare_protocol::{Position, Publication};
+
+use crate::{GapCause, History};
+
+/// What has been handed on, what is held, what is being read.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    /// Everything up to here is with the relay. Nothing, before it is known where the channel stands.
+    at: Option<Position>,
+    held: VecDeque<Held>,
+    held_bytes: usize,
+    /// Arrivals so far.
+    arrivals: u64,
+    /// The last arrival that was not held, because too much was.
+    dropped: Option<(u64, Position)>,
+    wish: Wish,
+    /// The read that is under way.
+    reading: Option<Reading>,
+    /// Somebody took the channel for subscribed before it was known where it stood.
+    promised: Option<GapCause>,
+    /// A check has found a difference, which may be a publication that is still on its way.
+    suspected: bool,
+    /// A hole is being made good; whether wholly, so far.
+    healing: Option<bool>,
+    /// Redis will not say where the channel stands: wherever the next publication does.
+    adrift: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    arrival: u64,
+    position: Position,
+    publication: Publication,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    /// What had arrived when the read was asked for; the history had it by then.
+    arrivals: u64,
+    ask: Ask,
+    wish: Wish,
+}
+
+/// What is to be read next; the greater includes the less.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wish {
+    #[default]
+    Nothing,
+    /// Compare, and if there is a difference, compare again.
+    Check,
+    /// Where the channel stands, after the bus was away or when there is none yet.
+    Verify,
+    /// What is missing.
+    Entries,
+}
+
+/// What to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// Publications after this position; nothing, where it is not known yet.
+    pub since: Option<Position>,
+    /// An offset that was reached in that epoch: if the history has not come so far, it has begun anew.
+    pub reached: u64,
+    /// Only where the channel stands.
+    pub top_only: bool,
+}
+
+/// What goes to the relay.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Deliver(Publication),
+    Gap(GapCause),
+}
+
+/// What has come of arrivals and reads.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heals {
+    /// Publications out of the history.
+    pub publications: u64,
+    /// Holes that were made good.
+    pub whole: u64,
+    /// Holes that were not, or not wholly.
+    pub with_gap: u64,
+    /// Publications that had been delivered before.
+    pub duplicates: u64,
+}
+
+impl Stream {
+    /// The bus brings the channel from now on: where does it stand? `promised`, if somebody has taken it for subscribed
+    /// before: then, if it is not known how far he got, that is a gap.
+    pub fn subscribed(&mut self, promised: Option<GapCause>) {
+        if self.at.is_none() {
+            self.promised = self.promised.or(promised);
+        }
+        self.wish = self.wish.max(Wish::Verify);
+    }
+
+    /// The bus is away. Who waits for the channel waits no longer.
+    pub fn lost(&mut self, cause: GapCause) {
+        if self.at.is_none() {
+            self.promised.get_or_insert(cause);
+        }
+    }
+
+    /// Nothing has come for a while: does it still stand where it should?
+    pub fn check(&mut self) {
+        if self.at.is_some() {
+            self.wish = self.wish.max(Wish::Check);
+        }
+    }
+
+    /// Whether it is known where the channel stands.
+    pub fn is_established(&self) -> bool {
+        self.at.is_some()
+    }
+
+    /// Whether a check has found a difference and is to be made once more.
+    pub fn is_suspected(&self) -> bool {
+        self.suspected
+    }
+
+    /// Whether there is something to read.
+    pub fn wants(&self) -> bool {
+        self.reading.is_none() && self.wish > Wish::Nothing
+    }
+
+    /// What to read next, if anything; until it is answered, there is nothing more.
+    pub fn ask(&mut self) -> Option<Ask> {
+        if !self.wants() {
+            return None;
+        }
+        let wish = std::mem::take(&mut self.wish);
+        let epoch = self.at.map(|at| at.epoch);
+        let heard =
+            self.held.iter().map(|held| held.position).chain(self.dropped.map(|(_, at)| at)).chain(self.at);
+        let reached =
+            heard.filter(|position| Some(position.epoch) == epoch).map(|position| position.offset).max();
+        let ask = Ask {
+            since: self.at,
+            reached: reached.unwrap_or(0),
+            top_only: wish < Wish::Entries || self.at.is_none(),
+        };
+        self.reading = Some(Reading { arrivals: self.arrivals, ask, wish });
+        Some(ask)
+    }
+
+    /// The bus has brought a publication. No more than `room` bytes are held.
+    pub fn hear(
+        &mut self,
+        position: Position,
+        publication: Publication,
+        room: usize,
+        heals: &mut Heals,
+        step: &mut impl FnMut(Step),
+    ) {
+        self.arrivals += 1;
+        if self.at.is_none() && std::mem::take(&mut self.adrift) {
+            self.at = Some(Position { offset: position.offset.saturating_sub(1), ..position });
+        }
+        match &mut self.at {
+            Some(at) if covers(at, position) => heals.duplicates += 1,
+            Some(at) if follows(at, position) => {
+                *at = position;
+                self.suspected = false;
+                step(Step::Deliver(publication));
+                self.drain(None, step);
+            }
+            _ => self.hold(position, publication, room),
+        }
+    }
+
+    fn hold(&mut self, position: Position, publication: Publication, room: usize) {
+        let bytes = publication.payload.len() + ENTRY;
+        if self.held_bytes + bytes <= room || self.held.is_empty() {
+            self.held_bytes += bytes;
+            self.held.push_back(Held { arrival: self.arrivals, position, publication });
+        } else {
+            self.dropped = Some((self.arrivals, position));
+        }
+        // A read that is under way may bring what is missing; its answer will tell.
+        if self.at.is_some() && self.reading.is_none() {
+            self.wish = Wish::Entries;
+        }
+    }
+
+    /// The answer to what was asked.
+    pub fn answer(&mut self, history: History, heals: &mut Heals, step: &mut impl FnMut(Step)) {
+        let Some(reading) = self.reading.take() else { return };
+        let top = history.top;
+        match self.at {
+            None => {
+                self.at = Some(top);
+                self.promised.take().into_iter().for_each(|cause| step(Step::Gap(cause)));
+            }
+            Some(at) if reading.ask.top_only => self.compare(at, top, reading, step),
+            Some(at) if at.epoch != top.epoch => self.begin_anew(top, reading, step),
+            Some(_) => self.take_entries(history, heals, step),
+        }
+        self.drain(Some((reading, top)), step);
+        if self.wish == Wish::Nothing
+            && let Some(whole) = self.healing.take()
+        {
+            *(if whole { &mut heals.whole } else { &mut heals.with_gap }) += 1;
+        }
+    }
+
+    fn compare(&mut self, at: Position, top: Position, reading: Reading, step: &mut impl FnMut(Step)) {
+        if covers(&at, top) {
+            self.suspected = false;
+        } else if reading.wish == Wish::Check && !self.suspected {
+            self.suspected = true;
+        } else if at.epoch != top.epoch {
+            self.begin_anew(top, reading, step);
+        } else {
+            self.suspected = false;
+            self.wish = Wish::Entries;
+        }
+    }
+
+    /// The history has a new epoch: whatever there was of the old one that had not come is lost.
+    fn begin_anew(&mut self, top: Position, reading: Reading, step: &mut impl FnMut(Step)) {
+        self.at = Some(Position { offset: 0, epoch: top.epoch });
+        self.suspected = false;
+        self.held.retain(|held| held.position.epoch == top.epoch || held.arrival > reading.arrivals);
+        self.held_bytes = self.held.iter().map(|held| held.publication.payload.len() + ENTRY).sum();
+        if top.offset > 0 {
+            self.wish = Wish::Entries;
+        }
+        self.miss(step);
+    }
+
+    fn miss(&mut self, step: &mut impl FnMut(Step)) {
+        self.healing = Some(false);
+        step(Step::Gap(GapCause::Forgotten));
+    }
+
+    /// It could not be read; it is to be asked again.
+    pub fn failed(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            self.wish = self.wish.max(reading.wish);
+        }
+    }
+
+    /// It will never be read, for Redis refuses: what is missing is lost, and what is held is all there is.
+    pub fn refused(&mut self, heals: &mut Heals, step: &mut impl FnMut(Step)) {
+        self.reading = None;
+        self.wish = Wish::Nothing;
+        let held = std::mem::take(&mut self.held);
+        (self.held_bytes, self.dropped, self.adrift) = (0, None, self.at.is_none());
+        if self.at.is_some() || self.promised.is_some() {
+            (heals.with_gap, self.healing) = (heals.with_gap + 1, None);
+            step(Step::Gap(self.promised.take().unwrap_or(GapCause::Forgotten)));
+        }
+        for held in held {
+            self.at = Some(held.position);
+            step(Step::Deliver(held.publication));
+        }
+    }
+
+    /// Delivers what was read. What is in no history any more is announced in its place.
+    fn take_entries(&mut self, history: History, heals: &mut Heals, step: &mut impl FnMut(Step)) {
+        let Some(mut at) = self.at else { return };
+        let mut came = false;
+        for publication in history.publications {
+            let Some(position) = publication.position else { continue };
+            came = true;
+            // The bus may have brought it meanwhile.
+            if position.epoch != at.epoch || covers(&at, position) {
+                continue;
+            }
+            if !follows(&at, position) {
+                self.miss(step);
+            }
+            at = position;
+            heals.publications += 1;
+            self.healing.get_or_insert(true);
+            step(Step::Deliver(publication));
+        }
+        if at.offset < history.top.offset {
+            if came {
+                // There are more than one read brings.
+                self.wish = Wish::Entries;
+            } else {
+                self.miss(step);
+                at = history.top;
+            }
+        }
+        self.at = Some(at);
+    }
+
+    /// Delivers what is held and is next. `read` is what was read just now, and where the history stood: whatever had
+    /// arrived before that and is not in it, is in no history any more.
+    fn drain(&mut self, read: Option<(Reading, Position)>, step: &mut impl FnMut(Step)) {
+        let Some(mut at) = self.at else { return };
+        let seen = |arrival: u64, at: &Position| {
+            read.is_some_and(|(reading, top)| arrival <= reading.arrivals && covers(at, top))
+        };
+        let (mut missed, mut more) = (false, false);
+        while let Some(first) = self.held.front() {
+            let (next, old) = (follows(&at, first.position), covers(&at, first.position));
+            if !next && !old && !seen(first.arrival, &at) {
+                more = true;
+                break;
+            }
+            let Some(held) = self.held.pop_front() else { break };
+            self.held_bytes -= held.publication.payload.len() + ENTRY;
+            if next {
+                at = held.position;
+                step(Step::Deliver(held.publication));
+            }
+            missed |= !next && !old;
+        }
+        if let Some((arrival, position)) = self.dropped {
+            let known = covers(&at, position) || seen(arrival, &at);
+            self.dropped = self.dropped.filter(|_| !known);
+            more |= !known;
+        }
+        self.at = Some(at);
+        if more && self.reading.is_none() {
+            self.wish = Wish::Entries;
+        }
+        if missed {
+            self.miss(step);
+        }
+    }
+}
+
+/// Whether `position` comes right after `at`.
+fn follows(at: &Position, position: Position) -> bool {
+    at.epoch == position.epoch && at.offset.checked_add(1) == Some(position.offset)
+}
+
+/// Whether whoever has everything up to `at` has this.
+fn covers(at: &Position, position: Position) -> bool {
+    at.epoch == position.epoch && position.offset <= at.offset
+}
+
+/// What a held publication takes beside its payload, about.
+const ENTRY: usize = 200;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,417 @@
+//! An instance makes good out of the history what its bus did not bring, before anything newer; only what no history
+//! holds is announced as a gap.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use fanfare_broker::{BrokerError, GapCause, RedisConfig};
+use fanfare_protocol::{Channel, Envelope, Epoch, Kind, Position, Publication};
+use uuid::Uuid;
+
+use crate::faults::Traffic;
+use crate::instance::{Instance, PATIENCE, audit, channel, eventually};
+use crate::proxy::Proxy;
+use crate::server::Server;
+
+/// Redis that has everything on its disk before it says so.
+const DURABLE: [&str; 2] = ["--appendonly", "yes"];
+
+/// Ends the traffic and checks that everybody got everything, each once, in order and without a gap, and that this
+/// is what the history holds.
+async fn settle_whole(traffic: Traffic, instances: &[(&str, &Instance)], channel: &Channel) {
+    let counts = traffic.stop();
+    for (name, instance) in instances {
+        instance.until_up().await;
+        instance.publish(channel, &format!("end of {name}"));
+    }
+    let everybody: Vec<&str> = instances.iter().map(|(name, _)| *name).collect();
+    for (_, receiver) in instances {
+        for name in &everybody {
+            receiver.relay.until_text(channel, &format!("end of {name}")).await;
+        }
+        receiver.relay.assert_contiguous(channel);
+        assert_eq!(receiver.relay.gaps(channel), []);
+        audit(&receiver.relay, channel, &counts, &everybody);
+        let heard = receiver.relay.numbered(channel);
+        let kept = receiver.kept(channel).await;
+        assert!(kept.ends_with(&heard), "the history is what was delivered");
+    }
+}
+
+async fn two(url: &str, channel: &Channel) -> (Instance, Instance) {
+    let (a, b) = (Instance::at(url).await, Instance::at(url).await);
+    a.join(channel).await;
+    b.join(channel).await;
+    (a, b)
+}
+
+async fn some_traffic(instance: &Instance, channel: &Channel) {
+    let so_far = instance.relay.delivered(channel).len();
+    instance.relay.until("some traffic", |relay| relay.delivered(channel).len() > so_far + 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_subscribers_miss_nothing() {
+    let server = Server::start(&[]).await;
+    let kept = channel("kept");
+    let (a, b) = two(&server.url(), &kept).await;
+    let both = [("a", &a), ("b", &b)];
+    let traffic = Traffic::start(&both, &kept);
+    for _ in 0..8 {
+        some_traffic(&a, &kept).await;
+        let before = both.map(|(_, instance)| instance.broker.status().reconnects);
+        let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        for ((_, instance), before) in both.iter().zip(before) {
+            eventually("it has noticed", async || instance.broker.status().reconnects > before).await;
+        }
+    }
+    settle_whole(traffic, &both, &kept).await;
+    // The publisher of each waits for its subscriber, so what is missed is what the other said meanwhile.
+    let healed = both.map(|(_, instance)| instance.broker.status().healed_publications);
+    assert!(healed.iter().sum::<u64>() > 0, "{healed:?}");
+    for (_, instance) in both {
+        assert_eq!(instance.broker.status().heals_with_gap, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_publishers_neither_lose_nor_repeat() {
+    let server = Server::start(&[]).await;
+    let kept = channel("kept");
+    let (a, b) = two(&server.url(), &kept).await;
+    let both = [("a", &a), ("b", &b)];
+    let traffic = Traffic::start(&both, &kept);
+    for _ in 0..8 {
+        some_traffic(&a, &kept).await;
+        let before = both.map(|(_, instance)| instance.broker.status().reconnects);
+        let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        let _: String = server.command(&["SCRIPT", "FLUSH"]).await;
+        for ((_, instance), before) in both.iter().zip(before) {
+            eventually("it has noticed", async || instance.broker.status().reconnects > before).await;
+        }
+    }
+    settle_whole(traffic, &both, &kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_redis_costs_nothing_that_was_confirmed() {
+    let mut server = Server::start(&DURABLE).await;
+    let (kept, confirmed) = (channel("kept"), channel("kept:100000:confirmed"));
+    let (a, b) = two(&server.url(), &kept).await;
+    a.join(&confirmed).await;
+    let both = [("a", &a), ("b", &b)];
+    let traffic = Traffic::start(&both, &kept);
+    let (stop, a_broker) = (Arc::new(AtomicBool::new(false)), a.broker.clone());
+    let (stopped, to) = (stop.clone(), confirmed.clone());
+    let appending = tokio::spawn(async move {
+        let (mut known, mut unknown) = (HashMap::new(), 0);
+        for number in 0.. {
+            if stopped.load(SeqCst) {
+                break;
+            }
+            let publication = Publication::new(Kind::Text, number.to_string().into());
+            match a_broker.append(&to, publication, fanfare_broker::AppendOptions::default()).await {
+                Ok(at) => drop(known.insert(number.to_string(), at.expect("a position").offset)),
+                Err(BrokerError::Unknown(_)) => unknown += 1,
+                Err(BrokerError::Away(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        (known, unknown)
+    });
+    for _ in 0..3 {
+        some_traffic(&a, &confirmed).await;
+        some_traffic(&b, &kept).await;
+        server.kill();
+        a.until_down("refuses connections").await;
+        b.until_down("refuses connections").await;
+        server.run().await;
+        a.until_up().await;
+        b.until_up().await;
+    }
+    stop.store(true, SeqCst);
+    let (known, unknown) = appending.await.expect("it appends");
+    settle_whole(traffic, &both, &kept).await;
+    let kept: Vec<_> = a.kept(&confirmed).await;
+    let times: HashMap<_, _> = kept.iter().map(|(offset, text)| (text.clone(), *offset)).collect();
+    assert_eq!(times.len(), kept.len(), "nothing is there twice");
+    for (text, offset) in &known {
+        assert_eq!(times.get(text), Some(offset), "{text} was confirmed");
+    }
+    assert!(kept.len() <= known.len() + unknown);
+    a.relay.until("the last", |relay| relay.numbered(&confirmed).len() == kept.len()).await;
+    assert_eq!(a.relay.numbered(&confirmed), kept);
+    a.relay.assert_contiguous(&confirmed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_is_away_nobody_hears_what_has_no_number() {
+    let mut server = Server::start(&DURABLE).await;
+    let kept = channel("kept");
+    let (a, b) = two(&server.url(), &kept).await;
+    a.append(&kept, "one").await.expect("it is appended");
+    server.kill();
+    a.until_down("refuses connections").await;
+    a.publish(&kept, "two");
+    a.publish(&kept, "three");
+    a.publish(&channel("plain"), "at once");
+    let refused = a.append(&kept, "never").await;
+    assert!(matches!(&refused, Err(BrokerError::Away(said)) if said.contains("127.0.0.1")), "{refused:?}");
+    assert!(refused.is_err_and(|error| error.is_temporary()));
+    assert!(matches!(a.broker.position(&kept).await, Err(BrokerError::Away(_))));
+    a.relay.until_delivered(&channel("plain"), &["at once"]).await;
+    a.relay.until_delivered(&kept, &["one"]).await;
+    server.run().await;
+    for instance in [&a, &b] {
+        instance.until_up().await;
+        instance.relay.until_delivered(&kept, &["one", "two", "three"]).await;
+        instance.relay.assert_contiguous(&kept);
+        assert_eq!(instance.relay.gaps(&kept), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_history_holds_is_a_gap_and_the_rest_is_made_good() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port, Duration::ZERO).await;
+    let (few, many, silent) = (channel("kept:5"), channel("kept:10000:many"), channel("kept:9:silent"));
+    let (a, b) = (Instance::at(&proxy.url()).await, Instance::at(&server.url()).await);
+    for channel in [&few, &many, &silent] {
+        a.join(channel).await;
+        b.append(channel, "0").await.expect("it is appended");
+        a.relay.until_delivered(channel, &["0"]).await;
+    }
+    proxy.black_hole(true);
+    a.until_down("").await;
+    for number in 1..=1000 {
+        b.publish(&many, &number.to_string());
+        b.publish(&few, &number.to_string());
+    }
+    b.append(&few, "last").await.expect("it is appended");
+    proxy.black_hole(false);
+    a.until_up().await;
+    b.append(&many, "newer").await.expect("it is appended");
+    a.relay.until_text(&many, "newer").await;
+    a.relay.until_text(&few, "last").await;
+    let all: Vec<_> = (0..=1000).map(|number| number.to_string()).chain(["newer".to_owned()]).collect();
+    assert_eq!(a.relay.delivered(&many), all);
+    assert_eq!(a.relay.delivered(&few), ["0", "997", "998", "999", "1000", "last"]);
+    for (channel, gaps) in [(&few, &[GapCause::Forgotten][..]), (&many, &[]), (&silent, &[])] {
+        a.relay.assert_contiguous(channel);
+        assert_eq!(a.relay.gaps(channel), gaps, "{channel}");
+    }
+    let status = a.broker.status();
+    assert_eq!((status.heals_whole, status.heals_with_gap), (1, 1), "{status:?}");
+    assert!(status.healed_publications >= 1005, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_begins_anew_is_a_gap() {
+    let mut server = Server::start(&[]).await;
+    let kept = channel("kept");
+    let (a, b) = two(&server.url(), &kept).await;
+    let mut epochs = Vec::new();
+    for round in 0..3 {
+        let at = b.append(&kept, &format!("before {round}")).await.expect("it is appended");
+        epochs.push(at.expect("a position").epoch);
+        for instance in [&a, &b] {
+            instance.relay.until_text(&kept, &format!("before {round}")).await;
+        }
+        match round {
+            0 => drop(server.command::<String>(&["FLUSHALL"]).await),
+            1 => drop(server.command::<u64>(&["DEL", "fanfare:meta:{kept}"]).await),
+            _ => {
+                server.kill();
+                a.until_down("").await;
+                b.until_down("").await;
+                server.run().await;
+                a.until_up().await;
+                b.until_up().await;
+            }
+        }
+        let at = b.append(&kept, &format!("after {round}")).await.expect("it is appended");
+        assert_eq!(at.expect("a position").offset, 1, "round {round}");
+        for instance in [&a, &b] {
+            instance.relay.until_text(&kept, &format!("after {round}")).await;
+            instance.relay.assert_contiguous(&kept);
+            assert_eq!(instance.relay.gaps(&kept), vec![GapCause::Forgotten; round + 1]);
+            assert_eq!(instance.kept(&kept).await.len(), 1, "nothing of the old one");
+        }
+    }
+    epochs.dedup();
+    assert_eq!(epochs.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_has_lost_its_last_writes_gives_no_offset_out_twice() {
+    let server = Server::start(&[]).await;
+    let kept = channel("kept");
+    let a = Instance::at(&server.url()).await;
+    a.join(&kept).await;
+    for number in 1..=5 {
+        a.append(&kept, &number.to_string()).await.expect("it is appended");
+    }
+    a.relay.until_text(&kept, "5").await;
+    let old = a.broker.position(&kept).await.expect("it can be read");
+    // As after a failover to a replica that was behind.
+    let _: u64 = server.command(&["HSET", "fanfare:meta:{kept}", "o", "3"]).await;
+    let _: u64 = server.command(&["XDEL", "fanfare:stream:{kept}", "4-0", "5-0"]).await;
+    let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    a.relay.until("the gap", |relay| relay.gaps(&kept) == [GapCause::Forgotten]).await;
+    let at = a.append(&kept, "new").await.expect("it is appended").expect("a position");
+    assert!(at.offset == 1 && at.epoch != old.epoch, "{at:?}");
+    a.relay.until_text(&kept, "new").await;
+    a.relay.assert_contiguous(&kept);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_loss_is_found_by_asking_twice() {
+    let server = Server::start(&[]).await;
+    let config = RedisConfig { position_check: Duration::from_millis(300), ..RedisConfig::new(server.url()) };
+    let a = Instance::redis(&config);
+    a.until_up().await;
+    let (kept, quiet) = (channel("kept"), channel("kept:9:quiet"));
+    a.join(&kept).await;
+    a.join(&quiet).await;
+    let at = a.append(&kept, "one").await.expect("it is appended").expect("a position");
+    // What is appended and not published is as if the bus had lost it.
+    let lost = Envelope {
+        origin: Uuid::from_u128(1),
+        sequence: 1,
+        publication: Publication {
+            position: Some(Position { offset: 2, ..at }),
+            ..Publication::new(Kind::Text, "two".into())
+        },
+    };
+    let _: u64 = server.command(&["HINCRBY", "fanfare:meta:{kept}", "o", "1"]).await;
+    let stream: &[u8] = b"fanfare:stream:{kept}";
+    let _: String =
+        server.bytes_command(&[b"XADD", stream, b"2-0", b"d", &lost.encode()]).await.expect("it is added");
+    a.relay.until_delivered(&kept, &["one", "two"]).await;
+    a.append(&kept, "three").await.expect("it is appended");
+    a.relay.until_delivered(&kept, &["one", "two", "three"]).await;
+    a.relay.assert_contiguous(&kept);
+    assert_eq!(a.relay.gaps(&kept), []);
+    let status = a.broker.status();
+    assert_eq!((status.healed_publications, status.heals_whole), (1, 1), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_position_moves_nobody() {
+    let server = Server::start(&[]).await;
+    let kept = channel("kept");
+    let a = Instance::at(&server.url()).await;
+    a.join(&kept).await;
+    let at = a.append(&kept, "one").await.expect("it is appended").expect("a position");
+    a.relay.until_delivered(&kept, &["one"]).await;
+    let epoch = Epoch::claimed("other");
+    for position in [at, Position { offset: 0, ..at }, Position { offset: 7, epoch }] {
+        let publication = Publication {
+            position: Some(position),
+            ..Publication::new(Kind::Text, format!("forged {position:?}").into())
+        };
+        let forged = Envelope { origin: Uuid::from_u128(1), sequence: 9, publication }.encode();
+        let _: u64 =
+            server.bytes_command(&[b"PUBLISH", b"fanfare:channel:kept", &forged]).await.expect("published");
+    }
+    let _: u64 = server.command(&["PUBLISH", "fanfare:channel:kept", "by hand"]).await;
+    a.append(&kept, "two").await.expect("it is appended");
+    a.relay.until_text(&kept, "two").await;
+    assert_eq!(a.relay.delivered(&kept), ["one", "by hand", "two"], "plain text needs no number");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_refuses_is_told_and_costs_only_itself() {
+    let server = Server::start(&[]).await;
+    let (kept, plain) = (channel("kept"), channel("plain"));
+    let (a, b) = two(&server.url(), &kept).await;
+    a.join(&plain).await;
+    a.append(&kept, "one").await.expect("it is appended");
+    let _: String = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = a.append(&kept, "refused").await;
+    assert!(matches!(&refused, Err(BrokerError::Refused(said)) if said.contains("maxmemory")), "{refused:?}");
+    a.publish(&plain, "all the same");
+    a.relay.until_delivered(&plain, &["all the same"]).await;
+    a.publish(&kept, "lost");
+    for instance in [&a, &b] {
+        instance.relay.until("the gap", |relay| relay.gaps(&kept) == [GapCause::Overflow]).await;
+    }
+    assert!(a.broker.status().up && a.broker.status().reconnects == 0);
+    assert_eq!(a.broker.status().spool_dropped, 1);
+    let _: String = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    a.append(&kept, "two").await.expect("it is appended");
+    b.relay.until_delivered(&kept, &["one", "two"]).await;
+    b.relay.assert_contiguous(&kept);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_into_a_black_hole_says_that_it_does_not_know() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port, Duration::ZERO).await;
+    let config = RedisConfig { timeout: Duration::from_millis(500), ..RedisConfig::new(proxy.url()) };
+    let a = Instance::redis(&config);
+    a.until_up().await;
+    let kept = channel("kept");
+    a.join(&kept).await;
+    a.append(&kept, "one").await.expect("it is appended");
+    proxy.black_hole(true);
+    let unknown = a.append(&kept, "two").await;
+    assert!(matches!(unknown, Err(BrokerError::Unknown(_))), "{unknown:?}");
+    proxy.black_hole(false);
+    a.until_up().await;
+    a.append(&kept, "three").await.expect("it is appended");
+    a.relay.until_text(&kept, "three").await;
+    a.relay.assert_contiguous(&kept);
+    let texts = a.relay.delivered(&kept);
+    assert!(texts == ["one", "two", "three"] || texts == ["one", "three"], "{texts:?}");
+    assert_eq!(a.relay.gaps(&kept), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_spool_is_a_gap_for_everybody() {
+    let mut server = Server::start(&DURABLE).await;
+    let kept = channel("kept");
+    let config = RedisConfig { spool_bytes: 20_000, ..RedisConfig::new(server.url()) };
+    let (a, b) = (Instance::redis(&config), Instance::at(&server.url()).await);
+    a.until_up().await;
+    a.join(&kept).await;
+    b.join(&kept).await;
+    server.kill();
+    a.until_down("refuses connections").await;
+    for number in 0..200 {
+        a.publish(&kept, &number.to_string());
+    }
+    assert!(a.relay.gaps(&kept).contains(&GapCause::Overflow), "it knows at once");
+    server.run().await;
+    for instance in [&a, &b] {
+        instance.relay.until_text(&kept, "199").await;
+        instance.relay.assert_contiguous(&kept);
+        instance.relay.until("the gap", |relay| relay.gaps(&kept).contains(&GapCause::Overflow)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_kept_channels_are_made_good_together() {
+    let server = Server::start(&[]).await;
+    let (a, b) = (Instance::at(&server.url()).await, Instance::at(&server.url()).await);
+    let channels: Vec<_> = (0..2000).map(|n| channel(&format!("kept:10:many {n}"))).collect();
+    futures_util::future::join_all(channels.iter().map(|channel| a.join(channel))).await;
+    channels.iter().for_each(|channel| b.publish(channel, "one"));
+    a.relay
+        .until("the first", |relay| channels.iter().all(|channel| relay.delivered(channel).len() == 1))
+        .await;
+    let before = a.broker.status().reconnects;
+    let addresses: String = server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+    assert_eq!(addresses.lines().count(), 2);
+    let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    channels.iter().for_each(|channel| b.publish(channel, "two"));
+    eventually("it has noticed", async || a.broker.status().reconnects > before).await;
+    let all = || channels.iter().all(|channel| a.relay.delivered(channel).len() == 2);
+    tokio::time::timeout(PATIENCE, a.relay.until("the second", |_| all())).await.expect("it is made good");
+    for channel in &channels {
+        a.relay.assert_contiguous(channel);
+        assert_eq!(a.relay.gaps(channel), []);
+    }
+}

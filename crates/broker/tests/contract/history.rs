@@ -1,0 +1,293 @@
+//! What every broker owes its instance about channels with a history.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfare_broker::{AppendOptions, BrokerError, Query};
+use fanfare_protocol::{Epoch, Info, Kind, Position, Publication};
+
+use crate::Cluster;
+use crate::instance::{channel, eventually};
+
+fn text(text: &str) -> Publication {
+    Publication::new(Kind::Text, Bytes::copy_from_slice(text.as_bytes()))
+}
+
+pub async fn numbers_have_no_holes_and_all_see_the_same(cluster: Cluster) {
+    const THREADS: usize = 4;
+    const EACH: usize = 300;
+    let channels: Vec<_> = (0..4).map(|n| channel(&format!("kept:10000:order {n}"))).collect();
+    for instance in &cluster.instances {
+        for channel in &channels {
+            instance.join(channel).await;
+        }
+    }
+    let runtime = tokio::runtime::Handle::current();
+    let threads: Vec<_> = (0..THREADS)
+        .flat_map(|thread| {
+            cluster.instances.iter().enumerate().map(move |(n, instance)| (thread, n, instance))
+        })
+        .map(|(thread, n, instance)| {
+            let (broker, channels, runtime) = (instance.broker.clone(), channels.clone(), runtime.clone());
+            std::thread::spawn(move || {
+                for number in 0..EACH {
+                    for channel in &channels {
+                        let publication = text(&format!("{n}/{thread}:{number}"));
+                        // Now and then somebody waits, with a key or without.
+                        let key = (number % 50 == 0).then(|| format!("{n}/{thread}:{number}"));
+                        if number % 10 > 0 {
+                            broker.publish(channel, publication);
+                            continue;
+                        }
+                        let options = AppendOptions { idempotency_key: key, ..AppendOptions::default() };
+                        let appended = runtime.block_on(broker.append(channel, publication, options));
+                        assert!(appended.expect("it is appended").is_some());
+                    }
+                }
+            })
+        })
+        .collect();
+    let publishers = threads.len();
+    threads.into_iter().for_each(|thread| thread.join().expect("it publishes"));
+    for channel in &channels {
+        let mut first = None;
+        for instance in &cluster.instances {
+            let all = publishers * EACH;
+            instance.relay.until("all", |relay| relay.delivered(channel).len() >= all).await;
+            let numbered = instance.relay.numbered(channel);
+            assert!(numbered.iter().map(|(offset, _)| *offset).eq(1..=all as u64), "1, 2, 3, each once");
+            for publisher in 0..publishers {
+                let name = format!("{}/{}:", publisher / THREADS, publisher % THREADS);
+                let numbers =
+                    numbered.iter().filter_map(|(_, text)| text.strip_prefix(&name)?.parse::<usize>().ok());
+                assert!(numbers.eq(0..EACH), "{name} in its own order");
+            }
+            assert!(instance.kept(channel).await == numbered, "the history is what was delivered");
+            assert!(*first.get_or_insert(numbered.clone()) == numbered, "one order for all instances");
+            assert_eq!(instance.relay.gaps(channel), []);
+        }
+    }
+}
+
+pub async fn histories_are_read_as_asked(cluster: Cluster) {
+    let channel = channel("kept:5:read");
+    let broker = &cluster.instances[0].broker;
+    let empty = broker.history(&channel, Query::newest(9)).await.expect("it can be read");
+    assert_eq!((empty.publications.len(), empty.top.offset, empty.epoch_matches), (0, 0, true));
+    for number in 1..=8 {
+        let appended = cluster.instances[0].append(&channel, &number.to_string()).await;
+        let expected = Position { offset: number, epoch: empty.top.epoch };
+        assert_eq!(appended, Ok(Some(expected)), "an empty history has an epoch already");
+    }
+    let epoch = empty.top.epoch;
+    let at = |offset| Some(Position { offset, epoch });
+    let elsewhere = |name, offset| Some(Position { offset, epoch: Epoch::claimed(name) });
+    let all = usize::MAX;
+    // Since, limit, reverse; offsets, whether the epoch is right. 4 to 8 are kept.
+    type Row = (Option<Position>, usize, bool, &'static [u64], bool);
+    let rows: &[Row] = &[
+        (None, 0, false, &[], true),
+        (None, all, false, &[4, 5, 6, 7, 8], true),
+        (None, 2, false, &[4, 5], true),
+        (None, all, true, &[8, 7, 6, 5, 4], true),
+        (None, 2, true, &[8, 7], true),
+        (at(0), all, false, &[4, 5, 6, 7, 8], true),
+        (at(3), all, false, &[4, 5, 6, 7, 8], true),
+        (at(5), all, false, &[6, 7, 8], true),
+        (at(5), 2, false, &[6, 7], true),
+        (at(5), 0, false, &[], true),
+        (at(8), all, false, &[], true),
+        (at(9), all, false, &[], true),
+        (at(u64::MAX), all, false, &[], true),
+        (at(0), all, true, &[], true),
+        (at(1), all, true, &[], true),
+        (at(4), all, true, &[], true),
+        (at(6), all, true, &[5, 4], true),
+        (at(6), 1, true, &[5], true),
+        (at(9), all, true, &[8, 7, 6, 5, 4], true),
+        (at(u64::MAX), all, true, &[8, 7, 6, 5, 4], true),
+        (elsewhere("", 5), all, false, &[6, 7, 8], true),
+        (elsewhere("", 6), all, true, &[5, 4], true),
+        (elsewhere("_", 0), all, false, &[], false),
+        (elsewhere("other", 5), all, false, &[], false),
+        (elsewhere("other", 5), all, true, &[], false),
+        (elsewhere("much too long to be an epoch", 5), all, false, &[], false),
+    ];
+    for instance in &cluster.instances {
+        for &(since, limit, reverse, expected, epoch_matches) in rows {
+            let query = Query { since, limit, reverse };
+            let read = instance.broker.history(&channel, query).await.expect("it can be read");
+            let offsets: Vec<_> =
+                read.publications.iter().filter_map(|read| Some(read.position?.offset)).collect();
+            assert_eq!((&offsets[..], read.epoch_matches), (expected, epoch_matches), "{query:?}");
+            assert_eq!(read.top, Position { offset: 8, epoch }, "{query:?}");
+            let texts =
+                read.publications.iter().map(|read| String::from_utf8_lossy(&read.payload).into_owned());
+            assert!(texts.eq(expected.iter().map(ToString::to_string)));
+        }
+        assert_eq!(instance.broker.position(&channel).await, Ok(Position { offset: 8, epoch }));
+        assert!(instance.broker.status().history_reads > rows.len() as u64);
+    }
+}
+
+pub async fn appends_say_where_they_are(cluster: Cluster) {
+    let (kept, plain) = (channel("kept:9"), channel("plain"));
+    for instance in &cluster.instances {
+        instance.join(&kept).await;
+        instance.join(&plain).await;
+    }
+    for (n, instance) in cluster.instances.iter().enumerate() {
+        let at = instance.append(&kept, "kept").await.expect("it is appended").expect("it has a position");
+        assert_eq!(at.offset, n as u64 + 1);
+        assert_eq!(instance.append(&plain, "plain").await, Ok(None));
+        assert_eq!(instance.broker.history(&plain, Query::TOP).await, Err(BrokerError::NoHistory));
+        assert_eq!(instance.broker.remove_history(&plain).await, Err(BrokerError::NoHistory));
+    }
+    let times = cluster.instances.len();
+    for instance in &cluster.instances {
+        instance.relay.until_delivered(&kept, &vec!["kept"; times]).await;
+        instance.relay.until_delivered(&plain, &vec!["plain"; times]).await;
+        assert_eq!(instance.relay.numbered(&plain), []);
+    }
+}
+
+pub async fn a_key_publishes_once(cluster: Cluster) {
+    let short = AppendOptions { idempotency_ttl: Duration::from_millis(200), ..AppendOptions::once("short") };
+    for name in ["kept:9", "plain"] {
+        let (here, elsewhere) = (channel(name), channel(&format!("{name}:elsewhere")));
+        let mut results = Vec::new();
+        for instance in &cluster.instances {
+            instance.join(&here).await;
+            instance.join(&elsewhere).await;
+        }
+        for instance in &cluster.instances {
+            for (channel, key) in [(&here, "a"), (&here, "a"), (&elsewhere, "a"), (&here, "b")] {
+                let append = instance.broker.append(channel, text(key), AppendOptions::once(key)).await;
+                results.push(append.expect("it is appended").map(|position| position.offset));
+            }
+        }
+        let expected = [1, 1, 1, 2].map(|offset| name.starts_with("kept").then_some(offset));
+        assert_eq!(results, vec![expected; cluster.instances.len()].concat(), "{name}");
+        let broker = &cluster.instances[0].broker;
+        broker.append(&here, text("short"), short.clone()).await.expect("it is appended");
+        let mut tries = 0;
+        eventually("the key is forgotten", async || {
+            tries += 1;
+            broker.append(&here, text("short"), short.clone()).await.expect("it is appended");
+            cluster.instances[0].relay.delivered(&here).len() > 3
+        })
+        .await;
+        assert!(tries > 1, "and not at once");
+        cluster.instances[0].publish(&elsewhere, "end");
+        for instance in &cluster.instances {
+            instance.relay.until_delivered(&here, &["a", "b", "short", "short"]).await;
+            instance.relay.until_delivered(&elsewhere, &["a", "end"]).await;
+        }
+    }
+}
+
+pub async fn a_history_has_a_size_and_a_life(cluster: Cluster) {
+    let (small, brief) = (channel("kept:3"), channel("brief"));
+    let instance = &cluster.instances[0];
+    let started = std::time::Instant::now();
+    let mut last = None;
+    for number in 1..=200 {
+        instance.append(&small, &number.to_string()).await.expect("it is appended");
+        last = instance.append(&brief, &number.to_string()).await.expect("it is appended");
+    }
+    let last = last.expect("it has a position");
+    let three = [198, 199, 200].map(|number| (number, number.to_string()));
+    assert_eq!(instance.kept(&small).await, three);
+    assert!(started.elapsed() > Duration::from_secs(30) || !instance.kept(&brief).await.is_empty());
+    // Reading the publications only, or the numbering would live as long as it is used.
+    eventually("its life is over", async || instance.kept(&brief).await.is_empty()).await;
+    let next = instance.append(&brief, "next").await.expect("it is appended").expect("it has a position");
+    assert_eq!(next, Position { offset: last.offset + 1, ..last }, "the numbering lives longer");
+    assert_eq!(instance.kept(&brief).await, [(last.offset + 1, "next".to_owned())]);
+    let Some(server) = &cluster.server else {
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let later = instance.broker.position(&brief).await.expect("it can be read");
+        assert!(later.offset == 0 && later.epoch != last.epoch, "{later:?}");
+        return;
+    };
+    eventually("even the numbering is forgotten", async || {
+        server.command::<u64>(&["EXISTS", "fanfare:meta:{brief}"]).await == 0
+    })
+    .await;
+    let later = instance.broker.position(&brief).await.expect("it can be read");
+    assert!(later.offset == 0 && later.epoch != last.epoch, "{later:?}");
+}
+
+pub async fn a_removed_history_goes_on_counting(cluster: Cluster) {
+    let channel = channel("kept:9:removed");
+    let instance = &cluster.instances[0];
+    instance.join(&channel).await;
+    instance.append(&channel, "one").await.expect("it is appended");
+    instance.broker.remove_history(&channel).await.expect("it is removed");
+    assert_eq!(instance.kept(&channel).await, []);
+    assert_eq!(instance.broker.position(&channel).await.map(|top| top.offset), Ok(1));
+    instance.append(&channel, "two").await.expect("it is appended");
+    assert_eq!(instance.kept(&channel).await, [(2, "two".to_owned())]);
+    instance.relay.until_delivered(&channel, &["one", "two"]).await;
+    assert_eq!(instance.relay.gaps(&channel), []);
+}
+
+pub async fn whoever_joins_and_reads_misses_nothing(cluster: Cluster) {
+    let publisher = cluster.instances.last().expect("there is one").broker.clone();
+    let channels: Vec<_> = (0..20).map(|n| channel(&format!("kept:100000:joined {n}"))).collect();
+    let (stop, to) = (Arc::new(AtomicBool::new(false)), channels.clone());
+    let stopped = stop.clone();
+    let publishing = std::thread::spawn(move || {
+        while !stopped.load(SeqCst) {
+            to.iter().for_each(|channel| publisher.publish(channel, text("x")));
+            std::thread::yield_now();
+        }
+    });
+    let joiner = &cluster.instances[0];
+    for channel in &channels {
+        joiner.join(channel).await;
+        let read = joiner.kept(channel).await;
+        let after = read.last().map_or(0, |(offset, _)| *offset);
+        // As a session would: what it has read, and of what it hears all that is newer.
+        joiner
+            .relay
+            .until("something newer", |relay| {
+                relay.numbered(channel).last().is_some_and(|(offset, _)| *offset > after)
+            })
+            .await;
+        let heard = joiner.relay.numbered(channel);
+        let newer = heard.iter().filter(|(offset, _)| *offset > after);
+        assert!(
+            read.iter().chain(newer.clone()).map(|(offset, _)| *offset).eq(1..=after + newer.count() as u64)
+        );
+        joiner.relay.assert_contiguous(channel);
+        joiner.leave(channel);
+    }
+    stop.store(true, SeqCst);
+    publishing.join().expect("it publishes");
+}
+
+pub async fn what_was_said_of_a_publication_is_kept(cluster: Cluster) {
+    let channel = channel("kept:9:said");
+    let sent = Publication {
+        exclude: Some(uuid::Uuid::from_u128(7)),
+        info: Some(Arc::new(Info {
+            user: "ada".into(),
+            client: "c1".into(),
+            conn_info: Bytes::from_static(b"{}"),
+            chan_info: Bytes::new(),
+        })),
+        tags: Some(Arc::new(BTreeMap::from([("key".to_owned(), "value".to_owned())]))),
+        ..Publication::new(Kind::Binary, Bytes::from_static(b"\xFA\x00\xFF"))
+    };
+    let publisher = cluster.instances.last().expect("there is one");
+    let at = publisher.broker.append(&channel, sent.clone(), AppendOptions::default()).await;
+    let expected = Publication { position: at.expect("it is appended"), ..sent };
+    for instance in &cluster.instances {
+        let read = instance.broker.history(&channel, Query::newest(1)).await.expect("it can be read");
+        assert_eq!(read.publications, std::slice::from_ref(&expected));
+    }
+}
