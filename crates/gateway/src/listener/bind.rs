@@ -11,6 +11,13 @@ use crate::config::{Config, ListenAddress};
 /// How many handshakes the kernel may hold for one worker; it takes less if `somaxconn` says so.
 const BACKLOG: i32 = 4096;
 
+/// Beyond so many bytes that could not be sent yet, a socket takes no more. What is on its way does not count,
+/// so it slows nobody down, however long the way is.
+const UNSENT: u32 = 128 << 10;
+
+/// So many bytes may wait to be read, and as much again for the kernel's bookkeeping.
+const RECEIVED: usize = 128 << 10;
+
 /// The instance's bound sockets.
 pub struct Listeners {
     /// One for each worker, all on one address.
@@ -98,6 +105,10 @@ fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.bind(&address.into())?;
+    // Accepted sockets inherit both. Without the first, a reader that stops holds 4 MiB in the kernel before its
+    // outbox begins to fill; without the second, a publisher that must wait can hold as much.
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_recv_buffer_size(RECEIVED)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
