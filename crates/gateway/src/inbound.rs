@@ -7,8 +7,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{ConnectionId, Kind};
-use fanfare_websocket::deflate::Agreed;
-use fanfare_websocket::{Decoder, Event, Limits, Offence, Opcode, Role, frame};
+use fanfare_websocket::{Event, Limits, Offence, Opcode, frame};
 
 use crate::worker::Worker;
 
@@ -18,7 +17,6 @@ pub struct Inbound {
     pub key: Key,
     pub id: ConnectionId,
     limits: Limits,
-    decoder: Decoder,
     /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
     deaf: bool,
     /// It was a goodbye, so nothing comes after it.
@@ -36,17 +34,9 @@ pub enum Read {
 }
 
 impl Inbound {
-    /// Of a connection that has been opened, and has agreed on this compression, if on any.
-    pub fn new(
-        worker: Rc<Worker>,
-        key: Key,
-        id: ConnectionId,
-        limits: Limits,
-        agreed: Option<&Agreed>,
-    ) -> Self {
-        let decoder = agreed.map(|agreed| Decoder::with_deflate(Role::Server, agreed));
-        let decoder = decoder.unwrap_or(const { Decoder::new(Role::Server) });
-        Self { worker, key, id, limits, decoder, deaf: false, closed_by_client: false }
+    /// Of a connection that has been opened.
+    pub fn new(worker: Rc<Worker>, key: Key, id: ConnectionId, limits: Limits) -> Self {
+        Self { worker, key, id, limits, deaf: false, closed_by_client: false }
     }
 
     /// Whether both have said goodbye: closing now spares the wait for a peer that waits for this.
@@ -75,10 +65,15 @@ impl Inbound {
         let worker = self.worker.clone();
         let shard = &worker.shard;
         shard.stats().bytes_in.add(bytes.len() as u64);
+        let Some(mut decoder) = shard.take_decoder(self.key) else {
+            // It was ended for want of memory, and what it had begun to say is gone.
+            self.deaf = true;
+            return;
+        };
         let (mut pongs, mut end) = (BytesMut::new(), None);
         let mut inflater = worker.inflater.borrow_mut();
         while !self.deaf && end.is_none() {
-            match self.decoder.next_inflating(&mut bytes, &self.limits, &mut inflater) {
+            match decoder.next_inflating(&mut bytes, &self.limits, &mut inflater) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
                     shard.heard(self.key);
@@ -108,12 +103,14 @@ impl Inbound {
                 self.deaf = true;
             }
         }
+        shard.return_decoder(self.key, decoder);
         if !pongs.is_empty() {
             shard.send(self.key, &pongs.freeze());
         }
         if let Some(end) = end {
             self.end(end);
         }
+        worker.instance.memory.tally();
     }
 
     /// Ends the connection, unless it has ended, and hears nothing of it any more.

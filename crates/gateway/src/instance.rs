@@ -10,6 +10,7 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::http::Rejected;
 use crate::identity::Verifier;
+use crate::memory::Budget;
 use crate::readiness::Readiness;
 use crate::relay::HubRelay;
 use crate::telemetry::Telemetry;
@@ -24,6 +25,9 @@ pub struct Instance {
     pub broker: Arc<dyn Broker>,
     pub admission: Arc<Admission>,
     pub readiness: Arc<Readiness>,
+    pub memory: Arc<Budget>,
+    /// Whether what the kernel holds for sockets is a part of the memory that may run out.
+    pub weighs_sockets: bool,
     pub rejected: Rejected,
     /// What tokens are checked with. What they open is in `config.channels`.
     pub identity: Verifier,

@@ -12,6 +12,7 @@ mod inbound;
 mod instance;
 mod lifecycle;
 mod listener;
+mod memory;
 pub mod namespace;
 mod page;
 mod readiness;

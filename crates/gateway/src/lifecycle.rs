@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use anyhow::Context;
 use axum::Router;
 use fanfare_broker::{Broker, Memory, Redis, RedisConfig, Relay, Retain};
-use fanfare_hub::Hub;
+use fanfare_hub::{Bounds, Hub, Inbox};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -20,6 +21,7 @@ use crate::http::internal;
 use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
 use crate::listener::Listeners;
+use crate::memory::{Budget, Gauge, keep};
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;
@@ -66,14 +68,18 @@ pub async fn run(
 ) -> anyhow::Result<Outcome> {
     let Signals { mut shutdown, hangup } = signals;
     let (address, internal_address) = (listeners.address()?, listeners.internal_address()?);
-    let (hub, inboxes) = Hub::new(listeners.public.len(), PHRASES);
-    let relay = Arc::new(HubRelay::new(hub.clone(), compression(&config)));
+    let gauge = Gauge::find().context("cannot find out how much memory is in use")?;
+    let memory = Arc::new(Budget::new(config.memory_limit, &gauge));
+    let (hub, inboxes) = hub(listeners.public.len(), &memory);
+    let relay = Arc::new(HubRelay::new(hub.clone(), memory.clone(), compression(&config)));
     let id = Uuid::new_v4();
     let instance = Arc::new(Instance {
         id,
         broker: broker(&config, id, relay.clone())?,
         admission: Admission::new(config.max_connections, config.max_connections_per_address, open_files),
         readiness: Arc::default(),
+        weighs_sockets: gauge.counts_sockets(),
+        memory,
         rejected: crate::http::Rejected::default(),
         telemetry: Telemetry::new()?,
         identity: Verifier::new(&config),
@@ -89,7 +95,7 @@ pub async fn run(
     });
     let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
     drop(each_drained);
-    start_backend(&instance, listeners.internal, hangup)?;
+    start_backend(&instance, gauge, listeners.internal, hangup)?;
     instance.readiness.serving();
     tracing::info!(
         %address,
@@ -98,11 +104,18 @@ pub async fn run(
         version = env!("CARGO_PKG_VERSION"),
         workers = workers.len(),
         tls = instance.certificate.is_some(),
+        memory_limit = instance.memory.limit(),
         broker = if instance.config.redis.is_some() { "redis" } else { "memory" },
         "listening"
     );
     leave(&instance, &phase, &mut shutdown).await;
     end(&instance, workers, drained, &phase, &mut shutdown).await
+}
+
+/// What may wait on the way through is a part of what there is.
+fn hub(workers: usize, memory: &Budget) -> (Arc<Hub>, Vec<Inbox>) {
+    let bounds = memory.limit().map_or_else(Bounds::default, |limit| Bounds::within(limit, workers));
+    Hub::new(workers, bounds, PHRASES)
 }
 
 fn compression(config: &Config) -> Option<Compression> {
@@ -131,11 +144,13 @@ fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Ar
 
 fn start_backend(
     instance: &Arc<Instance>,
+    gauge: Gauge,
     internal_listener: Option<std::net::TcpListener>,
     hangup: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
     tokio::spawn(heed(hangup, instance.certificate.clone()));
-    tokio::spawn(instance.readiness.clone().watch(instance.hub.clone(), instance.broker.clone()));
+    tokio::spawn(keep(instance.memory.clone(), gauge, instance.hub.clone()));
+    tokio::spawn(instance.readiness.clone().watch(instance.clone()));
     let kept = instance.clone();
     tokio::spawn(async move { kept.telemetry.upkeep().await });
     let kept = instance.clone();

@@ -9,6 +9,9 @@ use fanfare_hub::Hub;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::instance::Instance;
+use crate::memory::Budget;
+
 /// How often the state is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -28,6 +31,7 @@ struct State {
     serving: bool,
     draining: bool,
     broker: Option<Broken>,
+    out_of_memory: bool,
     /// Since when the broker's state has differed from what is told.
     differs_since: Option<Instant>,
     backend: Option<Instant>,
@@ -43,7 +47,7 @@ struct Broken {
 /// One reason not to be ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cause {
-    /// `starting`, `draining` or `broker`.
+    /// `starting`, `draining`, `memory` or `broker`.
     pub cause: &'static str,
     /// For a person.
     pub says: String,
@@ -76,6 +80,9 @@ impl Readiness {
         if state.draining {
             causes.push(Cause { cause: "draining", says: "the instance is being emptied".into() });
         }
+        if state.out_of_memory {
+            causes.push(Cause { cause: "memory", says: "memory is running out".into() });
+        }
         if let Some(broken) = &state.broker {
             causes.push(Cause { cause: "broker", says: broken.because.clone() });
         }
@@ -93,20 +100,22 @@ impl Readiness {
     }
 
     /// Looks for as long as the instance lives. It starts not ready where the broker is not up.
-    pub async fn watch(self: Arc<Self>, hub: Arc<Hub>, broker: Arc<dyn Broker>) {
+    pub async fn watch(self: Arc<Self>, instance: Arc<Instance>) {
         let mut interval = tokio::time::interval(LOOK);
         loop {
-            self.look(&hub, broker.as_ref());
+            self.look(&instance.hub, instance.broker.as_ref(), &instance.memory);
             interval.tick().await;
         }
     }
 
-    fn look(&self, hub: &Hub, broker: &dyn Broker) {
+    fn look(&self, hub: &Hub, broker: &dyn Broker, memory: &Budget) {
         let (now, status) = (Instant::now(), broker.status());
         let broken = (!status.up).then(|| Broken {
             because: status.down_because.unwrap_or_else(|| "the broker is not connected yet".into()),
         });
         let mut state = self.0.lock();
+        // It has a hysteresis of its own.
+        state.out_of_memory = memory.is_near();
         let first = state.backend.replace(now).is_none();
         for (worker, stats) in hub.stats().enumerate() {
             let ticks = stats.ticks.read();

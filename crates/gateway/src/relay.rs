@@ -12,9 +12,12 @@ use fanfare_protocol::{Channel, Kind, Publication};
 use fanfare_websocket::deflate::{Compressor, Level};
 use fanfare_websocket::{Opcode, frame};
 
+use crate::memory::Budget;
+
 /// What the broker hands this instance goes to its hub.
 pub struct HubRelay {
     hub: Arc<Hub>,
+    memory: Arc<Budget>,
     compression: Option<Compression>,
     gaps: [AtomicU64; GapCause::ALL.len()],
     /// Bytes of the payloads that were deflated, and of the frames that they became.
@@ -32,8 +35,8 @@ pub struct Compression {
 
 impl HubRelay {
     /// A relay to this hub, for clients that may have agreed on `compression`.
-    pub fn new(hub: Arc<Hub>, compression: Option<Compression>) -> Self {
-        Self { hub, compression, gaps: Default::default(), deflated: Default::default() }
+    pub fn new(hub: Arc<Hub>, memory: Arc<Budget>, compression: Option<Compression>) -> Self {
+        Self { hub, memory, compression, gaps: Default::default(), deflated: Default::default() }
     }
 
     /// Gaps since the start, by cause.
@@ -83,6 +86,7 @@ impl Relay for HubRelay {
             offset: publication.position.as_ref().map_or(0, |position| position.offset),
         };
         self.hub.deliver(workers, channel, &delivery);
+        self.memory.tally();
     }
 
     fn gap(&self, gap: Gap) {

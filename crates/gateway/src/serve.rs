@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::config::{Config, LogFormat};
 use crate::lifecycle::{Outcome, Signals, run};
 use crate::listener::{Listeners, raise_open_files};
+use crate::memory::give_back_by_itself;
 use crate::tls::LiveCertificate;
 
 /// Serves until a signal ends it. 0 after a whole drain, 1 when connections had to be cut or nothing
@@ -31,6 +32,7 @@ pub fn serve(config: Config) -> ExitCode {
 
 fn try_serve(config: Config) -> anyhow::Result<Outcome> {
     let open_files = raise_open_files()?;
+    give_back_by_itself();
     let certificate = LiveCertificate::load(&config)?;
     let listeners = Listeners::bind(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

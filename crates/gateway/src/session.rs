@@ -9,7 +9,6 @@ use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{Channel, ConnectionId, Kind, Publication};
 use fanfare_websocket::Limits;
-use fanfare_websocket::deflate::Agreed;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
@@ -41,19 +40,12 @@ struct Outbound {
 
 impl Session {
     /// The session of a connection that has been opened.
-    pub fn new(
-        worker: Rc<Worker>,
-        key: Key,
-        id: ConnectionId,
-        terms: Terms,
-        agreed: Option<&Agreed>,
-        permit: Permit,
-    ) -> Self {
+    pub fn new(worker: Rc<Worker>, key: Key, id: ConnectionId, terms: Terms, permit: Permit) -> Self {
         let Terms { channel, echo, message_limit, fragments, alone } = terms;
         let bucket = Bucket::new(&worker.instance.config);
         let limits = Limits { message: message_limit, fragments };
         Self {
-            inbound: Inbound::new(worker, key, id, limits, agreed),
+            inbound: Inbound::new(worker, key, id, limits),
             outbound: Outbound { channel, exclude: (!echo).then_some(id), alone, bucket },
             _permit: permit,
         }
@@ -78,7 +70,7 @@ impl Session {
             let mut rush = 0;
             while !self.inbound.is_over() && socket.readable().await.is_ok() {
                 // Asked just before reading, or all who were silent till now could come in at the same time.
-                if published || worker.instance.hub.pressed() {
+                if published || is_pressed(&worker) {
                     // Boxed, or every idle connection would keep the room for it.
                     Box::pin(wait_for_room(&worker, key)).await;
                 }
@@ -121,6 +113,11 @@ impl Outbound {
     }
 }
 
+/// Whether there is so much under way that nobody should read more.
+pub fn is_pressed(worker: &Worker) -> bool {
+    worker.instance.hub.pressed() || worker.instance.memory.is_past()
+}
+
 /// A publisher reads on when the workers and the bus have room for what it may send, or when it was told to
 /// go: then it must be seen to go.
 pub async fn wait_for_room(worker: &Worker, key: Key) {
@@ -128,6 +125,7 @@ pub async fn wait_for_room(worker: &Worker, key: Key) {
     let room = async {
         instance.hub.relieved().await;
         instance.broker.ready().await;
+        instance.memory.relieved().await;
     };
     tokio::pin!(room);
     while timeout(LOOK, &mut room).await.is_err() {

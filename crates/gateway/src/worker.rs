@@ -18,6 +18,7 @@ use fanfare_broker::Broker;
 use fanfare_hub::{End, Inbox, Key, Observer, Settings, Shard, Socket};
 use fanfare_protocol::Channel;
 use fanfare_websocket::deflate::Inflater;
+use fanfare_websocket::{Decoder, Role};
 use http::HeaderValue;
 use http::header::CONNECTION;
 use hyper::body::Incoming;
@@ -32,10 +33,10 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
 
-use crate::config::Config;
 use crate::http::{Handoff, Rejection, Upgrade, id_value, is_upgrade, public, upgrade};
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, accept, read_header};
+use crate::memory::Budget;
 use crate::session::Session;
 use crate::tls::{Handshake, LiveCertificate, TlsStream, refuse_plain_http, shake_hands};
 
@@ -47,6 +48,9 @@ const ORDINARY: Duration = Duration::from_secs(60);
 
 /// A request's headers may take so much together.
 const HEADERS: usize = 16 << 10;
+
+/// How long a new connection waits to be accepted while memory has run out.
+const SCARCE: Duration = Duration::from_millis(20);
 
 /// After the instance was told to end at once, how long Close frames may take to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -91,8 +95,8 @@ impl Worker {
     }
 
     fn new(inbox: Inbox, instance: Arc<Instance>) -> Rc<Self> {
-        let releases = Releases(instance.broker.clone());
-        let shard = Shard::start(inbox, settings(&instance.config), instance.telemetry.lag(), releases);
+        let watch = Watch { broker: instance.broker.clone(), memory: instance.memory.clone() };
+        let shard = Shard::start(inbox, settings(&instance), instance.telemetry.lag(), watch);
         Rc::new(Self {
             router: public(&instance),
             instance_id: id_value(instance.id),
@@ -250,12 +254,14 @@ impl Worker {
         let Upgrade { stream, placed, id, terms, agreed, permit } = upgrade;
         let Some((socket, early)) = take_socket(stream.await) else { return placed.fail() };
         let socket = Rc::new(socket);
-        let key = placed.open(socket.clone());
+        let decoder = agreed.as_ref().map(|agreed| Decoder::with_deflate(Role::Server, agreed));
+        let decoder = decoder.unwrap_or(const { Decoder::new(Role::Server) });
+        let key = placed.open(socket.clone(), decoder);
         if self.is_draining() {
             self.shard.end(key, End::Drained);
         }
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
-        let session = Session::new(self, key, id, terms, agreed.as_ref(), permit);
+        let session = Session::new(self, key, id, terms, permit);
         spawn_local(session.run(socket, early));
     }
 }
@@ -298,21 +304,36 @@ fn take_socket(upgraded: hyper::Result<Upgraded>) -> Option<(Socket, Bytes)> {
     }
 }
 
-/// Tells the broker of channels that nobody here wants any more.
-struct Releases(Arc<dyn Broker>);
+/// Tells the broker of channels that nobody here wants any more, and the budget of what a turn has taken.
+struct Watch {
+    broker: Arc<dyn Broker>,
+    memory: Arc<Budget>,
+}
 
-impl Observer for Releases {
+impl Observer for Watch {
     fn released(&self, channel: &Channel) {
-        self.0.release(channel);
+        self.broker.release(channel);
     }
 
     /// No subscription here ends by a gap: a WebSocket that asked for notices gets one.
     fn lapsed(&self, _key: Key, _channel: &Channel) {}
+
+    fn turned(&self) {
+        self.memory.tally();
+    }
 }
 
 struct Acceptor(Rc<Worker>);
 
 impl Accepted for Acceptor {
+    async fn room(&self) {
+        // One at a time, if need be: somebody may want to know whether the instance lives.
+        let memory = &self.0.instance.memory;
+        if memory.is_past() {
+            let _ = timeout(SCARCE, memory.relieved()).await;
+        }
+    }
+
     fn connection(&self, stream: TcpStream, peer: SocketAddr) {
         spawn_local(self.0.clone().converse(stream, peer));
     }
@@ -332,8 +353,10 @@ impl Accepted for Acceptor {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(instance: &Instance) -> Settings {
+    let config = &instance.config;
     Settings {
+        weigh_sockets: instance.weighs_sockets,
         ping_interval: config.ping_interval,
         idle_timeout: config.idle_timeout,
         close_timeout: config.close_timeout,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fanfare_protocol::ConnectionId;
+use fanfare_websocket::Decoder;
 use smallvec::SmallVec;
 
 use crate::context::Context;
@@ -15,6 +16,9 @@ use crate::format::Format;
 use crate::mailbox::Delivery;
 use crate::outbox::{Chunk, Outbox};
 use crate::socket::Socket;
+
+/// The most of a frame that is still written after its connection was ended for want of memory.
+const LAST_REST: usize = 16 << 10;
 
 /// One client's socket and what is known of it.
 pub(crate) struct Connection {
@@ -31,6 +35,9 @@ pub(crate) struct Connection {
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
     pub(crate) socket: Option<Rc<Socket>>,
     pub(crate) outbox: Option<Box<Outbox>>,
+    /// What the session reads with. It is kept here because it may hold most of a message, which is freed
+    /// with everything else when memory runs out; gone then, and while the session has it.
+    pub(crate) decoder: Option<Decoder>,
     /// Its publications are compressed for it alone.
     pub(crate) context: Option<Box<Context>>,
     /// Publications for subscriptions whose position is still being found.
@@ -154,6 +161,10 @@ impl Connection {
                 self.outbox = None;
             }
         }
+        if end == End::MemoryPressure && !self.let_go() {
+            self.cut();
+            return Sent::Whole;
+        }
         self.outbox_limit = usize::MAX;
         let sent = self.send(&words);
         match (sent, end, &self.socket) {
@@ -195,6 +206,18 @@ impl Connection {
         its
     }
 
+    /// Frees what it has of memory, but for the rest of a frame that has begun to go out. False if that is so
+    /// much that it cannot be told why it ends.
+    fn let_go(&mut self) -> bool {
+        self.decoder = None;
+        self.context = None;
+        let Some(outbox) = self.outbox.take() else { return true };
+        let rest = outbox.into_begun(LAST_REST);
+        let can_be_told = rest.is_some();
+        self.outbox = rest.filter(|rest| !rest.is_empty()).map(Box::new);
+        can_be_told
+    }
+
     /// How much its outbox may hold: its limit, less what the socket has sealed and not got rid of.
     pub(crate) fn outbox_room(&self) -> usize {
         self.outbox_limit.saturating_sub(self.socket.as_ref().map_or(0, |socket| socket.waiting()))
@@ -209,9 +232,22 @@ impl Connection {
     /// Ends both directions now; the reader wakes and frees its place.
     pub(crate) fn cut(&mut self) {
         self.outbox = None;
-        if let Some(socket) = &self.socket {
+        self.decoder = None;
+        // Not needed any more, and what is cut once does not count again.
+        if let Some(socket) = self.socket.take() {
             socket.cut();
         }
+    }
+
+    /// The memory that its end would free, if it shares none of it: what waits to be written and what has
+    /// come of a message; with `sockets`, also what the kernel holds for it.
+    pub(crate) fn weight(&self, sockets: bool) -> usize {
+        let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.weight());
+        let decoder = self.decoder.as_ref().map_or(0, Decoder::held_bytes);
+        let socket = self.socket.as_ref().filter(|_| sockets).map_or(0, |socket| socket.kernel_bytes());
+        let sealed = self.socket.as_ref().map_or(0, |socket| socket.waiting());
+        let held = self.held.as_ref().map_or(0, |held| held.bytes());
+        outbox + decoder + held + sealed + socket
     }
 
     /// One line for its end, at a level that fits the reason.

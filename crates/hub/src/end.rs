@@ -16,6 +16,8 @@ pub enum End {
     Stale,
     /// More waited to be written than `outbox_limit`.
     SlowConsumer,
+    /// The instance had no memory left, and this connection held more of it than others.
+    MemoryPressure,
     /// A message larger than `message_limit`.
     TooBig,
     /// The peer broke RFC 6455; with the code that says how.
@@ -36,7 +38,7 @@ pub enum End {
 
 impl End {
     /// How many labels there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
 
     /// Every label, in the order of `index`.
     pub const LABELS: [&str; Self::COUNT] = [
@@ -53,6 +55,7 @@ impl End {
         "shut_down",
         "upgrade_failed",
         "stale",
+        "memory_pressure",
     ];
 
     /// The place of this reason's label and count.
@@ -71,6 +74,7 @@ impl End {
             Self::ShutDown => 10,
             Self::UpgradeFailed => 11,
             Self::Stale => 12,
+            Self::MemoryPressure => 13,
         }
     }
 
@@ -89,6 +93,8 @@ impl End {
             Self::TimedOut => Some((CloseCode::GOING_AWAY, "idle timeout")),
             Self::Stale => Some((CloseCode::POLICY, "stale")),
             Self::SlowConsumer => Some((CloseCode::POLICY, "slow consumer")),
+            // Not a rule that the client broke: the same client on an instance with room would have been kept.
+            Self::MemoryPressure => Some((CloseCode::TRY_AGAIN_LATER, "memory pressure")),
             Self::TooBig => Some((CloseCode::TOO_BIG, "message too big")),
             Self::ProtocolError(code) => Some((code, "protocol error")),
             Self::InvalidUtf8 => Some((CloseCode::INVALID_PAYLOAD, "invalid UTF-8")),
@@ -99,7 +105,8 @@ impl End {
     }
 
     /// Whether an operator would want to see it at the usual log level: the instance's own decisions
-    /// about one client, not the coming and going of clients.
+    /// about one client, not the coming and going of clients. Connections that end for want of memory are
+    /// many at a time; whoever ends them says so once.
     pub fn is_notable(self) -> bool {
         matches!(self, Self::SlowConsumer | Self::RateLimited | Self::Kicked)
     }

@@ -13,19 +13,41 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::directory::{Audience, Directory, Workers};
 use crate::format::Frames;
 use crate::phrases::Phrases;
+use crate::pressure::Urgent;
 use crate::stats::Stats;
 
-/// From so many bytes on, whoever can wait before publishing more should (`Hub::relieved`).
-const PRESSED: usize = 8 << 20;
-
-/// Beyond so many bytes a publication is not queued for the worker: its subscribers are told of a gap.
-const FULL: usize = 64 << 20;
-
 /// How long a worker may take to answer a question. A stuck one must not hold up those who ask.
-const ANSWER: Duration = Duration::from_secs(1);
+pub(crate) const ANSWER: Duration = Duration::from_secs(1);
 
 /// What an event costs beside its frame, so that a flood of empty frames is bounded, too.
 const EVENT: usize = 96;
+
+/// How much may wait between the relay and the sockets, in bytes for each worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// From so much in a mailbox on, whoever can wait before publishing more should (`Hub::relieved`).
+    pub pressed: usize,
+    /// Beyond so much a publication is not queued for the worker: its subscribers are told of a gap.
+    pub full: usize,
+    /// When all rooms together keep so much, all rounds are finished before more is taken up: the mailbox,
+    /// which holds publishers back, does not count what has left it.
+    pub kept: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { pressed: 8 << 20, full: 64 << 20, kept: 8 << 20 }
+    }
+}
+
+impl Bounds {
+    /// Bounds that together take at most a quarter of `memory`, and never more than the default.
+    pub fn within(memory: usize, workers: usize) -> Self {
+        let (most, share) = (Self::default(), memory / workers.max(1));
+        let full = most.full.min(share / 8);
+        Self { pressed: most.pressed.min(full / 4), full, kept: most.kept.min(share / 16) }
+    }
+}
 
 /// One publication as the sockets get it.
 #[derive(Debug, Clone)]
@@ -77,6 +99,7 @@ pub struct Census {
 
 struct Mailbox {
     sender: UnboundedSender<Event>,
+    urgent: UnboundedSender<Urgent>,
     bytes: AtomicUsize,
     overflows: AtomicU64,
     /// A notice of an overflow is queued, and nothing was taken out since: what is dropped now would
@@ -89,6 +112,7 @@ struct Mailbox {
 pub struct Hub {
     directory: Directory,
     mailboxes: Box<[Mailbox]>,
+    bounds: Bounds,
     relieved: Notify,
     phrases: Phrases,
 }
@@ -98,17 +122,19 @@ pub struct Inbox {
     pub(crate) worker: usize,
     pub(crate) hub: Arc<Hub>,
     receiver: UnboundedReceiver<Event>,
+    /// Taken by the shard, which looks after it apart from the events.
+    pub(crate) urgent: Option<UnboundedReceiver<Urgent>>,
 }
 
 impl Hub {
     /// A hub and the inbox of each of its workers (1 to `Workers::MAX`), which speaks in these phrases.
-    pub fn new(workers: usize, phrases: Phrases) -> (Arc<Self>, Vec<Inbox>) {
+    pub fn new(workers: usize, bounds: Bounds, phrases: Phrases) -> (Arc<Self>, Vec<Inbox>) {
         assert!((1..=Workers::MAX).contains(&workers), "1 to {} workers, not {workers}", Workers::MAX);
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
-        let mailboxes = senders.into_iter().map(Mailbox::new).collect();
-        let hub =
-            Arc::new(Self { directory: Directory::default(), mailboxes, relieved: Notify::new(), phrases });
-        let inbox = |(worker, receiver)| Inbox { worker, hub: hub.clone(), receiver };
+        let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| Mailbox::new()).unzip();
+        let (directory, relieved) = (Directory::default(), Notify::new());
+        let hub = Arc::new(Self { directory, mailboxes: mailboxes.into(), bounds, relieved, phrases });
+        let inbox =
+            |(worker, (receiver, urgent))| Inbox { worker, hub: hub.clone(), receiver, urgent: Some(urgent) };
         let inboxes = receivers.into_iter().enumerate().map(inbox).collect();
         (hub, inboxes)
     }
@@ -128,7 +154,7 @@ impl Hub {
         let bytes = delivery.bytes();
         for worker in workers.iter() {
             let mailbox = &self.mailboxes[worker];
-            if mailbox.bytes.load(Ordering::Relaxed) > FULL {
+            if mailbox.bytes.load(Ordering::Relaxed) > self.bounds.full {
                 mailbox.overflow();
             } else {
                 mailbox.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -148,7 +174,7 @@ impl Hub {
 
     /// Whether a publisher should wait for `relieved` before it reads more.
     pub fn pressed(&self) -> bool {
-        self.mailboxes.iter().any(|mailbox| mailbox.bytes.load(Ordering::Relaxed) > PRESSED)
+        self.mailboxes.iter().any(|mailbox| mailbox.bytes.load(Ordering::Relaxed) > self.bounds.pressed)
     }
 
     /// Resolves when the workers have caught up.
@@ -205,17 +231,33 @@ impl Hub {
     pub(crate) fn directory(&self) -> &Directory {
         &self.directory
     }
+
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    pub(crate) fn urge(&self, worker: usize, urgent: Urgent) {
+        // A worker that has ended has nothing left to free.
+        let _ = self.mailboxes[worker].urgent.send(urgent);
+    }
 }
 
 impl Mailbox {
-    fn new(sender: UnboundedSender<Event>) -> Self {
-        Self {
+    fn new() -> (Self, (UnboundedReceiver<Event>, UnboundedReceiver<Urgent>)) {
+        let ((sender, receiver), (urgent, urged)) = (unbounded_channel(), unbounded_channel());
+        let mailbox = Self {
             sender,
+            urgent,
             bytes: AtomicUsize::new(0),
             overflows: AtomicU64::new(0),
             gap_told: AtomicBool::new(false),
             stats: Arc::default(),
-        }
+        };
+        (mailbox, (receiver, urged))
     }
 
     fn send(&self, event: Event) {
@@ -258,7 +300,8 @@ impl Inbox {
     /// Events of so many bytes have been dealt with, which makes room for as much.
     pub(crate) fn done(&self, bytes: usize) {
         let before = self.mailbox().bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if before > PRESSED && before - bytes <= PRESSED {
+        let pressed = self.hub.bounds.pressed;
+        if before > pressed && before - bytes <= pressed {
             self.hub.relieved.notify_waiters();
         }
     }

@@ -62,6 +62,11 @@ impl Outbox {
         self.bytes > limit || self.chunks.len() * size_of::<Chunk>() > limit
     }
 
+    /// About the memory that goes with it, if nobody else holds the same frames.
+    pub(crate) fn weight(&self) -> usize {
+        self.bytes + self.chunks.capacity() * size_of::<Chunk>()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
@@ -127,6 +132,14 @@ impl Outbox {
         self.bytes = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
     }
 
+    /// What is left of an entry that has begun to go out, by itself: the rest of the memory that it shares
+    /// can then be freed. Nothing if that is more than `most`, and an empty outbox if nothing has begun.
+    pub(crate) fn into_begun(mut self, most: usize) -> Option<Self> {
+        self.keep_only_begun();
+        let copied = self.chunks.iter().map(|rest| Chunk::of(Bytes::copy_from_slice(&rest.bytes))).collect();
+        (self.bytes <= most).then_some(Self { chunks: copied, ..self })
+    }
+
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while let Some(first) = self.chunks.front_mut() {
@@ -177,6 +190,11 @@ mod tests {
             outbox.advance(*written);
             outbox.keep_only_begun();
             assert_eq!(outbox.bytes(), *left, "{entries:?} {written}");
+            if *left > 0 {
+                assert!(outbox.into_begun(left - 1).is_none(), "{entries:?} {written}");
+            } else {
+                assert_eq!(outbox.into_begun(0).map(|rest| rest.weight()), Some(0), "{entries:?} {written}");
+            }
         }
     }
     #[test]

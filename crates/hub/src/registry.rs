@@ -3,6 +3,7 @@
 //! for the shard to look after.
 
 mod heartbeat;
+mod pressure;
 mod rounds;
 mod subscriptions;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanfare_protocol::{Channel, ConnectionId};
+use fanfare_websocket::Decoder;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -54,6 +56,8 @@ pub struct Settings {
     pub pong_timeout: Duration,
     /// How long a client may take to say who it is.
     pub stale_timeout: Duration,
+    /// Whether what the kernel holds for sockets is a part of the memory that may run out.
+    pub weigh_sockets: bool,
 }
 
 /// A connection as it begins.
@@ -156,6 +160,7 @@ impl Registry {
             outbox_limit: opening.outbox_limit,
             socket: None,
             outbox: None,
+            decoder: None,
             context: opening.context.map(Box::new),
             held: None,
             heard: self.wheel.now(),
@@ -166,14 +171,16 @@ impl Registry {
         key
     }
 
-    /// The handshake is answered and this is the socket. Whoever was ended meanwhile is told so now.
-    pub(crate) fn open(&mut self, key: Key, socket: Rc<Socket>) {
+    /// The handshake is answered, and this is the socket and what reads it. Whoever was ended meanwhile is
+    /// told so now.
+    pub(crate) fn open(&mut self, key: Key, socket: Rc<Socket>, decoder: Decoder) {
         let Some(connection) = find(&mut self.connections, key) else { return };
         if !socket.is_flushed() {
             // The end of the handshake's answer; what is published now comes behind it.
             connection.outbox.get_or_insert_default();
         }
         connection.socket = Some(socket);
+        connection.decoder = Some(decoder);
         connection.heard = self.wheel.now();
         if connection.state == State::Joining {
             connection.state = State::Open;
@@ -181,6 +188,18 @@ impl Registry {
         }
         self.look_again(key);
         self.flush(key);
+    }
+
+    /// Lends the decoder out; nothing if the connection was made to give up what it held.
+    pub(crate) fn take_decoder(&mut self, key: Key) -> Option<Decoder> {
+        find(&mut self.connections, key)?.decoder.take()
+    }
+
+    /// Takes it back.
+    pub(crate) fn return_decoder(&mut self, key: Key, decoder: Decoder) {
+        if let Some(connection) = find(&mut self.connections, key) {
+            connection.decoder = Some(decoder);
+        }
     }
 
     /// Sends whole frames to one connection: pongs, and answers.

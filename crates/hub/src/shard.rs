@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_protocol::Channel;
+use fanfare_websocket::Decoder;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::end::End;
 use crate::mailbox::{Event, Inbox};
+use crate::pressure::Urgent;
 use crate::registry::{Key, Opening, Registry, Settings};
 use crate::socket::Socket;
 use crate::stats::Stats;
@@ -47,6 +50,9 @@ pub trait Observer: 'static {
 
     /// A gap has ended this subscription.
     fn lapsed(&self, key: Key, channel: &Channel);
+
+    /// A turn is over, in which not much can have been allocated and freed.
+    fn turned(&self) {}
 }
 
 /// A place that was taken before the handshake is answered. Dropping it gives it back.
@@ -59,15 +65,21 @@ pub struct Placed {
 impl Shard {
     /// Starts the shard on the current thread's `LocalSet`. `lag` takes the seconds from publication to
     /// write, once for each publication.
-    pub fn start(inbox: Inbox, settings: Settings, lag: metrics::Histogram, observer: impl Observer) -> Self {
+    pub fn start(
+        mut inbox: Inbox,
+        settings: Settings,
+        lag: metrics::Histogram,
+        observer: impl Observer,
+    ) -> Self {
+        let urgent = inbox.urgent.take().expect("an inbox is one shard's");
         let stats = inbox.stats();
         let registry = Registry::new(inbox.worker, inbox.hub.clone(), settings, stats.clone(), lag);
         let tick = registry.tick_length();
         let observer = Box::new(observer);
         let shard = Self(Rc::new(Inner { registry: RefCell::new(registry), stats, observer }));
-        let (serve, beat) = (shard.clone().serve(inbox), shard.clone().beat(tick));
-        spawn_local(Vital::watch(serve));
-        spawn_local(Vital::watch(beat));
+        spawn_local(Vital::watch(shard.clone().serve(inbox)));
+        spawn_local(Vital::watch(shard.clone().beat(tick)));
+        spawn_local(Vital::watch(shard.clone().answer(urgent)));
         shard
     }
 
@@ -117,6 +129,17 @@ impl Shard {
     /// The client has answered a ping. Whether it had been asked.
     pub fn answered(&self, key: Key) -> bool {
         self.with(|registry| registry.answered(key))
+    }
+
+    /// Lends out what this connection is read with, to be returned in the same turn of its task. Nothing
+    /// means that it was made to give up what it held, and is not to be read any more.
+    pub fn take_decoder(&self, key: Key) -> Option<Decoder> {
+        self.with(|registry| registry.take_decoder(key))
+    }
+
+    /// Takes it back, with what it keeps of an unfinished message.
+    pub fn return_decoder(&self, key: Key, decoder: Decoder) {
+        self.with(|registry| registry.return_decoder(key, decoder));
     }
 
     /// Sends whole frames to one connection.
@@ -201,6 +224,7 @@ impl Shard {
                     registry.go_round(VISITS);
                 });
                 inbox.done(bytes);
+                self.0.observer.turned();
                 // Readers and new connections get their turn, and what they publish meanwhile is taken up
                 // by the rounds that are under way.
                 tokio::task::yield_now().await;
@@ -208,6 +232,14 @@ impl Shard {
                     break;
                 }
             }
+        }
+    }
+
+    /// What cannot wait behind the events has a queue and a task of its own.
+    async fn answer(self, mut urgent: UnboundedReceiver<Urgent>) {
+        while let Some(urgent) = urgent.recv().await {
+            self.with(|registry| registry.answer(urgent));
+            self.0.observer.turned();
         }
     }
 
@@ -259,10 +291,10 @@ impl Placed {
         self.key
     }
 
-    /// The handshake is answered, and this is the socket.
-    pub fn open(mut self, socket: Rc<Socket>) -> Key {
+    /// The handshake is answered, and this is the socket, which is read with `decoder`.
+    pub fn open(mut self, socket: Rc<Socket>, decoder: Decoder) -> Key {
         self.kept = true;
-        self.shard.with(|registry| registry.open(self.key, socket));
+        self.shard.with(|registry| registry.open(self.key, socket, decoder));
         self.key
     }
 

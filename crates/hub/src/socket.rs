@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -75,6 +76,28 @@ impl Socket {
             Stream::Plain(stream) => stream.try_write_vectored(slices),
             Stream::Tls(sealed) => sealed.tls.borrow_mut().write(&sealed.stream, slices),
         }
+    }
+
+    /// Bytes of kernel memory in this socket's queues, in both directions.
+    #[expect(unsafe_code, reason = "one call of libc with an array on the stack")]
+    pub(crate) fn kernel_bytes(&self) -> usize {
+        // include/uapi/linux/sock_diag.h: SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_WMEM_QUEUED of nine.
+        const RECEIVED: usize = 0;
+        const QUEUED: usize = 5;
+        const COUNT: usize = 9;
+        let mut answer = [0_u32; COUNT];
+        let mut length = size_of_val(&answer) as libc::socklen_t;
+        // SAFETY: `answer` and `length` are valid for the whole call, and `length` is the size of `answer`.
+        let status = unsafe {
+            libc::getsockopt(
+                self.stream().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                (&raw mut answer).cast(),
+                &raw mut length,
+            )
+        };
+        if status == 0 { answer[RECEIVED] as usize + answer[QUEUED] as usize } else { 0 }
     }
 
     /// Whether all that was taken has reached the kernel. If not, `flush` is to be called when the socket is writable.

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_hub::{
-    Carrier, Context, Delivery, Encoding, Format, Frames, Heartbeat, Hub, Key, Observer, OnGap, Opening,
-    Phrases, Settings, Shard, Socket, Subscription, WhenSlow,
+    Bounds, Carrier, Context, Delivery, Encoding, End, Format, Frames, Heartbeat, Hub, Key, Observer, OnGap,
+    Opening, Phrases, Settings, Shard, Socket, Subscription, WhenSlow,
 };
 use fanfare_protocol::{Channel, ConnectionId};
 use fanfare_websocket::deflate::{Compressor, Level, Offer, Policy};
-use fanfare_websocket::{CloseCode, Opcode, Role, close_frame, frame};
+use fanfare_websocket::{CloseCode, Decoder, Limits, Opcode, Role, close_frame, frame};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
@@ -70,13 +70,14 @@ fn settings() -> Settings {
         client_ping_interval: Duration::from_secs(30),
         pong_timeout: Duration::from_secs(10),
         stale_timeout: Duration::from_secs(10),
+        weigh_sockets: false,
     }
 }
 
 fn with_shard(settings: Settings, test: impl AsyncFnOnce(Bench)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        let (hub, mut inboxes) = Hub::new(1, PHRASES);
+        let (hub, mut inboxes) = Hub::new(1, Bounds::default(), PHRASES);
         let heard = Heard::default();
         let shard = Shard::start(inboxes.remove(0), settings, metrics::Histogram::noop(), heard.clone());
         timeout(4 * SOON, test(Bench { hub, shard, heard })).await.expect("the test ends");
@@ -99,7 +100,7 @@ impl Bench {
         let (stream, accepted) = socket_pair().await;
         let id = ConnectionId::now_v7();
         let placed = self.shard.place(Opening { id, format, heartbeat, outbox_limit: LIMIT, context });
-        Peer { id, stream, key: placed.open(Rc::new(Socket::new(accepted))) }
+        Peer { id, stream, key: placed.open(Rc::new(Socket::new(accepted)), Decoder::new(Role::Server)) }
     }
 
     fn publish(&self, channel: &str, payload: &[u8], exclude: Option<ConnectionId>) {
@@ -257,7 +258,7 @@ fn what_is_published_before_the_handshake_is_answered_is_not_missed() {
         assert_eq!(bench.shard.subscribe(placed.key(), &wanting(Format::PLAIN, "lobby")), Some(true));
         bench.publish("lobby", b"early", None);
         tokio::task::yield_now().await;
-        placed.open(Rc::new(Socket::new(accepted)));
+        placed.open(Rc::new(Socket::new(accepted)), Decoder::new(Role::Server));
         let mut found = vec![0; 7];
         timeout(SOON, stream.read_exact(&mut found)).await.unwrap().unwrap();
         assert_eq!(found, binary(b"early"));
@@ -325,7 +326,7 @@ fn a_drain_writes_what_is_owed_and_then_says_goodbye() {
         let mut peer = bench.peer("a", true, false).await;
         bench.publish("a", b"owed", None);
         bench.hub.census().await;
-        bench.shard.drain(Duration::ZERO, fanfare_hub::End::Drained).await;
+        bench.shard.drain(Duration::ZERO, End::Drained).await;
         let goodbye = close_frame(CloseCode::SERVICE_RESTART, "service restart");
         assert_eq!(peer.read_to_end().await, [binary(b"owed"), goodbye].concat());
         assert_eq!(*bench.heard.released.borrow(), [Channel::new("a").unwrap()]);
@@ -400,7 +401,7 @@ fn a_connection_is_in_many_rooms_and_leaves_each_by_itself() {
         }
         for ((peer, _), expected) in peers.iter_mut().zip(&expected) {
             peer.expect(expected).await;
-            bench.shard.end(peer.key, fanfare_hub::End::Kicked);
+            bench.shard.end(peer.key, End::Kicked);
         }
         assert_eq!(bench.hub.channels(), 0, "every room is left");
     });
@@ -531,5 +532,74 @@ fn clients_that_answer_are_asked_and_others_told() {
         let mut listener = bench.connected(json, Heartbeat::OneWay, None).await;
         listener.expect(&[ping(), ping(), ping()]).await;
         assert!(!bench.shard.is_closing(listener.key));
+    });
+}
+
+/// Three do not read; what waits for them differs. Each step asks for a little and gets the largest.
+#[test]
+fn the_largest_are_ended_first_and_let_go_of_everything() {
+    with_shard(settings(), async |bench| {
+        let mut reader = bench.peer("small", true, false).await;
+        let mut stalled = Vec::new();
+        for channel in ["small", "large", "middle"] {
+            stalled.push(bench.peer(channel, true, false).await);
+        }
+        // The first of each fills the socket, whatever the kernel lets it take; the rest waits.
+        let piece = vec![7; 64 << 10];
+        let outbox = async || bench.hub.census().await[0].unwrap().outbox_bytes;
+        for (channel, pieces) in [("small", 1), ("large", 8), ("middle", 4)] {
+            let before = outbox().await;
+            while outbox().await < before + (pieces << 16) {
+                bench.publish(channel, &piece, None);
+                if channel == "small" {
+                    reader.expect(&[binary(&piece)]).await;
+                }
+            }
+        }
+        let ended = |reason: End| bench.shard.stats().closed[reason.index()].read();
+        let mut last = outbox().await;
+        for (count, peer) in [(1, 1), (2, 2), (3, 0)] {
+            let shed = bench.hub.shed(1).await;
+            assert_eq!((shed.connections, ended(End::MemoryPressure)), (1, count));
+            let now = outbox().await;
+            assert!(now + shed.bytes as u64 / 2 < last, "{last} to {now}, of {} bytes", shed.bytes);
+            assert!(bench.shard.is_closing(stalled[peer].key), "not the largest");
+            last = now;
+        }
+        assert!(last < 3 * (17 << 10), "{last} bytes stay");
+        // Those who were ended still hold the rest of a frame; after that there is nothing.
+        let mut cut = 0;
+        while let shed @ 1.. = bench.hub.shed(usize::MAX).await.connections {
+            cut += shed;
+        }
+        assert!(cut <= 3, "{cut} were cut");
+        assert_eq!((outbox().await, ended(End::MemoryPressure)), (0, 3));
+        bench.publish("small", b"still here", None);
+        reader.expect(&[binary(b"still here")]).await;
+        assert!(!bench.shard.is_closing(reader.key));
+    });
+}
+
+#[test]
+fn an_unfinished_message_is_given_up_and_its_sender_told_why() {
+    with_shard(settings(), async |bench| {
+        let limits = Limits { message: 1 << 20, fragments: 10 };
+        let mut peer = bench.peer("a", true, false).await;
+        let mut other = bench.peer("a", true, false).await;
+        let mut decoder = bench.shard.take_decoder(peer.key).expect("it has one");
+        let mut begun = vec![0; 14 + (64 << 10)];
+        begun[..14].copy_from_slice(&[0x82, 0xFF, 0, 0, 0, 0, 0, 0x0F, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(decoder.next(&mut &mut begun[..], &limits), Ok(None));
+        let held = decoder.held_bytes();
+        assert!(held >= 64 << 10);
+        bench.shard.return_decoder(peer.key, decoder);
+        let shed = bench.hub.shed(1).await;
+        assert_eq!((shed.connections, shed.bytes), (1, held));
+        assert!(bench.shard.take_decoder(peer.key).is_none(), "what it had sent is still there");
+        let goodbye = close_frame(CloseCode::TRY_AGAIN_LATER, "memory pressure");
+        assert_eq!(peer.read_to_end().await, goodbye);
+        assert_eq!(bench.hub.shed(usize::MAX).await.connections, 0);
+        bench.publish("a", b"still here", None);
+        other.expect(&[binary(b"still here")]).await;
     });
 }

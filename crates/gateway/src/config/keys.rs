@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::address::ListenAddress;
 use super::compression::Takeover;
 use super::log::{LogFormat, LogLevel};
+use super::memory::MemoryLimit;
 use super::options::Namespaces;
 use super::origin::OriginPolicy;
 use super::redis::{RedisPrefix, RedisUrl};
@@ -95,6 +96,8 @@ table! {
         max_connections: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// Connections from one client address, 0 for no limit
         max_connections_per_address: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
+        /// The most memory; auto is what the cgroup allows, less a tenth
+        memory_limit: MemoryLimit = "auto", <SIZE>;
         /// What a client that was turned away is told to wait, in whole seconds
         retry_after: Duration = "5s" in "1s" to "1h", <DURATION>;
     }

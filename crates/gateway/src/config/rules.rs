@@ -4,6 +4,7 @@
 use super::error::ConfigError;
 use super::keys::{Config, Key};
 use super::layers::{Layer, Section, Settings};
+use super::memory::MemoryLimit;
 use super::options::{May, MaySubscribe, OPTIONS, Options, SlowConsumers, Wish};
 use crate::namespace::Namespace;
 
@@ -222,6 +223,13 @@ fn rules(config: &Config) -> Vec<Rule> {
             "must be 0 or at least",
             "message_limit",
             "the largest message would never fit",
+        ),
+        (
+            matches!(config.memory_limit, MemoryLimit::Bytes(bytes) if spool > bytes / 4),
+            "redis_spool",
+            "must not be larger than a quarter of",
+            "memory_limit",
+            "what waits for Redis can be twice as much, and is not given up",
         ),
         (
             config.ping_interval >= config.idle_timeout,

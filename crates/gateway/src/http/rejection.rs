@@ -30,6 +30,8 @@ pub enum Rejection {
     InstanceFull,
     #[error("your address has as many connections as it may have; try again later")]
     AddressFull,
+    #[error("this instance has hardly any memory left; try again later")]
+    Memory,
     #[error("this instance is being emptied; connect again to reach another")]
     Draining,
     #[error("the handshake took too long")]
@@ -46,7 +48,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every label, in the order of `index`.
-    pub const LABELS: [&str; 11] = [
+    pub const LABELS: [&str; 12] = [
         "malformed",
         "channel_name",
         "origin",
@@ -58,6 +60,7 @@ impl Rejection {
         "proxy_header",
         "abandoned",
         "tls",
+        "memory",
     ];
 
     /// The value of the metric label and log field `reason`.
@@ -79,7 +82,7 @@ impl Rejection {
             Self::Malformed(error) if error.status() == StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
             }
-            Self::InstanceFull | Self::AddressFull | Self::Draining => {
+            Self::InstanceFull | Self::AddressFull | Self::Memory | Self::Draining => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
             }
             _ => {}
@@ -98,7 +101,9 @@ impl Rejection {
             Self::Origin => StatusCode::FORBIDDEN,
             Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Self::InstanceFull | Self::Draining | Self::OutOfFiles => StatusCode::SERVICE_UNAVAILABLE,
+            Self::InstanceFull | Self::Memory | Self::Draining | Self::OutOfFiles => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ProxyHeader | Self::Abandoned | Self::Tls => StatusCode::BAD_REQUEST,
         }
     }
@@ -116,6 +121,7 @@ impl Rejection {
             Self::ProxyHeader => 8,
             Self::Abandoned => 9,
             Self::Tls => 10,
+            Self::Memory => 11,
         }
     }
 }

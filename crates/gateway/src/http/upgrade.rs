@@ -97,6 +97,9 @@ async fn accept(
     if worker.is_draining() {
         return Err(Rejection::Draining);
     }
+    if instance.memory.is_near() {
+        return Err(Rejection::Memory);
+    }
     let headers = request.headers();
     let accept = handshake::accept(request.method(), request.version(), headers)?;
     if !request.body().is_end_stream() {

@@ -15,6 +15,8 @@ const REFUSAL: Duration = Duration::from_millis(20);
 
 /// What happened in the loop, for those who count.
 pub trait Accepted {
+    /// Resolves when another connection may come.
+    fn room(&self) -> impl Future<Output = ()>;
     /// A connection came.
     fn connection(&self, stream: TcpStream, peer: SocketAddr);
     /// `accept` failed for a reason that is not the peer's.
@@ -29,6 +31,7 @@ pub trait Accepted {
 pub async fn accept(listener: TcpListener, accepted: impl Accepted) {
     let mut reserve = File::open("/dev/null").ok();
     loop {
+        accepted.room().await;
         let error = match listener.accept().await {
             Ok((stream, peer)) => {
                 // Frames are written whole; waiting for more to send would only delay them.

@@ -70,6 +70,8 @@ pub const METRICS: &[Metric] = &[
         "Bytes of publications that were deflated, before, once for all receivers",
     ),
     counter("fanfare_deflated_frame_bytes_total", "Bytes of the frames that they became"),
+    gauge("fanfare_memory_limit_bytes", "The most memory that the instance may take, 0 for no limit"),
+    gauge("fanfare_memory_used_bytes", "Memory in use, as it is held against the limit"),
     gauge("fanfare_channels", "Channels with subscribers on this instance"),
     gauge("fanfare_broker_up", "1 while publications go to other instances and come from them"),
     gauge("fanfare_broker_subscriptions", "Channels to which this instance is subscribed at the bus"),

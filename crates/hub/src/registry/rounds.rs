@@ -13,15 +13,11 @@ use crate::outbox::Chunk;
 use crate::room::{Membership, Room};
 use crate::subscription::WhenSlow;
 
-/// When all rooms together keep so many bytes, all rounds are finished before more is taken up: the
-/// mailbox, which holds publishers back, does not count what has left it.
-const KEPT_BYTES: usize = 8 << 20;
-
 impl Registry {
     /// Takes up a publication for its room's round.
     pub(crate) fn queue(&mut self, channel: &Channel, delivery: Delivery) {
         let Some(&index) = self.by_channel.get(channel) else { return };
-        if self.kept_bytes > KEPT_BYTES {
+        if self.kept_bytes > self.hub.bounds().kept {
             self.go_round(usize::MAX);
         } else if self.rooms[index as usize].is_full() {
             self.finish_round(index);
