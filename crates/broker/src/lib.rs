@@ -118,6 +118,9 @@ pub trait Broker: Presence + Claims + Census + ControlBus + Send + Sync + 'stati
 
     /// What it does now, and how often things have happened: cached, never asked over the network.
     fn status(&self) -> Status;
+
+    /// The same of presence, claims, census and control.
+    fn presence_status(&self) -> PresenceStatus;
 }
 
 /// Publications that may have been missed: announced to whoever asked to be told, never passed over.
@@ -188,6 +191,29 @@ pub struct Status {
     pub history_failures: u64,
     /// Microseconds that the reads took together.
     pub history_micros: u64,
+}
+
+/// What there is of presence and the like, since the start of the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PresenceStatus {
+    /// Members of all channels that are connections of this instance; through Redis, with those who may be back.
+    pub members: u64,
+    /// Questions about presence, instances and channels, whoever asked.
+    pub reads: u64,
+    /// Of these, those that failed.
+    pub read_failures: u64,
+    /// Microseconds that they took together.
+    pub read_micros: u64,
+    /// Times that this instance's lease was lost, and its rows were written again.
+    pub leases_lost: u64,
+    /// Leases of other instances that this one ended, because they were not renewed.
+    pub leases_ended: u64,
+    /// Rows that this instance removed after leases had ended, whoever ended them.
+    pub rows_cleared: u64,
+    /// Control messages that others were sent.
+    pub controls_sent: u64,
+    /// Control messages that others will not get.
+    pub controls_unsent: u64,
 }
 
 /// The bus cannot be asked; the words say why, for a person, and hold no secret.

@@ -23,8 +23,8 @@ use self::kept::Kept;
 use self::rooms::{Left, Rooms};
 use crate::{
     AppendOptions, Away, Broker, BrokerError, Census, ChannelFacts, Claim, Claims, ControlBus, Cursor,
-    History, InstanceFacts, MemberCount, Page, Pending, Presence, Query, Relay, Retain, Status, Target,
-    Unsent, part_of,
+    History, InstanceFacts, MemberCount, Page, Pending, Presence, PresenceStatus, Query, Relay, Retain,
+    Status, Target, Unsent, part_of,
 };
 
 /// Delivers to this instance's relay and to nobody else.
@@ -164,6 +164,11 @@ impl Broker for Memory {
     }
 
     /// Asked now and then for as long as the process runs, so that what nobody touches any more is forgotten too.
+    fn presence_status(&self) -> PresenceStatus {
+        let members = self.channels.rooms.iter().map(|rooms| rooms.lock().members_of_all()).sum();
+        PresenceStatus { members, ..PresenceStatus::default() }
+    }
+
     fn status(&self) -> Status {
         let now = Instant::now();
         self.channels.order.iter().for_each(|stripe| stripe.lock().forget(now));

@@ -107,6 +107,11 @@ impl Rooms {
         })
     }
 
+    /// In all channels together.
+    pub fn members_of_all(&self) -> u64 {
+        self.rooms.values().map(|room| room.members.len() as u64).sum()
+    }
+
     fn forget_if_empty(&mut self, channel: &Channel) {
         if self.rooms.get(channel).is_some_and(|room| room.members.is_empty() && room.awaited.is_empty()) {
             self.rooms.remove(channel);

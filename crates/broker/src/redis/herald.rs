@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use super::fault::Fault;
 use super::keys::Keys;
 use super::lane::Lane;
 use super::link::Link;
-use crate::{Away, Pending, Relay, Target, Unsent};
+use crate::{Away, Pending, PresenceStatus, Relay, Target, Unsent};
 
 pub(super) struct Herald {
     instance: Uuid,
@@ -29,6 +30,8 @@ pub(super) struct Herald {
     /// Held while the own relay is told: all get one instance's messages in one order.
     queue: Mutex<Queue>,
     work: Notify,
+    sent: AtomicU64,
+    unsent: AtomicU64,
 }
 
 #[derive(Default)]
@@ -47,7 +50,14 @@ struct Letter {
 
 impl Herald {
     pub fn new(instance: Uuid, relay: Arc<dyn Relay>) -> Arc<Self> {
-        Arc::new(Self { instance, relay, queue: Mutex::default(), work: Notify::new() })
+        Arc::new(Self {
+            instance,
+            relay,
+            queue: Mutex::default(),
+            work: Notify::new(),
+            sent: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
+        })
     }
 
     pub fn send(&self, target: Target, message: Control) -> Pending<'static, Result<(), Unsent>> {
@@ -65,6 +75,7 @@ impl Herald {
             None => None,
         };
         if let Some(unsent) = refused {
+            self.unsent.fetch_add(1, Relaxed);
             return Box::pin(std::future::ready(Err(unsent)));
         }
         let (sent, waits) = oneshot::channel();
@@ -92,14 +103,20 @@ impl Herald {
         queue.bytes = 0;
         let letters = std::mem::take(&mut queue.letters);
         drop(queue);
-        letters.into_iter().for_each(|letter| letter.answer(Err(Unsent::Away(away.clone()))));
+        letters.into_iter().for_each(|letter| self.answer(letter, Err(Unsent::Away(away.clone()))));
     }
-}
 
-impl Letter {
     /// Whoever waited may have gone.
-    fn answer(self, result: Result<(), Unsent>) {
-        let _ = self.sent.send(result);
+    fn answer(&self, letter: Letter, result: Result<(), Unsent>) {
+        let count = if result.is_ok() { &self.sent } else { &self.unsent };
+        count.fetch_add(1, Relaxed);
+        let _ = letter.sent.send(result);
+    }
+
+    /// Adds its counts to `status`.
+    pub fn add_to(&self, status: &mut PresenceStatus) {
+        status.controls_sent += self.sent.load(Relaxed);
+        status.controls_unsent += self.unsent.load(Relaxed);
     }
 }
 
@@ -150,12 +167,12 @@ async fn serve(herald: &Herald, lane: &Lane, link: &Link, mut connection: Multip
             Ok(answers) => {
                 letters.into_iter().zip(answers).for_each(|(letter, heard)| {
                     let result = outcome(letter.target, heard);
-                    letter.answer(result);
+                    herald.answer(letter, result);
                 });
             }
             Err(fault) => {
                 let away = Away(lane.because(&fault));
-                letters.into_iter().for_each(|letter| letter.answer(Err(Unsent::Away(away.clone()))));
+                letters.into_iter().for_each(|letter| herald.answer(letter, Err(Unsent::Away(away.clone()))));
                 return fault;
             }
         }

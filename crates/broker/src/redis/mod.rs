@@ -47,7 +47,11 @@ use self::link::Link;
 use self::pool::Pool;
 use self::reads::Library;
 use self::rows::{Ledger, Names};
-use crate::{AppendOptions, Broker, BrokerError, History, Pending, Query, Relay, Retain, Status, part_of};
+use self::shared::Questions;
+use crate::{
+    AppendOptions, Broker, BrokerError, History, Pending, PresenceStatus, Query, Relay, Retain, Status,
+    part_of,
+};
 
 pub use self::config::{ConfigError, RedisConfig};
 
@@ -59,6 +63,7 @@ pub struct Redis {
     library: Arc<Library>,
     ledger: Arc<Ledger>,
     herald: Arc<Herald>,
+    questions: Questions,
     /// Three for each lane, two of the ledger, one of the herald.
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -103,7 +108,8 @@ impl Redis {
         let ledger = Ledger::new(names, keys, link, lanes.clone(), config.lease);
         let mut tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
         tasks.extend(ledger.start(runtime));
-        Ok(Self { lanes, retain, pool, library, ledger, herald, _tasks: tasks })
+        let questions = Questions::default();
+        Ok(Self { lanes, retain, pool, library, ledger, herald, questions, _tasks: tasks })
     }
 
     fn explain(&self, fault: &Fault) -> BrokerError {
@@ -177,6 +183,14 @@ impl Broker for Redis {
 
     fn resign(&self) -> Pending<'_, ()> {
         Box::pin(self.ledger.resign())
+    }
+
+    fn presence_status(&self) -> PresenceStatus {
+        let mut status = PresenceStatus::default();
+        self.ledger.add_to(&mut status);
+        self.herald.add_to(&mut status);
+        self.questions.add_to(&mut status);
+        status
     }
 
     fn status(&self) -> Status {

@@ -1,11 +1,13 @@
 //! What becomes of presence, claims and the census when instances die, stand still or end, and when Redis forgets, breaks
 //! off or freezes.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use fanfare_broker::{Claim, InstanceFacts, RedisConfig, Target, Unsent};
 use fanfare_protocol::control::Uplink;
 use fanfare_protocol::{Channel, Control};
+use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use crate::instance::{Instance, PATIENCE, channel, eventually};
@@ -109,6 +111,96 @@ async fn members_leave_once_and_in_time(server: Server) {
     eventually("nothing remains of it", async || remains(&server).await.is_empty()).await;
     let dying: Vec<String> = server.command(&["SMEMBERS", "fanfare:dying:{instances}"]).await;
     assert!(dying.is_empty(), "{dying:?}");
+}
+
+/// An instance in a process of its own, with ann (1) and bob (2) in "room" and ann's claim.
+struct Process(Child);
+
+impl Process {
+    async fn start(url: &str, lease: Duration) -> Self {
+        let child = Command::new(std::env::current_exe().expect("this is it"))
+            .args(["--exact", "leases::is_an_instance", "--ignored", "--nocapture"])
+            .env("FANFARE_TEST_URL", url)
+            .env("FANFARE_TEST_LEASE", lease.as_millis().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("it runs");
+        Self(child)
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.0.id().expect("it runs").to_string();
+        let status = std::process::Command::new("kill").args([format!("-{name}"), id]).status();
+        assert!(status.expect("kill is there").success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the half of the tests below that is killed and stopped"]
+async fn is_an_instance() {
+    let variable = |name: &str| std::env::var(name).expect("the tests below say it");
+    let lease = Duration::from_millis(variable("FANFARE_TEST_LEASE").parse().expect("a number"));
+    let a = Instance::redis(&RedisConfig { lease, ..RedisConfig::new(variable("FANFARE_TEST_URL")) });
+    a.until_up().await;
+    let room = channel("room");
+    assert_eq!(a.claim("ann", 1, 1).await, Claim::Held);
+    a.enter(&room, 1, "ann").await;
+    a.enter(&room, 2, "bob").await;
+    // For as long as the test that started it lives.
+    let ended = tokio::task::spawn_blocking(|| std::io::stdin().lines().count());
+    ended.await.expect("it reads");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_is_known_within_fifteen_seconds() {
+    let server = Server::start(&[]).await;
+    let lease = RedisConfig::new("").lease;
+    let (b, c) = (Instance::at(&server.url()).await, Instance::at(&server.url()).await);
+    let room = channel("room");
+    b.join(&room).await;
+    c.join(&room).await;
+    let a = Process::start(&server.url(), lease).await;
+    until_all(&[&b, &c], &room, &[1, 2], 2).await;
+    assert_eq!(b.claim("ann", 3, 1).await, Claim::Full);
+    let killed = Instant::now();
+    a.signal("KILL");
+    // Back elsewhere before anybody knows.
+    c.enter(&room, 3, "ann").await;
+    until_all(&[&b, &c], &room, &[3], 1).await;
+    assert!(killed.elapsed() < Duration::from_secs(15), "known after {:?}", killed.elapsed());
+    assert_eq!(all_told(&[&b, &c], &room).await, ["+ann", "+bob", "-bob"]);
+    eventually("its claim is gone", async || b.claim("ann", 3, 1).await == Claim::Held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stood_still_finds_its_lease_lost() {
+    let server = Server::start(&[]).await;
+    let b = Instance::leased(&server.url()).await;
+    let room = channel("room");
+    b.join(&room).await;
+    let a = Process::start(&server.url(), LEASE).await;
+    b.until_present(&room, &[1, 2], 2).await;
+    for time in 1..=2 {
+        a.signal("STOP");
+        b.until_present(&room, &[], 0).await;
+        a.signal("CONT");
+        let mut most = 0;
+        eventually("both are back", async || {
+            let (clients, users) = b.count(&room).await;
+            most = most.max(clients);
+            (clients, users) == (2, 2) && b.present(&room, 10).await == [1, 2]
+        })
+        .await;
+        assert_eq!(most, 2, "nobody is there twice");
+        b.relay.until("both have joined again", |relay| relay.told(&room).len() >= 2 + 4 * time).await;
+    }
+    let told = all_told(&[&b], &room).await;
+    for user in ["ann", "bob"] {
+        let signs: String = told.iter().filter_map(|news| news.strip_suffix(user)).collect();
+        assert_eq!(signs, "+-+-+", "{user}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

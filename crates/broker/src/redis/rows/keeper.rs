@@ -3,11 +3,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use fanfare_protocol::{Channel, ConnectionId};
 use redis::{Cmd, FromRedisValue, Value};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::super::backoff::Backoff;
@@ -64,6 +65,11 @@ impl Ledger {
         rows.away = Some(away);
     }
 
+    fn lease_lost(&self) {
+        self.leases_lost.fetch_add(1, Relaxed);
+        tracing::warn!("the lease on this instance's presence is over; taking another one");
+    }
+
     /// Everything is to be written under a new lease.
     fn begin_anew(&self) {
         let mut rows = self.rows.lock();
@@ -105,6 +111,7 @@ impl Keeper<'_> {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(Lost) => {
+                    self.ledger.lease_lost();
                     lease = self.renew(None, held).await?;
                     continue;
                 }
@@ -135,7 +142,7 @@ impl Keeper<'_> {
                 self.write_facts(lease).await?;
                 return Ok(lease);
             }
-            tracing::warn!("the lease on this instance's presence is over; taking another one");
+            ledger.lease_lost();
         }
         let lease = Uuid::new_v4();
         self.line.ask_one(scripts::renew(&ledger.names, lease, length, true)).await?;
@@ -227,9 +234,13 @@ impl Keeper<'_> {
         }
         if members.iter().any(|change| change.what != roster::What::Enter) {
             // What they published is to be there before it is told that they have left.
-            for lane in &ledger.lanes {
-                lane.flush().await;
-            }
+            // But a way so narrow that it takes longer must not cost the lease.
+            let flush = async {
+                for lane in &ledger.lanes {
+                    lane.flush().await;
+                }
+            };
+            let _ = timeout(ledger.lease / RENEWALS, flush).await;
         }
         let lost = ledger.lease / RENEWALS * 2;
         let presence =

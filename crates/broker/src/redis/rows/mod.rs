@@ -26,6 +26,7 @@ mod roster;
 mod scripts;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use fanfare_protocol::{Channel, ConnectionId, Member};
@@ -42,7 +43,7 @@ use super::fault::Fault;
 use super::keys::Keys;
 use super::lane::Lane;
 use super::link::Link;
-use crate::{Away, Claim, InstanceFacts, Pending};
+use crate::{Away, Claim, InstanceFacts, Pending, PresenceStatus};
 
 /// What this instance has to say, shared by those who say it and the keeper who writes it down.
 pub(super) struct Ledger {
@@ -56,6 +57,9 @@ pub(super) struct Ledger {
     link: Link,
     lanes: Box<[Arc<Lane>]>,
     lease: Duration,
+    leases_lost: AtomicU64,
+    leases_ended: AtomicU64,
+    rows_cleared: AtomicU64,
 }
 
 #[derive(Default)]
@@ -88,6 +92,9 @@ impl Ledger {
             link,
             lanes,
             lease,
+            leases_lost: AtomicU64::new(0),
+            leases_ended: AtomicU64::new(0),
+            rows_cleared: AtomicU64::new(0),
         })
     }
 
@@ -161,6 +168,14 @@ impl Ledger {
         let mut resigned = self.resigned.subscribe();
         // An error says that the keeper is gone, and then there is nothing to wait for.
         let _ = resigned.wait_for(|resigned| *resigned == Resignation::Done).await;
+    }
+
+    /// Adds its counts to `status`.
+    pub fn add_to(&self, status: &mut PresenceStatus) {
+        status.members += self.rows.lock().roster.members();
+        status.leases_lost += self.leases_lost.load(Relaxed);
+        status.leases_ended += self.leases_ended.load(Relaxed);
+        status.rows_cleared += self.rows_cleared.load(Relaxed);
     }
 
     fn because(&self, fault: &Fault) -> Away {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, FromRedisValue, Value};
@@ -97,6 +98,7 @@ impl Reaper<'_> {
         for (lease, score) in silent {
             let condemned = self.line.ask_one(scripts::condemn(&self.ledger.names, lease, &score)).await?;
             if condemned == Value::Int(1) {
+                self.ledger.leases_ended.fetch_add(1, Relaxed);
                 tracing::info!(%lease, "an instance has not renewed its lease; its members are let go");
                 dying.push(lease);
             }
@@ -153,6 +155,9 @@ impl Reaper<'_> {
             let mut more = Vec::new();
             for (written, answer) in left.into_iter().zip(answers) {
                 let answer = answer.map(|answer| <(u64, u64)>::from_redis_value(answer).unwrap_or_default());
+                self.ledger
+                    .rows_cleared
+                    .fetch_add(answer.as_ref().map_or(0, |(removed, _)| *removed), Relaxed);
                 match answer {
                     // A key of a foreign kind holds none of our rows.
                     Ok((_, 0)) | Err(_) => done.push(written),

@@ -122,6 +122,11 @@ impl Roster {
         }
     }
 
+    /// In all channels together, and with those who may be back.
+    pub fn members(&self) -> u64 {
+        self.rooms.values().map(|room| room.seats.len() as u64).sum()
+    }
+
     /// Whether anything is to be written now.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.left.is_empty()

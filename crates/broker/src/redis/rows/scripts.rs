@@ -89,15 +89,13 @@ pub(super) fn presence(
     let bus = keys.channel(channel);
     match change.what {
         roster::What::Enter => {
-            let mut command =
-                ENTER.command(&member_keys(names, channel, lease).each_ref().map(String::as_str));
+            let mut command = changing(&ENTER, names, lease, change);
             command.arg(lease.to_string()).arg(connection).arg(&*member.user).arg(&member.encode()[..]);
             command.arg(bus).arg(&JOINED_HEADER).arg(previous).arg(told);
             command
         }
         roster::What::Leave { grace } => {
-            let mut command =
-                LEAVE.command(&member_keys(names, channel, lease).each_ref().map(String::as_str));
+            let mut command = changing(&LEAVE, names, lease, change);
             command.arg(lease.to_string()).arg(connection).arg(&member.encode()[..]);
             command.arg(bus).arg(&LEFT_HEADER).arg(previous).arg(told);
             command.arg(millis(grace)).arg(millis(lost));
@@ -110,6 +108,12 @@ pub(super) fn presence(
             command
         }
     }
+}
+
+fn changing(script: &Script, names: &Names, lease: Uuid, change: &roster::Change) -> Cmd {
+    let [fence, instances, users, leaving, members] = member_keys(names, &change.channel, lease);
+    let before = names.members(&change.channel, change.previous.unwrap_or(lease));
+    script.command(&[&fence, &instances, &users, &leaving, &members, &before])
 }
 
 pub(super) fn claim(names: &Names, lease: Uuid, change: &book::Change) -> Cmd {

@@ -1,5 +1,4 @@
 -- Removes members of a lease that has ended, and keeps it from writing here again.
--- KEYS: fence, instances, users, leaving, members
 -- ARGV: lease, milliseconds that the fence stands, rows to look at, Redis channel, header of the news
 -- Answers how many were removed and how many are left. Who is waited for is left until its time is over.
 redis.call('SADD', KEYS[1], ARGV[1])

@@ -1,4 +1,3 @@
--- KEYS: fence, instances, users, leaving, members
 -- ARGV: lease, connection, member, Redis channel, header of the news, lease under which it was here before,
 --       1 if it has been told that it is here, grace in milliseconds, grace if Redis has lost the row
 -- Answers 0 if all is done, milliseconds until 'settle' is due, or why the lease may not write.
@@ -6,23 +5,27 @@ local refused = refusal(KEYS[1], KEYS[2], ARGV[1])
 if refused < 0 then
   return refused
 end
-local row = redis.call('HGET', KEYS[5], ARGV[2])
 local grace = tonumber(ARGV[8])
+local row = redis.call('HGET', KEYS[5], ARGV[2])
+if row and string.sub(row, 1, 1) == 'L' then
+  return math.max(tonumber(string.sub(row, 2, 16)) - millis(), 1)
+end
 local member, left
 if row then
-  if string.sub(row, 1, 1) == 'L' then
-    return math.max(tonumber(string.sub(row, 2, 16)) - millis(), 1)
-  end
   member = string.sub(row, 2)
   one_less_here(KEYS[2], ARGV[1])
   left = one_less_of(KEYS[3], user_of(member))
 else
-  if ARGV[7] == '0' or redis.call('SISMEMBER', KEYS[1], ARGV[6]) == 1 then
+  row = take_over(ARGV[6], ARGV[1], ARGV[2])
+  if row and string.sub(row, 1, 1) == 'P' then
+    member = string.sub(row, 2)
+  elseif ARGV[7] == '0' or redis.call('SISMEMBER', KEYS[1], ARGV[6]) == 1 then
     return 0
+  else
+    -- Other connections of the user may not have been written again yet.
+    member = ARGV[3]
+    grace = math.max(grace, tonumber(ARGV[9]))
   end
-  -- Other connections of the user may not have been written again yet.
-  member = ARGV[3]
-  grace = math.max(grace, tonumber(ARGV[9]))
   left = tonumber(redis.call('HGET', KEYS[3], user_of(member)) or 0)
 end
 local user = user_of(member)

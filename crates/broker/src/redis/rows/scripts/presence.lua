@@ -11,6 +11,9 @@ local function user_of(member)
   return string.sub(member, 21, 20 + struct.unpack('>I4', member, 17))
 end
 
+-- KEYS of 'enter', 'leave' and 'evict': fence, instances, users, leaving, members; of the first two also the members of
+-- the lease before.
+
 -- Whether a lease may write: 0 if it may, -1 if others have ended it, -2 if Redis has forgotten that it was admitted.
 local function refusal(fence, instances, lease)
   if redis.call('SISMEMBER', fence, lease) == 1 then
@@ -32,5 +35,26 @@ local function one_less_of(users, user)
     redis.call('HDEL', users, user)
   end
   return left
+end
+
+-- Takes away the row that a connection has under the lease before, if nobody has ended that one: it has been lost some
+-- other way, and nobody else would. Thus a member is never there twice.
+local function take_over(previous, lease, connection)
+  if previous == '' or previous == lease or redis.call('SISMEMBER', KEYS[1], previous) == 1 then
+    return false
+  end
+  local row = redis.call('HGET', KEYS[6], connection)
+  if not row then
+    return false
+  end
+  redis.call('HDEL', KEYS[6], connection)
+  if string.sub(row, 1, 1) == 'P' then
+    one_less_here(KEYS[2], previous)
+    one_less_of(KEYS[3], user_of(string.sub(row, 2)))
+  end
+  if redis.call('HLEN', KEYS[6]) == 0 then
+    redis.call('HDEL', KEYS[2], previous)
+  end
+  return row
 end
 
