@@ -142,6 +142,16 @@ fn broker(instance: &Instance) {
     counter!("fanfare_broker_reconnects_total").absolute(status.reconnects);
     counter!("fanfare_broker_duplicates_total").absolute(status.duplicates);
     counter!("fanfare_unknown_envelopes_total").absolute(status.unknown_envelopes);
+    let presence = instance.broker.presence_status();
+    gauge!("fanfare_presence_members").set(presence.members as f64);
+    counter!("fanfare_presence_reads_total").absolute(presence.reads);
+    counter!("fanfare_presence_read_failures_total").absolute(presence.read_failures);
+    counter!("fanfare_presence_read_microseconds_total").absolute(presence.read_micros);
+    counter!("fanfare_leases_lost_total").absolute(presence.leases_lost);
+    counter!("fanfare_leases_ended_total").absolute(presence.leases_ended);
+    counter!("fanfare_rows_cleared_total").absolute(presence.rows_cleared);
+    counter!("fanfare_controls_sent_total").absolute(presence.controls_sent);
+    counter!("fanfare_controls_unsent_total").absolute(presence.controls_unsent);
     for (cause, gaps) in instance.relay.gaps() {
         counter!("fanfare_gaps_total", "cause" => cause.label()).absolute(gaps);
     }
