@@ -28,6 +28,28 @@ async fn a_gateway_is_found_sound_and_its_cost_is_read() {
 }
 
 #[tokio::test]
+async fn what_travels_compressed_is_checked_and_weighed() {
+    let instance = Instance::start(&["--compression"]).await;
+    let url = instance.url("bench");
+    let load =
+        ["--subscribers", "50", "--rate", "40", "--duration", "1s", "--payload", "json", "--size", "1024"];
+    for (compression, least, most) in [(&["--compression"][..], 0.4, 0.9), (&[], -0.01, 0.0)] {
+        let (code, report) = bench(&[&["fanout", &url], &load[..], compression].concat()).await;
+        let (audit, wire) = (&report["audit"], &report["wire"]);
+        assert_eq!(code, Some(0), "{audit}");
+        assert_eq!((audit["delivered_once"].as_u64(), wire["deliveries"].as_u64()), (Some(4000), Some(2000)));
+        let saved = wire["saved"].as_f64().unwrap();
+        assert!((least..most).contains(&saved), "{wire}");
+    }
+    let plain = Instance::start(&[]).await;
+    let url = plain.url("bench");
+    let output = run_to_end(&[&["bench", "fanout", &url, "--compression"], &load[..]].concat(), &[]).await;
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("the server does not agree to permessage-deflate (50 times)"), "{error}");
+}
+
+#[tokio::test]
 async fn the_yardstick_is_measured_beside_it() {
     let instance = Instance::start(&[]).await;
     let (pid, url) = (instance.pid().to_string(), instance.url("bench"));

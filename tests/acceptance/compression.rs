@@ -4,7 +4,7 @@
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush, deflate::compress_to_vec};
 
-use crate::harness::{Client, Frame, Instance, Said, Socket, fence, frame};
+use crate::harness::{Client, Frame, Instance, Said, Socket, fence, frame, run_to_end};
 
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
 
@@ -53,6 +53,22 @@ async fn offers_are_answered_within_the_configuration() {
     let mut socket = Socket::connect(instance.address()).await;
     let answer = socket.upgrade("offers", &[("Sec-WebSocket-Extensions", "permessage-deflate; =9")]).await;
     assert_eq!(answer.status, 400);
+}
+
+#[tokio::test]
+async fn an_idle_connection_keeps_no_more_memory_for_it() {
+    const CONNECTIONS: &str = "2000";
+    let kib = async |offer: &[&str]| {
+        let instance = Instance::start(&["--compression"]).await;
+        let (pid, url) = (instance.pid().to_string(), instance.url("idle"));
+        let idle = ["bench", "idle", &url, "--connections", CONNECTIONS, "--pid", &pid, "--json"];
+        let output = run_to_end(&[&idle, offer].concat(), &[]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["kib_per_connection"].as_f64().unwrap()
+    };
+    let (plain, compressed) = (kib(&[]).await, kib(&["--compression"]).await);
+    assert!(compressed < plain + 1.0, "{compressed} KiB, and {plain} without compression");
 }
 
 /// A receiver with an inflater of its own.

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use mio::Waker;
 
 use crate::audit::Audit;
+use crate::connection::Traffic;
 use crate::flight::Flight;
 use crate::latency::Latencies;
 use crate::listeners::Listeners;
@@ -49,6 +50,9 @@ pub(crate) struct Counts {
     pub(crate) delivered: AtomicU64,
     /// Those, and the ones whose loss was announced.
     pub(crate) accounted: AtomicU64,
+    /// What came over their connections.
+    pub(crate) wire: AtomicU64,
+    pub(crate) payload: AtomicU64,
     /// When the last one came.
     pub(crate) last: AtomicU64,
 }
@@ -113,6 +117,12 @@ impl Audience {
 
     pub(crate) fn accounted(&self) -> u64 {
         self.counts.accounted.load(Ordering::Acquire)
+    }
+
+    /// What has come over all connections.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let [wire, payload] = [&self.counts.wire, &self.counts.payload];
+        Traffic { wire: wire.load(Ordering::Acquire), payload: payload.load(Ordering::Acquire) }
     }
 
     /// When the last delivery came.

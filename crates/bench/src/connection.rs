@@ -1,8 +1,9 @@
 //! One client's socket, from connect to its end. It owns no buffer while nothing is incomplete: it reads into
-//! scratch memory that all connections of a thread share. It never decides to come back: that is the swarm's.
+//! scratch memory that all connections of a thread share, and inflates with what they share. It never decides to come back: that is the swarm's.
 
 use std::io::{self, Read, Write};
 
+use fanfare_websocket::deflate::{Inflater, Offer};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, client, put_masked_frame};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -22,6 +23,22 @@ pub(crate) struct Connection {
     unsent: Vec<u8>,
     /// We have said that we are going.
     leaving: bool,
+}
+
+/// What the connections of a thread share, because they take in one message at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Intake {
+    inflater: Inflater,
+    pub(crate) traffic: Traffic,
+}
+
+/// What came over connections since their handshakes, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    /// Everything.
+    pub(crate) wire: u64,
+    /// The messages in it, inflated.
+    pub(crate) payload: u64,
 }
 
 /// What happens on a connection while it lasts.
@@ -62,6 +79,7 @@ enum State {
 struct Handshake {
     started: u64,
     key: String,
+    offer: Option<Offer>,
     answer: Vec<u8>,
 }
 
@@ -76,10 +94,11 @@ impl Connection {
         let key = client::new_key();
         Ok(Self {
             stream,
-            unsent: client::request(&target.host, &target.path, &key),
+            unsent: client::request_offering(&target.host, &target.path, &key, target.offer.as_ref()),
             state: State::Handshaking(Box::new(Handshake {
                 started: sys::monotonic(),
                 key,
+                offer: target.offer,
                 answer: Vec::new(),
             })),
             leaving: false,
@@ -96,6 +115,7 @@ impl Connection {
         &mut self,
         hung_up: bool,
         scratch: &mut [u8],
+        intake: &mut Intake,
         on: &mut impl FnMut(Happening<'_>, u64),
     ) -> Result<(), End> {
         self.flush()?;
@@ -109,7 +129,7 @@ impl Connection {
                 Err(error) => return Err(self.cut(error.kind().to_string())),
             };
             let now = sys::monotonic();
-            self.take(&mut scratch[..read], now, on)?;
+            self.take(&mut scratch[..read], now, intake, on)?;
             // A short read means that the socket is empty: whatever comes later makes a new event (epoll(7)).
             // Reading once more to be told so would be the larger part of this program's work.
             if read < scratch.len() && !hung_up {
@@ -150,20 +170,32 @@ impl Connection {
         &mut self,
         bytes: &mut [u8],
         now: u64,
+        intake: &mut Intake,
         on: &mut impl FnMut(Happening<'_>, u64),
     ) -> Result<(), End> {
-        let State::Handshaking(handshake) = &mut self.state else { return self.decode(bytes, now, on) };
+        let State::Handshaking(handshake) = &mut self.state else {
+            return self.decode(bytes, now, intake, on);
+        };
         handshake.answer.extend_from_slice(bytes);
-        let Some(length) = client::response(&handshake.answer, &handshake.key).map_err(refused)? else {
+        let Handshake { key, offer, answer, .. } = &**handshake;
+        let Some((length, agreed)) = client::response_to(answer, key, offer.as_ref()).map_err(refused)?
+        else {
             return Ok(());
         };
+        if offer.is_some() && agreed.is_none() {
+            return Err(End::Unconnected("the server does not agree to permessage-deflate".to_owned()));
+        }
         let took = now.saturating_sub(handshake.started);
         let mut early = handshake.answer.split_off(length);
-        self.state = State::Open(Decoder::new(Role::Client));
+        let decoder = agreed.map_or_else(
+            || Decoder::new(Role::Client),
+            |agreed| Decoder::with_deflate(Role::Client, &agreed),
+        );
+        self.state = State::Open(decoder);
         // Publishers are paced one by one; a delayed segment would be taken for the server's latency.
         self.stream.set_nodelay(true).map_err(|error| self.cut(error.kind().to_string()))?;
         on(Happening::Opened { took }, now);
-        self.decode(&mut early, now, on)
+        self.decode(&mut early, now, intake, on)
     }
 
     /// Takes the frames in what was read.
@@ -171,18 +203,25 @@ impl Connection {
         &mut self,
         mut bytes: &mut [u8],
         now: u64,
+        intake: &mut Intake,
         on: &mut impl FnMut(Happening<'_>, u64),
     ) -> Result<(), End> {
         let State::Open(decoder) = &mut self.state else { return Ok(()) };
+        let Intake { inflater, traffic } = intake;
+        traffic.wire += bytes.len() as u64;
         let mut answers = Vec::new();
         let mut ended = None;
         while ended.is_none() {
-            match decoder.next(&mut bytes, &LIMITS) {
+            match decoder.next_inflating(&mut bytes, &LIMITS, inflater) {
                 Ok(None) => break,
                 Ok(Some(Event::Text(payload))) => {
+                    traffic.payload += payload.len() as u64;
                     on(Happening::Message { text: true, payload: payload.as_bytes() }, now);
                 }
-                Ok(Some(Event::Binary(payload))) => on(Happening::Message { text: false, payload }, now),
+                Ok(Some(Event::Binary(payload))) => {
+                    traffic.payload += payload.len() as u64;
+                    on(Happening::Message { text: false, payload }, now);
+                }
                 Ok(Some(Event::Pong(_))) => on(Happening::Pong, now),
                 Ok(Some(Event::Ping(payload))) => answers.push((Opcode::Pong, payload.to_vec())),
                 Ok(Some(Event::Close(code, reason))) => {

@@ -9,7 +9,7 @@ use crate::latency::Latencies;
 use crate::progress::Progress;
 use crate::report::{FanoutReport, Round};
 use crate::run::{Run, within_open_files};
-use crate::stamp::Pattern;
+use crate::stamp::{Pattern, Payload};
 use crate::target::Target;
 use crate::usage::Processes;
 
@@ -24,8 +24,11 @@ pub struct Fanout {
     pub publishers: usize,
     /// Bytes of each message.
     pub size: usize,
-    /// Text instead of binary.
-    pub text: bool,
+    /// What messages are made of.
+    pub payload: Payload,
+    /// Subscribers offer permessage-deflate, and there is no run if the server does not agree on it. Publishers
+    /// do not: what they send is not what is measured.
+    pub compression: bool,
     /// How much is published.
     pub load: Load,
     /// How long each round measures.
@@ -44,7 +47,7 @@ pub struct Fanout {
     pub processes: Processes,
     /// Whoever loses the connection comes back, to the next instance.
     pub reconnect: bool,
-    /// Measure the floor as well, in the same rounds; only where the load is paced.
+    /// Measure the floor as well, in the same rounds; only where the load is paced. It compresses nothing.
     pub floor: Option<Program>,
     /// The same seed makes the same schedule.
     pub seed: u64,
@@ -109,19 +112,14 @@ impl Fanout {
             );
         }
         within_open_files(self.subscribers + self.publishers)?;
-        Pattern::new(self.size, self.text).map_err(|smallest| {
-            BenchError::Setting(format!(
-                "a message of {} bytes has no room for its stamp; the smallest is {smallest}",
-                self.size
-            ))
-        })
+        Pattern::new(self.payload, self.size)
     }
 
     fn as_floor(&self, rate: f64) -> Floor {
         Floor {
             subscribers: self.subscribers,
             size: self.size,
-            text: self.text,
+            payload: self.payload,
             rate,
             duration: self.duration,
             warmup: self.warmup,

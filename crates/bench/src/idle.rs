@@ -38,6 +38,8 @@ pub struct Idle {
     pub connections: usize,
     /// Handshakes under way at a time.
     pub concurrency: usize,
+    /// They offer permessage-deflate, and those with which the server does not agree on it count as failed.
+    pub compression: bool,
     /// The server's, for memory.
     pub processes: Processes,
 }
@@ -54,7 +56,8 @@ impl Idle {
             return Err(BenchError::Setting("a URL and at least one connection are needed".to_owned()));
         }
         within_open_files(self.connections)?;
-        let mut swarm = Swarm::new(self.targets.clone().into(), self.connections, 0, self.concurrency)?;
+        let targets = self.targets.iter().map(|target| target.clone().compressing(self.compression));
+        let mut swarm = Swarm::new(targets.collect(), self.connections, 0, self.concurrency)?;
         let mut seen = Seen::new();
         let resident_before = self.resident()?;
         let cpu_before = self.processes.cpu()?;

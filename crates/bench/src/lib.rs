@@ -16,6 +16,7 @@ mod fanout;
 mod flight;
 mod floor;
 mod idle;
+mod json;
 mod latency;
 mod listeners;
 mod losses;
@@ -39,6 +40,9 @@ pub use idle::Idle;
 pub use latency::Quantiles;
 pub use losses::Complaint;
 pub use progress::{Bar, Progress, Silent};
-pub use report::{AuditReport, ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, Round, Slice};
+pub use report::{
+    AuditReport, ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, Round, Slice, Wire,
+};
+pub use stamp::Payload;
 pub use target::{Target, TargetError};
 pub use usage::{Cpu, Processes};

@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 
 use crate::audience::{Attendance, Command, Counts, Seating};
 use crate::audit::{Audit, Auditor, Receipt};
-use crate::connection::End;
+use crate::connection::{End, Traffic};
 use crate::flight::Flight;
 use crate::latency::Latencies;
 use crate::swarm::{Swarm, Watch, farewell};
@@ -47,6 +47,7 @@ struct Member {
 struct Told {
     delivered: u64,
     accounted: u64,
+    traffic: Traffic,
 }
 
 impl Listeners {
@@ -80,6 +81,7 @@ impl Listeners {
     ) -> io::Result<Attendance> {
         while !self.obey(inbox) {
             swarm.turn(None, &mut self)?;
+            self.now.traffic = swarm.traffic();
             self.tell();
         }
         self.attendance.audit = self.auditor.finish();
@@ -109,7 +111,10 @@ impl Listeners {
     /// Adds what is new to what everybody can see.
     fn tell(&mut self) {
         self.now.accounted = self.auditor.accounted();
-        let Told { delivered, accounted } = self.now;
+        let Told { delivered, accounted, traffic } = self.now;
+        // Before the deliveries, so that whoever sees those sees what they took.
+        self.counts.wire.fetch_add(traffic.wire - self.told.traffic.wire, Ordering::AcqRel);
+        self.counts.payload.fetch_add(traffic.payload - self.told.traffic.payload, Ordering::AcqRel);
         if delivered != self.told.delivered {
             self.counts.last.fetch_max(sys::monotonic(), Ordering::AcqRel);
             self.counts.delivered.fetch_add(delivered - self.told.delivered, Ordering::AcqRel);

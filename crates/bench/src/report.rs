@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::connection::Traffic;
 use crate::latency::Quantiles;
 use crate::losses::Complaint;
+use crate::stamp::Payload;
 use crate::usage::Cpu;
 
 /// What `fanout` found.
@@ -18,6 +20,10 @@ pub struct FanoutReport {
     pub publishers: usize,
     /// Bytes of each message.
     pub size: usize,
+    /// What messages were made of.
+    pub payload: Payload,
+    /// Whether subscribers had agreed on permessage-deflate.
+    pub compression: bool,
     /// Messages a second in all, when paced.
     pub rate: Option<f64>,
     /// Messages under way of each publisher, when flat out.
@@ -26,6 +32,8 @@ pub struct FanoutReport {
     pub rounds: Vec<Round>,
     /// The median of the rounds' ratios to the floor.
     pub ratio_to_floor: Option<f64>,
+    /// What came to the subscribers over all rounds.
+    pub wire: Wire,
     /// What the server used over all rounds.
     pub cost: Option<Cost>,
     /// What the floor used over all rounds.
@@ -80,6 +88,8 @@ pub struct Slice {
     pub deliveries_per_second: f64,
     /// Messages under way that did not reach everybody in time, when flat out.
     pub given_up: u64,
+    /// What came to the subscribers.
+    pub wire: Wire,
     /// From the intended time of sending to receipt.
     pub latency: Quantiles,
     /// What the server used, if its processes were named.
@@ -99,6 +109,21 @@ pub struct Cost {
     pub micros: f64,
     /// Of these, outside the kernel; by the kernel's sampling.
     pub user_micros: f64,
+}
+
+/// What came over subscribers' connections, their handshakes left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Wire {
+    /// Bytes in all, frames' headers and pings included.
+    pub bytes: u64,
+    /// Bytes of the messages in them, inflated.
+    pub payload_bytes: u64,
+    /// For how many deliveries.
+    pub deliveries: u64,
+    /// Bytes for each.
+    pub bytes_per_delivery: f64,
+    /// The part of the payload that did not have to travel; below 0 by the headers, where nothing is compressed.
+    pub saved: f64,
 }
 
 /// What became of every delivery.
@@ -229,6 +254,32 @@ impl Cost {
     }
 }
 
+impl Wire {
+    /// What came between two readings, for so many deliveries.
+    pub(crate) fn new(now: Traffic, before: Traffic, deliveries: u64) -> Self {
+        Self::of(now.wire - before.wire, now.payload - before.payload, deliveries)
+    }
+
+    /// Some of them together.
+    pub(crate) fn sum<'w>(wires: impl Iterator<Item = &'w Self>) -> Self {
+        let add = |sum: Self, one: &Self| {
+            let Self { bytes, payload_bytes, deliveries, .. } = *one;
+            Self::of(sum.bytes + bytes, sum.payload_bytes + payload_bytes, sum.deliveries + deliveries)
+        };
+        wires.fold(Self::default(), add)
+    }
+
+    fn of(bytes: u64, payload_bytes: u64, deliveries: u64) -> Self {
+        Self {
+            bytes,
+            payload_bytes,
+            deliveries,
+            bytes_per_delivery: bytes as f64 / deliveries.max(1) as f64,
+            saved: 1.0 - bytes as f64 / payload_bytes.max(1) as f64,
+        }
+    }
+}
+
 /// The middle one, or the mean of the two in the middle.
 pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
@@ -263,5 +314,17 @@ mod tests {
         let twice = Cost::sum([cost, cost].iter()).unwrap();
         assert!((twice.micros - 6.0).abs() < 1e-9 && twice.deliveries == 2_000, "{twice:?}");
         assert_eq!(Cost::sum([].iter()), None);
+    }
+
+    #[test]
+    fn what_is_saved_is_a_part_of_the_payload() {
+        let none = Traffic::default();
+        let first = Wire::new(Traffic { wire: 300, payload: 1_000 }, none, 10);
+        assert!(
+            (first.bytes_per_delivery - 30.0).abs() < 1e-9 && (first.saved - 0.7).abs() < 1e-9,
+            "{first:?}"
+        );
+        let both = Wire::sum([first, Wire::new(Traffic { wire: 700, payload: 1_000 }, none, 10)].iter());
+        assert!((both.bytes_per_delivery - 50.0).abs() < 1e-9 && (both.saved - 0.5).abs() < 1e-9, "{both:?}");
     }
 }

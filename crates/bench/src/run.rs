@@ -15,10 +15,11 @@ use crate::latency::Latencies;
 use crate::losses::Verdict;
 use crate::progress::{Progress, STEP};
 use crate::publishers::{Flood, Publishers};
-use crate::report::{AuditReport, Cost, FanoutReport, Round, Slice, median};
+use crate::report::{AuditReport, Cost, FanoutReport, Round, Slice, Wire, median};
 use crate::schedule::Schedule;
 use crate::stamp::Pattern;
 use crate::sys;
+use crate::target::Target;
 use crate::usage::CpuReading;
 
 /// A run that has begun: everybody is connected.
@@ -53,8 +54,9 @@ impl<'f> Run<'f> {
                 Some(Arc::new(Flight::new(settings.publishers, in_flight, settings.subscribers, waker)))
             }
         };
+        let seat = |target: &Target| target.with("notices=true").compressing(settings.compression);
         let audience = Audience::gather(&Seating {
-            targets: settings.targets.iter().map(|target| target.with("notices=true")).collect(),
+            targets: settings.targets.iter().map(seat).collect(),
             subscribers: settings.subscribers,
             threads: settings.threads,
             concurrency: settings.concurrency,
@@ -113,6 +115,7 @@ impl<'f> Run<'f> {
         self.audience.record();
         self.publishers.lateness();
         let (messages, received) = (self.messages(), self.deliveries());
+        let (heard, traffic) = (self.audience.delivered(), self.audience.traffic());
         let (server, own) = (settings.processes.cpu()?, CpuReading::own()?);
         let start = sys::monotonic();
         let given_up = self.publish(settings.duration, &format!("round {round}: measuring"), progress)?;
@@ -134,6 +137,7 @@ impl<'f> Run<'f> {
             seconds,
             deliveries_per_second: deliveries as f64 / seconds,
             given_up,
+            wire: Wire::new(self.audience.traffic(), traffic, self.audience.delivered() - heard),
             latency: latencies.quantiles(),
             cost: (!settings.processes.is_empty()).then(|| Cost::new(cpu, deliveries)),
             generator,
@@ -212,9 +216,12 @@ impl<'f> Run<'f> {
             subscribers: settings.subscribers,
             publishers: settings.publishers,
             size: settings.size,
+            payload: settings.payload,
+            compression: settings.compression,
             rate: if let Load::Rate(rate) = settings.load { Some(rate) } else { None },
             in_flight: if let Load::InFlight(count) = settings.load { Some(count) } else { None },
             ratio_to_floor: median(rounds.iter().filter_map(|round| round.ratio).collect()),
+            wire: Wire::sum(rounds.iter().map(|round| &round.server.wire)),
             cost: Cost::sum(rounds.iter().filter_map(|round| round.server.cost.as_ref())),
             floor_cost: Cost::sum(rounds.iter().filter_map(|round| round.floor.as_ref()?.cost.as_ref())),
             rounds,

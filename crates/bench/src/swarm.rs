@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Registry, Token, Waker};
 
-use crate::connection::{Connection, End, Happening};
+use crate::connection::{Connection, End, Happening, Intake, Traffic};
 use crate::sys;
 use crate::target::Target;
 
@@ -37,6 +37,7 @@ pub(crate) struct Swarm {
     poll: Poll,
     events: Events,
     scratch: Box<[u8]>,
+    intake: Intake,
     targets: Arc<[Target]>,
     members: Vec<Member>,
     /// To be opened as soon as fewer than `concurrency` handshakes are under way.
@@ -70,6 +71,7 @@ impl Swarm {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             scratch: vec![0; 256 * 1024].into_boxed_slice(),
+            intake: Intake::default(),
             targets,
             members,
             waiting: VecDeque::new(),
@@ -91,6 +93,11 @@ impl Swarm {
     /// How many connections are open.
     pub(crate) fn open(&self) -> usize {
         self.open
+    }
+
+    /// What came over all connections so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.intake.traffic
     }
 
     /// Lets everybody connect, in the turns to come.
@@ -174,11 +181,12 @@ impl Swarm {
     fn ready(&mut self, who: usize, hung_up: bool, watch: &mut impl Watch) {
         let Some(connection) = &mut self.members[who].connection else { return };
         let was_open = connection.is_open();
-        let result = connection.ready(hung_up, &mut self.scratch, &mut |happening, now| match happening {
+        let mut on = |happening: Happening<'_>, now| match happening {
             Happening::Opened { took } => watch.opened(who, took, now),
             Happening::Message { text, payload } => watch.message(who, text, payload, now),
             Happening::Pong => watch.pong(who),
-        });
+        };
+        let result = connection.ready(hung_up, &mut self.scratch, &mut self.intake, &mut on);
         if !was_open && connection.is_open() {
             self.handshaking -= 1;
             self.open += 1;

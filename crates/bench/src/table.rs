@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result};
 
 use crate::latency::Quantiles;
-use crate::report::{ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, Slice, median};
+use crate::report::{ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, Slice, Wire, median};
 
 impl Display for FanoutReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -20,11 +20,12 @@ impl Display for FanoutReport {
             (_, in_flight) => format!("flat out, {} messages in flight", in_flight.unwrap_or_default()),
         };
         line(f, "load", &load)?;
-        line(
-            f,
-            "clients",
-            &format!("{} subscribers, {} publishers, {} bytes", self.subscribers, self.publishers, self.size),
-        )?;
+        let Self { subscribers, publishers, size, payload, .. } = self;
+        let compressed = if self.compression { ", compressed" } else { "" };
+        let clients = format!(
+            "{subscribers} subscribers{compressed}; {publishers} publishers, {size} bytes of {payload}"
+        );
+        line(f, "clients", &clients)?;
         for (index, round) in self.rounds.iter().enumerate() {
             let mut text = slice(&round.server);
             if let Some(cost) = round.floor.as_ref().and_then(|floor| floor.cost) {
@@ -42,6 +43,7 @@ impl Display for FanoutReport {
             let middle = median(rates).unwrap_or_default();
             line(f, "deliveries/s", &format!("best {}, median {}", number(best), number(middle)))?;
         }
+        wire(f, &self.wire)?;
         cost(f, "server CPU", self.cost.as_ref())?;
         cost(f, "floor CPU", self.floor_cost.as_ref())?;
         if let Some(ratio) = self.ratio_to_floor {
@@ -157,6 +159,17 @@ fn slice(slice: &Slice) -> String {
         text += &format!("; {} given up", slice.given_up);
     }
     text
+}
+
+fn wire(f: &mut Formatter<'_>, wire: &Wire) -> Result {
+    let text = format!(
+        "{:.1} bytes a delivery, {:.1} % of its payload; {} in all, of {}",
+        wire.bytes_per_delivery,
+        100.0 * (1.0 - wire.saved),
+        number(wire.bytes as f64),
+        number(wire.payload_bytes as f64)
+    );
+    line(f, "on the wire", &text)
 }
 
 fn cost(f: &mut Formatter<'_>, name: &str, cost: Option<&Cost>) -> Result {

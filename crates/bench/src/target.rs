@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use fanfare_websocket::deflate::Offer;
 use http::Uri;
 
 /// One server's address, and the channel that a run uses there.
@@ -13,6 +14,8 @@ pub struct Target {
     pub(crate) host: String,
     /// Path and query, beginning with `/`.
     pub(crate) path: String,
+    /// What the handshake offers. A server that declines an offer is not what a run was to measure.
+    pub(crate) offer: Option<Offer>,
 }
 
 /// Why an address cannot be used.
@@ -56,13 +59,20 @@ impl Target {
             "/" => Self::DEFAULT_PATH.to_owned(),
             path => path.to_owned(),
         };
-        Ok(Self { address, host: authority.as_str().to_owned(), path })
+        Ok(Self { address, host: authority.as_str().to_owned(), path, offer: None })
     }
 
     /// The same, with a query parameter more.
     pub(crate) fn with(&self, parameter: &str) -> Self {
         let joint = if self.path.contains('?') { '&' } else { '?' };
         Self { path: format!("{}{joint}{parameter}", self.path), ..self.clone() }
+    }
+
+    /// The same, where permessage-deflate has to be agreed on, if so wanted. It is offered as browsers do, so
+    /// that the server decides on context takeover.
+    pub(crate) fn compressing(self, wanted: bool) -> Self {
+        let offer = Offer { client_max_window_bits: Some(15), ..Offer::default() };
+        Self { offer: wanted.then_some(offer), ..self }
     }
 }
 
@@ -79,8 +89,8 @@ mod tests {
             ("ws://[::1]:81/ws?echo=false", "[::1]:81", "[::1]:81", "/ws?echo=false"),
         ];
         for (url, address, host, path) in rows {
-            let expected =
-                Target { address: address.parse().unwrap(), host: host.to_owned(), path: path.to_owned() };
+            let (address, host, path) = (address.parse().unwrap(), host.to_owned(), path.to_owned());
+            let expected = Target { address, host, path, offer: None };
             assert_eq!(Target::resolve(url), Ok(expected), "{url}");
         }
     }

@@ -6,7 +6,7 @@ mod relay;
 
 use std::time::Duration;
 
-use fanfare_bench::{Fanout, Floor, Load, Processes, Program, Silent, play};
+use fanfare_bench::{Fanout, Floor, Load, Payload, Processes, Program, Silent, play};
 use relay::{Fault, Relay};
 
 fn main() {
@@ -26,8 +26,8 @@ fn main() {
 fn the_floor_by_itself(program: &Program) {
     let floor = Floor {
         subscribers: 20,
-        size: 128,
-        text: true,
+        size: 256,
+        payload: Payload::Json,
         rate: 100.0,
         duration: Duration::from_millis(300),
         warmup: Duration::from_millis(50),
@@ -48,7 +48,8 @@ fn the_floor_beside_a_server(program: &Program) {
         subscribers: 20,
         publishers: 1,
         size: 128,
-        text: false,
+        payload: Payload::Binary,
+        compression: false,
         load: Load::Rate(100.0),
         duration: Duration::from_millis(300),
         warmup: Duration::ZERO,

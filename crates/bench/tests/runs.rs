@@ -6,8 +6,9 @@ mod relay;
 use std::time::Duration;
 
 use fanfare_bench::{
-    AuditReport, BenchError, Connect, Fanout, FanoutReport, Idle, Load, Processes, Silent, Target,
+    AuditReport, BenchError, Connect, Fanout, FanoutReport, Idle, Load, Payload, Processes, Silent, Target,
 };
+use fanfare_websocket::deflate::Policy;
 use relay::{Fault, Relay};
 
 const SUBSCRIBERS: usize = 5;
@@ -19,7 +20,8 @@ fn fanout(target: Target) -> Fanout {
         subscribers: SUBSCRIBERS,
         publishers: 1,
         size: 128,
-        text: false,
+        payload: Payload::Binary,
+        compression: false,
         load: Load::Rate(200.0),
         duration: Duration::from_millis(250),
         warmup: Duration::from_millis(50),
@@ -40,10 +42,12 @@ fn run(fanout: &Fanout) -> FanoutReport {
 
 #[test]
 fn a_relay_that_does_right_is_sound() {
-    for (text, publishers) in [(false, 1), (true, 1), (false, 3)] {
+    for (payload, publishers) in
+        [(Payload::Binary, 1), (Payload::Text, 1), (Payload::Json, 1), (Payload::Binary, 3)]
+    {
         let relay = Relay::start(Fault::None, 0);
         let processes = Processes::new(vec![std::process::id()]).unwrap();
-        let report = run(&Fanout { text, publishers, processes, ..fanout(relay.target()) });
+        let report = run(&Fanout { payload, publishers, processes, ..fanout(relay.target()) });
         assert!(report.is_sound(), "{report}");
         let all = MESSAGES * SUBSCRIBERS as u64;
         let expected = AuditReport { expected: all, delivered_once: all, ..AuditReport::default() };
@@ -58,7 +62,42 @@ fn a_relay_that_does_right_is_sound() {
         assert_eq!((report.handshake.count, report.connected_at_end), (5, 5));
         assert!(report.cost.unwrap().micros > 0.0 && report.resident.unwrap() > 0);
         assert!(report.ends.is_empty() && report.publisher_ends.is_empty(), "{report}");
+        let wire = report.wire;
+        assert_eq!(
+            (wire.deliveries, wire.payload_bytes, wire.bytes),
+            (250, 250 * 128, 250 * 132),
+            "{report}"
+        );
     }
+}
+
+#[test]
+fn what_travels_compressed_is_checked_and_weighed() {
+    let taking_over = Policy { server_context_takeover: true, ..Policy::default() };
+    for policy in [Policy::default(), taking_over] {
+        let relay = Relay::start_compressing(Fault::None, 0, policy);
+        let fanout =
+            Fanout { payload: Payload::Json, size: 1024, compression: true, ..fanout(relay.target()) };
+        let report = run(&fanout);
+        assert!(report.is_sound() && report.audit.delivered_once == 300, "{report}");
+        assert_eq!((report.wire.deliveries, report.wire.payload_bytes), (250, 250 * 1024), "{report}");
+        assert!((0.4..0.9).contains(&report.wire.saved), "{report}");
+
+        let relay = Relay::start_compressing(Fault::Alter, 30, policy);
+        let report = run(&Fanout { targets: vec![relay.target()], ..fanout });
+        // An altered message stands in the context of the next ones, but a whole one does as well.
+        assert_eq!((report.audit.phantom, report.audit.lost_silent), (1, 1), "{report}");
+        assert!(!report.is_sound(), "{report}");
+    }
+}
+
+#[test]
+fn a_server_that_compresses_nothing_is_refused() {
+    let relay = Relay::start(Fault::None, 0);
+    let error = Fanout { compression: true, ..fanout(relay.target()) }.run(&mut Silent).unwrap_err();
+    let expected = "not all of 6 connections came about: not connected: the server does not agree to \
+                    permessage-deflate (5 times)";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]
@@ -146,18 +185,28 @@ fn flat_out_keeps_to_its_number_in_flight() {
 
 #[test]
 fn idle_connections_are_counted_and_asked() {
-    let idle = |relay: &Relay| Idle {
+    let idle = |relay: &Relay, compression| Idle {
         targets: vec![relay.target()],
         connections: 20,
         concurrency: 4,
+        compression,
         processes: Processes::new(vec![std::process::id()]).unwrap(),
     };
-    let report = idle(&Relay::start(Fault::None, 0)).run(&mut Silent).unwrap();
-    assert!(report.is_sound() && (report.open, report.alive) == (20, 20), "{report}");
-    assert!(report.kib_per_connection.is_some() && report.handshake.count == 20, "{report}");
-
-    let report = idle(&Relay::start(Fault::Refuse, 0)).run(&mut Silent).unwrap();
-    assert!(!report.is_sound() && report.ends["refused with HTTP 503"] == 20, "{report}");
+    let plain = idle(&Relay::start(Fault::None, 0), false);
+    let compressed = idle(&Relay::start_compressing(Fault::None, 0, Policy::default()), true);
+    for idle in [plain, compressed] {
+        let report = idle.run(&mut Silent).unwrap();
+        assert!(report.is_sound() && (report.open, report.alive) == (20, 20), "{report}");
+        assert!(report.kib_per_connection.is_some() && report.handshake.count == 20, "{report}");
+    }
+    let rows = [
+        (Fault::Refuse, false, "refused with HTTP 503"),
+        (Fault::None, true, "not connected: the server does not agree to permessage-deflate"),
+    ];
+    for (fault, compression, end) in rows {
+        let report = idle(&Relay::start(fault, 0), compression).run(&mut Silent).unwrap();
+        assert!(!report.is_sound() && report.ends[end] == 20, "{report}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What happens to one subscriber, as a script, and what the auditor makes of it.
 
 use super::*;
+use crate::stamp::Payload;
 
 const RUN: u64 = 7;
 const SECOND: u64 = 1_000_000_000;
@@ -36,7 +37,7 @@ use Step::*;
 type Classes = [u64; 6];
 
 fn audit(script: &[Step]) -> Audit {
-    let pattern = Pattern::new(40, false).unwrap();
+    let pattern = Pattern::new(Payload::Binary, 40).unwrap();
     let sent: Arc<[AtomicU64]> = (0..2).map(|_| AtomicU64::new(0)).collect();
     let mut auditor = Auditor::new(RUN, pattern.clone(), Arc::clone(&sent), 2);
     let mut now = 0;
@@ -184,7 +185,7 @@ fn more_holes_than_are_kept_are_still_lost() {
 #[test]
 fn what_is_accounted_for_need_not_be_waited_for() {
     let sent: Arc<[AtomicU64]> = Arc::from([AtomicU64::new(5)]);
-    let pattern = Pattern::new(32, false).unwrap();
+    let pattern = Pattern::new(Payload::Binary, 32).unwrap();
     let mut auditor = Auditor::new(RUN, pattern.clone(), sent, 1);
     let get = |auditor: &mut Auditor, sequence| {
         let message =

@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use crate::audience::{Audience, Seating};
 use crate::error::BenchError;
 use crate::progress::{Progress, STEP};
-use crate::report::{Cost, FloorReport, Slice};
+use crate::report::{Cost, FloorReport, Slice, Wire};
 use crate::run::{gathered, settled, within_open_files};
-use crate::stamp::Pattern;
+use crate::stamp::{Pattern, Payload};
 use crate::sys;
 use crate::target::Target;
 use crate::usage::{CpuReading, Processes};
@@ -47,8 +47,8 @@ pub struct Floor {
     pub subscribers: usize,
     /// Bytes of each message.
     pub size: usize,
-    /// Text instead of binary.
-    pub text: bool,
+    /// What messages are made of.
+    pub payload: Payload,
     /// Messages a second.
     pub rate: f64,
     /// How long each round measures.
@@ -173,15 +173,10 @@ impl<'f> Receivers<'f> {
             return Err(BenchError::Setting(problem.to_owned()));
         }
         within_open_files(floor.subscribers)?;
-        let pattern = Pattern::new(floor.size, floor.text).map_err(|smallest| {
-            BenchError::Setting(format!(
-                "a message of {} bytes has no room for its stamp; the smallest is {smallest}",
-                floor.size
-            ))
-        })?;
+        let pattern = Pattern::new(floor.payload, floor.size)?;
         let run = fastrand::u64(..);
-        let settings =
-            WriterSettings { run, size: floor.size, text: floor.text, subscribers: floor.subscribers };
+        let Floor { size, payload, subscribers, .. } = *floor;
+        let settings = WriterSettings { run, size, payload, subscribers };
         let mut writer = Talk::start(program, WRITER, &settings)?;
         let url = writer.listen("listening ")?;
         let target = Target::resolve(&url).map_err(|error| BenchError::Floor(error.to_string()))?;
@@ -216,7 +211,8 @@ impl<'f> Receivers<'f> {
             self.publish(floor.warmup)?;
         }
         self.audience.record();
-        let (writer, own, before) = (self.process.cpu()?, CpuReading::own()?, self.audience.delivered());
+        let (before, traffic) = (self.audience.delivered(), self.audience.traffic());
+        let (writer, own) = (self.process.cpu()?, CpuReading::own()?);
         let start = sys::monotonic();
         let messages = self.publish(floor.duration)?;
         let cpu = self.process.cpu()?.since(writer);
@@ -233,6 +229,7 @@ impl<'f> Receivers<'f> {
             seconds,
             deliveries_per_second: deliveries as f64 / seconds,
             given_up: 0,
+            wire: Wire::new(self.audience.traffic(), traffic, deliveries),
             latency: self.audience.collect().quantiles(),
             cost: Some(Cost::new(cpu, deliveries)),
             generator,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
 use crate::schedule::Schedule;
-use crate::stamp::{Pattern, Stamp};
+use crate::stamp::{Pattern, Payload, Stamp};
 use crate::sys;
 
 /// What a writer needs to know from the start.
@@ -20,7 +20,7 @@ use crate::sys;
 pub(super) struct WriterSettings {
     pub(super) run: u64,
     pub(super) size: usize,
-    pub(super) text: bool,
+    pub(super) payload: Payload,
     pub(super) subscribers: usize,
 }
 
@@ -41,8 +41,7 @@ pub(super) fn write(
     output: &mut dyn Write,
 ) -> Result<(), BenchError> {
     sys::raise_open_files()?;
-    let pattern = Pattern::new(settings.size, settings.text)
-        .map_err(|smallest| BenchError::Setting(format!("the smallest message is {smallest} bytes")))?;
+    let mut pattern = Pattern::new(settings.payload, settings.size)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     say(output, &format!("listening ws://{}/", listener.local_addr()?))?;
     let mut sockets = Vec::with_capacity(settings.subscribers);
@@ -55,7 +54,6 @@ pub(super) fn write(
     }
     say(output, "accepted")?;
     let mut line = String::new();
-    let mut pattern = pattern;
     while input.read_line(&mut line)? > 0 {
         let order: Order =
             serde_json::from_str(&line).map_err(|error| BenchError::Floor(format!("{error}: {line}")))?;

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use fanfare_bench::Target;
+use fanfare_websocket::deflate::{Agreed, Compressor, Level, Policy, negotiate};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, close_frame, frame, handshake};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
@@ -39,19 +40,36 @@ pub struct Relay {
 struct Channel {
     fault: Fault,
     nth: u64,
+    policy: Option<Policy>,
     published: u64,
-    subscribers: Vec<Arc<TcpStream>>,
+    subscribers: Vec<Subscriber>,
     publishers: Vec<Arc<TcpStream>>,
     held_back: Option<Vec<u8>>,
 }
 
+#[derive(Debug)]
+struct Subscriber {
+    socket: Arc<TcpStream>,
+    compressor: Option<Compressor>,
+}
+
 impl Relay {
     pub fn start(fault: Fault, nth: u64) -> Self {
+        Self::launch(fault, nth, None)
+    }
+
+    /// One that compresses for who offers it.
+    pub fn start_compressing(fault: Fault, nth: u64, policy: Policy) -> Self {
+        Self::launch(fault, nth, Some(policy))
+    }
+
+    fn launch(fault: Fault, nth: u64, policy: Option<Policy>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let channel = Channel {
             fault,
             nth,
+            policy,
             published: 0,
             subscribers: Vec::new(),
             publishers: Vec::new(),
@@ -81,10 +99,16 @@ fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
     {
         // Joined before the answer: whoever has that may rely on getting everything.
         let mut channel = channel.lock().unwrap();
-        answer(socket, &request)?;
-        let list =
-            if request.contains("echo=false") { &mut channel.publishers } else { &mut channel.subscribers };
-        list.push(Arc::clone(socket));
+        let agreed = answer(socket, &request, channel.policy)?;
+        let socket = Arc::clone(socket);
+        if request.contains("echo=false") {
+            assert_eq!(agreed, None, "publishers offer nothing");
+            channel.publishers.push(socket);
+        } else {
+            let compressor = agreed
+                .map(|agreed| Compressor::for_connection(Role::Server, &agreed, Level::new(6).unwrap()));
+            channel.subscribers.push(Subscriber { socket, compressor });
+        }
     }
     let mut decoder = Decoder::new(Role::Server);
     let limits = Limits { message: 1 << 20, fragments: 16 };
@@ -114,13 +138,21 @@ fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: 
         from.shutdown(std::net::Shutdown::Both).ok();
         return None;
     }
-    let whole = frame(opcode, payload).to_vec();
-    let (first, others) = channel.subscribers.split_first()?;
-    let other_publishers = channel.publishers.iter().filter(|socket| !std::ptr::eq(&***socket, from));
-    for mut socket in others.iter().chain(other_publishers).map(|socket| &**socket) {
-        socket.write_all(&whole).ok();
+    for mut socket in channel.publishers.iter().map(|socket| &**socket) {
+        if !std::ptr::eq(socket, from) {
+            socket.write_all(&frame(opcode, payload)).ok();
+        }
     }
-    let mut first = &**first;
+    let (first, others) = channel.subscribers.split_first_mut()?;
+    for subscriber in others {
+        let bytes = subscriber.frame(opcode, payload);
+        (&*subscriber.socket).write_all(&bytes).ok();
+    }
+    let mut payload = payload.to_vec();
+    if fault == Fault::Alter {
+        *payload.last_mut()? ^= 1;
+    }
+    let whole = first.frame(opcode, &payload);
     let notice = frame(Opcode::Text, br#"{"fanfare":"gap","channel":"bench"}"#);
     let bytes = match fault {
         Fault::Drop | Fault::Cut => Vec::new(),
@@ -130,29 +162,34 @@ fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: 
             channel.held_back = Some(whole);
             return Some(());
         }
-        Fault::Alter => {
-            let mut altered = payload.to_vec();
-            *altered.last_mut()? ^= 1;
-            frame(opcode, &altered).to_vec()
-        }
         Fault::SendAway => close_frame(CloseCode::SERVICE_RESTART, "service restart").to_vec(),
-        Fault::None | Fault::CutPublisher | Fault::Refuse => whole,
+        Fault::None | Fault::Alter | Fault::CutPublisher | Fault::Refuse => whole,
     };
-    first.write_all(&bytes).ok();
+    (&*first.socket).write_all(&bytes).ok();
     if fault == Fault::Cut {
-        first.shutdown(std::net::Shutdown::Both).ok();
+        first.socket.shutdown(std::net::Shutdown::Both).ok();
     }
     if matches!(fault, Fault::Cut | Fault::SendAway) {
         channel.subscribers.remove(0);
     } else if let Some(held_back) = channel.held_back.take() {
-        (&*channel.subscribers[0]).write_all(&held_back).ok();
+        (&*channel.subscribers[0].socket).write_all(&held_back).ok();
     }
     Some(())
 }
 
+impl Subscriber {
+    /// A message as this one wants it.
+    fn frame(&mut self, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+        match &mut self.compressor {
+            Some(compressor) => compressor.compress_frame(opcode, payload).to_vec(),
+            None => frame(opcode, payload).to_vec(),
+        }
+    }
+}
+
 fn forget(channel: &Mutex<Channel>, socket: &Arc<TcpStream>) {
     let mut channel = channel.lock().unwrap();
-    channel.subscribers.retain(|other| !Arc::ptr_eq(other, socket));
+    channel.subscribers.retain(|other| !Arc::ptr_eq(&other.socket, socket));
     channel.publishers.retain(|other| !Arc::ptr_eq(other, socket));
 }
 
@@ -166,7 +203,7 @@ fn read_request(mut socket: &TcpStream) -> Option<String> {
     String::from_utf8(request).ok()
 }
 
-fn answer(mut socket: &TcpStream, request: &str) -> Option<()> {
+fn answer(mut socket: &TcpStream, request: &str, policy: Option<Policy>) -> Option<Option<Agreed>> {
     let headers: HeaderMap = request
         .lines()
         .filter_map(|line| line.split_once(": "))
@@ -177,5 +214,9 @@ fn answer(mut socket: &TcpStream, request: &str) -> Option<()> {
     let accept = handshake::accept(&Method::GET, Version::HTTP_11, &headers).ok()?;
     let accept = accept.to_str().ok()?;
     let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
-    socket.write_all(format!("{head}\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes()).ok()
+    let agreed = policy.and_then(|policy| negotiate(&headers, &policy).ok()?);
+    let extensions =
+        agreed.map(|agreed| format!("Sec-WebSocket-Extensions: {agreed}\r\n")).unwrap_or_default();
+    let answer = format!("{head}\r\nSec-WebSocket-Accept: {accept}\r\n{extensions}\r\n");
+    socket.write_all(answer.as_bytes()).ok().map(|()| agreed)
 }
