@@ -1,6 +1,6 @@
 //! Fanfare from outside: the built binary, a real Redis, a real load balancer, clients that share no code
-//! with it. It reaches into no crate of the workspace; what it needs to know it reads from the wire, the log
-//! and `/metrics`.
+//! with it. It reaches into no crate of the workspace but for the list of attacks, which shares no code with
+//! the server either; what it needs to know it reads from the wire, the log and `/metrics`.
 //!
 //! `FANFARE_BIN` names the binary; without it, it is built first.
 
@@ -16,6 +16,7 @@ mod handshake;
 mod harness;
 mod health;
 mod heartbeat;
+mod hostile;
 mod limits;
 mod metrics;
 mod promises;

@@ -7,6 +7,7 @@
 //! The program must cost far less than the server that it shares a machine with. So it is built on epoll, with
 //! one scratch buffer for each thread, no memory for what is idle, and one `read` a delivery.
 
+mod attack;
 mod audience;
 mod audit;
 mod connect;
@@ -32,6 +33,7 @@ mod table;
 mod target;
 mod usage;
 
+pub use attack::{ATTACKS, Answer, Attack, Blow, Counted, Field, Outcome};
 pub use connect::Connect;
 pub use error::BenchError;
 pub use fanout::{Fanout, Load};

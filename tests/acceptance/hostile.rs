@@ -1,0 +1,188 @@
+//! Clients that mean harm: the attacks of `fanfare_bench::ATTACKS`, each carried out once against an instance of its
+//! own. Each blow is answered as it must be and counted where it must be; a bystander meanwhile receives everything
+//! and in order, newcomers get in, the instance lives within its bounds, and nothing of it stays.
+//!
+//! How much later a bystander receives it is not judged here but by `fanfare bench hostile`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fanfare_bench::{ATTACKS, Attack, Counted, Field, Outcome, Target};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::harness::{Client, Instance, eventually, fence};
+
+/// How long attacks last that last as long as they are let.
+const SPAN: Duration = Duration::from_secs(3);
+
+/// What the counters of ends and refusals must show: by metric and reason.
+type Counts = BTreeMap<(&'static str, &'static str), u64>;
+
+const CLOSED: &str = "fanfare_connections_closed_total";
+const REJECTED: &str = "fanfare_handshakes_rejected_total";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_attack_is_answered_counted_and_survived() {
+    // To look at one alone: ATTACK=ping-flood cargo test -p acceptance hostile
+    let only = std::env::var("ATTACK").ok();
+    for attack in ATTACKS.iter().filter(|attack| only.as_deref().is_none_or(|only| only == attack.name)) {
+        check(attack).await;
+    }
+}
+
+async fn check(attack: &'static Attack) {
+    let name = attack.name;
+    let mut instance = Instance::start(attack.flags).await;
+    let bystanders = Bystanders::connect(&instance).await;
+    let before = instance.metrics().await;
+    let memory = before.value("process_resident_memory_bytes", &[]);
+    let talk = bystanders.talk(&instance);
+
+    let Outcome { blows, held } = carry_out(attack, &instance).await;
+    let newcomers = talk.close_doors().await;
+
+    let wrong: Vec<_> = blows.iter().filter(|blow| blow.got != blow.expected).collect();
+    assert!(!blows.is_empty() && wrong.is_empty(), "{name}: {wrong:#?}");
+    assert!(instance.is_running(), "{name}");
+    assert_eq!(instance.page("/livez").await.status, 200, "{name}");
+
+    let mut counts = Counts::from([((CLOSED, "closed_by_client"), newcomers)]);
+    for blow in &blows {
+        match blow.counted {
+            Counted::Closed(reason) => *counts.entry((CLOSED, reason)).or_default() += 1,
+            Counted::Rejected(reason) => *counts.entry((REJECTED, reason)).or_default() += 1,
+            Counted::Nowhere => {}
+        }
+    }
+    are_counted(name, &instance, &counts).await;
+    drop(held);
+    let is_as_before = async || {
+        let metrics = instance.metrics().await;
+        let same = |metric: &str| metrics.value(metric, &[]) == before.value(metric, &[]);
+        same("fanfare_connections")
+            && same("fanfare_closing_connections")
+            && same("fanfare_subscriptions")
+            && same("fanfare_channels")
+            && same("fanfare_inbox_bytes")
+            && metrics.value("process_open_fds", &[]) <= before.value("process_open_fds", &[]) + 2.0
+    };
+    eventually(&format!("{name} leaves nothing behind"), is_as_before).await;
+    let grown = talk.stop().await - memory;
+    assert!(grown <= attack.allowance as f64, "{name}: grew by {grown} bytes");
+}
+
+/// Waits until the counters of ends and refusals show this, and nothing else.
+async fn are_counted(name: &str, instance: &Instance, counts: &Counts) {
+    let sum = |metric: &str| {
+        counts.iter().filter(|((of, _), _)| *of == metric).map(|(_, count)| *count).sum::<u64>() as f64
+    };
+    let counted = async || {
+        let metrics = instance.metrics().await;
+        counts
+            .iter()
+            .all(|((metric, reason), count)| metrics.value(metric, &[("reason", reason)]) == *count as f64)
+            && [CLOSED, REJECTED].iter().all(|metric| metrics.value(metric, &[]) == sum(metric))
+    };
+    if tokio::time::timeout(Duration::from_secs(10), eventually("", counted)).await.is_err() {
+        let page = instance.page("/metrics").await.body;
+        let found: Vec<_> = page
+            .lines()
+            .filter(|line| (line.starts_with(CLOSED) || line.starts_with(REJECTED)) && !line.ends_with(" 0"))
+            .collect();
+        panic!("{name}: expected {counts:#?}, found {found:#?}");
+    }
+}
+
+async fn carry_out(attack: &'static Attack, instance: &Instance) -> Outcome {
+    let target = Target::resolve(&instance.url("hostile")).expect("an instance's address");
+    let field = Field::new(target, SPAN);
+    let carried_out = tokio::task::spawn_blocking(move || attack.carry_out(&field)).await;
+    carried_out.expect("it does not panic").unwrap_or_else(|error| panic!("{}: {error}", attack.name))
+}
+
+/// Two in a channel of their own.
+struct Bystanders {
+    speaker: Client,
+    listener: Client,
+}
+
+/// They talk to each other, and newcomers come and go.
+struct Talk {
+    stage: watch::Sender<Stage>,
+    newcomers: watch::Receiver<Option<u64>>,
+    task: JoinHandle<f64>,
+}
+
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Stage {
+    Open,
+    /// No newcomers any more.
+    Closed,
+    Over,
+}
+
+impl Bystanders {
+    async fn connect(instance: &Instance) -> Self {
+        let mut speaker = Client::connect(instance.url("bystanders?echo=false")).await;
+        let mut listener = Client::connect(instance.url("bystanders")).await;
+        fence(&mut speaker, &mut listener).await;
+        Self { speaker, listener }
+    }
+
+    fn talk(self, instance: &Instance) -> Talk {
+        let Self { mut speaker, mut listener } = self;
+        let (stage, stages) = watch::channel(Stage::Open);
+        let (count, newcomers) = watch::channel(None);
+        let (pid, url) = (instance.pid(), instance.url("newcomers"));
+        let task = tokio::spawn(async move {
+            let (mut said, mut came, mut peak) = (0_u64, 0, 0.0_f64);
+            loop {
+                let stage = *stages.borrow();
+                let text = said.to_string();
+                speaker.send(text.as_str()).await;
+                assert_eq!(listener.next().await, text.as_str().into(), "everything, once, in order");
+                said += 1;
+                if said % 50 != 0 {
+                    continue;
+                }
+                peak = peak.max(resident(pid));
+                match stage {
+                    // An instance may be full; that is an answer, too.
+                    Stage::Open => {
+                        if let Ok(newcomer) = Client::try_connect(&url, &[]).await {
+                            assert_eq!(newcomer.close().await, 1000);
+                            came += 1;
+                        }
+                    }
+                    Stage::Closed => drop(count.send_replace(Some(came))),
+                    Stage::Over => return peak,
+                }
+            }
+        });
+        Talk { stage, newcomers, task }
+    }
+}
+
+impl Talk {
+    /// Lets no newcomers in any more; gives how many there were.
+    async fn close_doors(&self) -> u64 {
+        self.stage.send_replace(Stage::Closed);
+        let mut newcomers = self.newcomers.clone();
+        let came = newcomers.wait_for(Option::is_some).await;
+        came.expect("bystanders notice nothing").expect("a number")
+    }
+
+    /// The most memory that the instance had.
+    async fn stop(self) -> f64 {
+        self.stage.send_replace(Stage::Over);
+        self.task.await.expect("bystanders notice nothing")
+    }
+}
+
+/// Resident memory in bytes, by proc(5).
+fn resident(pid: u32) -> f64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok());
+    pages.unwrap_or_default() * 4096.0
+}
