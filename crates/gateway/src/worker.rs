@@ -33,7 +33,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
 
-use crate::http::{Handoff, Rejection, Upgrade, id_value, is_upgrade, public, upgrade};
+use crate::http::{Goes, Handoff, Rejection, Upgrade, id_value, is_upgrade, judge, public, upgrade};
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, accept, read_header};
 use crate::memory::Budget;
@@ -220,11 +220,13 @@ impl Worker {
         let connection = pin!(connection);
         match converse_for(ORDINARY, deadline, &kept, connection).await {
             Some(Ok(())) => {}
-            // One that was kept open and asks for nothing more has not tried to shake hands.
-            Some(Err(error)) if !error.is_timeout() || kept.get() => {
+            Some(Err(error)) => {
                 tracing::debug!(%peer, "HTTP connection ended: {error}");
+                if let Some(rejection) = unanswered(&error, kept.get()) {
+                    self.instance.rejected.count(&rejection, peer.ip());
+                }
             }
-            _ => self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
+            None => self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
         }
         if let Some(upgrade) = handoff.take() {
             self.clone().begin(upgrade).await;
@@ -238,11 +240,18 @@ impl Worker {
         request: http::Request<Incoming>,
         handoff: &Handoff,
     ) -> Result<http::Response<Body>, Infallible> {
+        let goes = match judge(&request) {
+            Ok(goes) => goes,
+            Err(rejection) => {
+                self.instance.rejected.count(&rejection, peer);
+                return Ok(rejection.answer(self.instance.config.retry_after_seconds()));
+            }
+        };
         if is_upgrade(&self.instance.config, request.uri().path()) {
             return Ok(upgrade(self, peer, deadline, request, handoff).await);
         }
         let mut response = self.router.clone().oneshot(request.map(Body::new)).await?;
-        if self.is_draining() {
+        if self.is_draining() || goes == Goes::NoFurther {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
@@ -263,6 +272,20 @@ impl Worker {
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
         let session = Session::new(self, key, id, terms, permit);
         spawn_local(session.run(socket, early));
+    }
+}
+
+/// What hyper refused by itself, with 400 or 431 or without a word. One that was kept open and asks for nothing
+/// more has not tried to shake hands.
+fn unanswered(error: &hyper::Error, kept: bool) -> Option<Rejection> {
+    if error.is_parse_too_large() {
+        Some(Rejection::HeadersTooLarge)
+    } else if error.is_parse() {
+        Some(Rejection::NotHttp)
+    } else if error.is_timeout() && !kept {
+        Some(Rejection::Timeout)
+    } else {
+        None
     }
 }
 

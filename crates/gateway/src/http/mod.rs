@@ -1,10 +1,12 @@
 //! Everything that speaks HTTP: the handshake of a WebSocket, and the ordinary routes. What happens on
 //! a connection after its handshake is the session's.
 
+mod framing;
 mod rejection;
 mod routes;
 mod upgrade;
 
+pub use framing::{Goes, judge};
 pub use rejection::{Rejected, Rejection};
 pub use routes::{internal, public};
 pub use upgrade::{Handoff, Terms, Upgrade, id_value, is_upgrade, upgrade};

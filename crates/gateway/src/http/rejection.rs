@@ -18,6 +18,14 @@ pub enum Rejection {
     Malformed(#[from] HandshakeError),
     #[error("not a WebSocket handshake: it has a body, which a handshake never has")]
     Body,
+    #[error(
+        "not a request for one host: {0}; HTTP/1.1 demands exactly one Host header with a host and a port"
+    )]
+    Host(&'static str),
+    #[error("not an HTTP/1 request")]
+    NotHttp,
+    #[error("the headers are too large or too many")]
+    HeadersTooLarge,
     #[error("unusable query: {key} is {value:?}; expected true or false")]
     Query { key: &'static str, value: String },
     #[error("{0}")]
@@ -48,7 +56,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every label, in the order of `index`.
-    pub const LABELS: [&str; 12] = [
+    pub const LABELS: [&str; 13] = [
         "malformed",
         "channel_name",
         "origin",
@@ -61,6 +69,7 @@ impl Rejection {
         "abandoned",
         "tls",
         "memory",
+        "headers_too_large",
     ];
 
     /// The value of the metric label and log field `reason`.
@@ -95,9 +104,13 @@ impl Rejection {
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(error) => error.status(),
-            Self::Body | Self::Query { .. } | Self::ChannelName(_) | Self::ChannelSlash => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Body
+            | Self::Host(_)
+            | Self::NotHttp
+            | Self::Query { .. }
+            | Self::ChannelName(_)
+            | Self::ChannelSlash => StatusCode::BAD_REQUEST,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Origin => StatusCode::FORBIDDEN,
             Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
@@ -110,7 +123,7 @@ impl Rejection {
 
     fn index(&self) -> usize {
         match self {
-            Self::Malformed(_) | Self::Body | Self::Query { .. } => 0,
+            Self::Malformed(_) | Self::Body | Self::Host(_) | Self::NotHttp | Self::Query { .. } => 0,
             Self::ChannelName(_) | Self::ChannelSlash => 1,
             Self::Origin => 2,
             Self::InstanceFull => 3,
@@ -122,6 +135,7 @@ impl Rejection {
             Self::Abandoned => 9,
             Self::Tls => 10,
             Self::Memory => 11,
+            Self::HeadersTooLarge => 12,
         }
     }
 }
