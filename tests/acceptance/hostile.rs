@@ -40,14 +40,17 @@ async fn check(attack: &'static Attack) {
     let talk = bystanders.talk(&instance);
 
     let Outcome { blows, held } = carry_out(attack, &instance).await;
-    let newcomers = talk.close_doors().await;
+    let Newcomers { came, turned_away } = talk.close_doors().await;
 
     let wrong: Vec<_> = blows.iter().filter(|blow| blow.got != blow.expected).collect();
     assert!(!blows.is_empty() && wrong.is_empty(), "{name}: {wrong:#?}");
     assert!(instance.is_running(), "{name}");
     assert_eq!(instance.page("/livez").await.status, 200, "{name}");
 
-    let mut counts = Counts::from([((CLOSED, "closed_by_client"), newcomers)]);
+    let mut counts = Counts::from([((CLOSED, "closed_by_client"), came)]);
+    if turned_away > 0 {
+        counts.insert((REJECTED, "instance_full"), turned_away);
+    }
     for blow in &blows {
         match blow.counted {
             Counted::Closed(reason) => *counts.entry((CLOSED, reason)).or_default() += 1,
@@ -65,6 +68,7 @@ async fn check(attack: &'static Attack) {
             && same("fanfare_subscriptions")
             && same("fanfare_channels")
             && same("fanfare_inbox_bytes")
+            && metrics.value("fanfare_tasks", &[]) <= before.value("fanfare_tasks", &[])
             && metrics.value("process_open_fds", &[]) <= before.value("process_open_fds", &[]) + 2.0
     };
     eventually(&format!("{name} leaves nothing behind"), is_as_before).await;
@@ -110,8 +114,15 @@ struct Bystanders {
 /// They talk to each other, and newcomers come and go.
 struct Talk {
     stage: watch::Sender<Stage>,
-    newcomers: watch::Receiver<Option<u64>>,
+    newcomers: watch::Receiver<Option<Newcomers>>,
     task: JoinHandle<f64>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Newcomers {
+    came: u64,
+    /// By an instance that was full.
+    turned_away: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
@@ -133,10 +144,10 @@ impl Bystanders {
     fn talk(self, instance: &Instance) -> Talk {
         let Self { mut speaker, mut listener } = self;
         let (stage, stages) = watch::channel(Stage::Open);
-        let (count, newcomers) = watch::channel(None);
+        let (count, counted) = watch::channel(None);
         let (pid, url) = (instance.pid(), instance.url("newcomers"));
         let task = tokio::spawn(async move {
-            let (mut said, mut came, mut peak) = (0_u64, 0, 0.0_f64);
+            let (mut said, mut newcomers, mut peak) = (0_u64, Newcomers::default(), 0.0_f64);
             loop {
                 let stage = *stages.borrow();
                 let text = said.to_string();
@@ -148,29 +159,32 @@ impl Bystanders {
                 }
                 peak = peak.max(resident(pid));
                 match stage {
-                    // An instance may be full; that is an answer, too.
-                    Stage::Open => {
-                        if let Ok(newcomer) = Client::try_connect(&url, &[]).await {
+                    Stage::Open => match Client::try_connect(&url, &[]).await {
+                        Ok(newcomer) => {
                             assert_eq!(newcomer.close().await, 1000);
-                            came += 1;
+                            newcomers.came += 1;
                         }
-                    }
-                    Stage::Closed => drop(count.send_replace(Some(came))),
+                        Err(answer) => {
+                            assert_eq!(answer.status, 503, "{answer:?}");
+                            newcomers.turned_away += 1;
+                        }
+                    },
+                    Stage::Closed => drop(count.send_replace(Some(newcomers))),
                     Stage::Over => return peak,
                 }
             }
         });
-        Talk { stage, newcomers, task }
+        Talk { stage, newcomers: counted, task }
     }
 }
 
 impl Talk {
     /// Lets no newcomers in any more; gives how many there were.
-    async fn close_doors(&self) -> u64 {
+    async fn close_doors(&self) -> Newcomers {
         self.stage.send_replace(Stage::Closed);
         let mut newcomers = self.newcomers.clone();
-        let came = newcomers.wait_for(Option::is_some).await;
-        came.expect("bystanders notice nothing").expect("a number")
+        let counted = newcomers.wait_for(Option::is_some).await;
+        counted.expect("bystanders notice nothing").expect("a number")
     }
 
     /// The most memory that the instance had.

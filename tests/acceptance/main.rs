@@ -6,7 +6,6 @@
 
 #![expect(clippy::unwrap_used, reason = "here an unwrap is an assertion")]
 
-mod abuse;
 mod bench;
 mod compression;
 mod config;

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use fanfare_bench::ATTACKS;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -27,9 +29,21 @@ fn has_test(files: &[PathBuf], name: &str) -> bool {
     files.iter().any(|file| fs::read_to_string(file).expect("a source is text").contains(&wanted))
 }
 
+fn promises() -> String {
+    fs::read_to_string(root().join("PROMISES.md")).expect("PROMISES.md is there")
+}
+
+#[test]
+fn every_attack_is_listed() {
+    let promises = promises();
+    let missing: Vec<_> =
+        ATTACKS.iter().filter(|attack| !promises.contains(&format!("`{}`", attack.name))).collect();
+    assert!(missing.is_empty(), "PROMISES.md says nothing of {missing:?}");
+}
+
 #[test]
 fn every_test_that_is_named_exists() {
-    let promises = fs::read_to_string(root().join("PROMISES.md")).expect("PROMISES.md is there");
+    let promises = promises();
     let named: Vec<(&str, &str)> =
         promises.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
     assert!(named.len() > 40, "the names are found: {}", named.len());

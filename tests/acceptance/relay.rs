@@ -235,6 +235,22 @@ async fn what_comes_with_the_handshake_is_heard() {
 }
 
 #[tokio::test]
+async fn thousands_of_crumbs_become_one_message() {
+    const CRUMBS: usize = 8000;
+    let instance = Instance::start(&[]).await;
+    let mut listener = Client::connect(instance.url("crumbs")).await;
+    let mut socket = Socket::join(instance.address(), "crumbs?echo=false").await;
+    let mut bytes = frame(Frame::TEXT, b"x", true);
+    for _ in 2..CRUMBS {
+        bytes.extend(frame(0, b"x", true));
+        bytes.extend(frame(0, b"", true));
+    }
+    bytes.extend(frame(0x80, b"x", true));
+    socket.write(&bytes).await.unwrap();
+    assert_eq!(listener.next().await, "x".repeat(CRUMBS).as_str().into());
+}
+
+#[tokio::test]
 async fn fragments_become_one_message() {
     let instance = Instance::start(&[]).await;
     let mut socket = Socket::join(instance.address(), "fragments").await;

@@ -93,7 +93,7 @@ impl Fanout {
     }
 
     /// Refuses what cannot be run.
-    fn check(&self) -> Result<Pattern, BenchError> {
+    pub(crate) fn check(&self) -> Result<Pattern, BenchError> {
         let setting = |problem: String| Err(BenchError::Setting(problem));
         if self.targets.is_empty() || self.subscribers == 0 || self.publishers == 0 || self.rounds == 0 {
             return setting("a run needs a URL, a subscriber, a publisher and a round".to_owned());

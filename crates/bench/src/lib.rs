@@ -1,7 +1,7 @@
 //! Load generator and delivery auditor for WebSocket relays: what `fanfare bench` does, as a library.
 //!
 //! [`Fanout`] sends to one channel and checks every delivery, [`Idle`] and [`Connect`] measure what connections
-//! cost, and [`Floor`] is the yardstick: the least that the same writes can cost. They return reports, and tell
+//! cost, [`Floor`] is the yardstick: the least that the same writes can cost, and [`Hostile`] attacks. They return reports, and tell
 //! a [`Progress`] how far they are; nothing here prints.
 //!
 //! The program must cost far less than the server that it shares a machine with. So it is built on epoll, with
@@ -33,7 +33,9 @@ mod table;
 mod target;
 mod usage;
 
-pub use attack::{ATTACKS, Answer, Attack, Blow, Counted, Field, Outcome};
+pub use attack::{
+    ATTACKS, Answer, Attack, Blow, Counted, Field, Hostile, HostileReport, Outcome, Siege, Toll,
+};
 pub use connect::Connect;
 pub use error::BenchError;
 pub use fanout::{Fanout, Load};

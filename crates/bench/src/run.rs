@@ -107,18 +107,41 @@ impl<'f> Run<'f> {
         latency: &mut Latencies,
         lateness: &mut Latencies,
     ) -> Result<Slice, BenchError> {
-        let settings = self.settings;
-        if !settings.warmup.is_zero() {
-            self.publish(settings.warmup, &format!("round {round}: warm-up"), progress)?;
+        let Fanout { warmup, duration, .. } = *self.settings;
+        self.warm_up(warmup, round, progress)?;
+        self.measure(duration, &format!("round {round}: measuring"), progress, latency, lateness)
+    }
+
+    fn warm_up(
+        &mut self,
+        warmup: Duration,
+        round: usize,
+        progress: &mut dyn Progress,
+    ) -> Result<(), BenchError> {
+        if !warmup.is_zero() {
+            self.publish(warmup, &format!("round {round}: warm-up"), progress)?;
             self.settle()?;
         }
+        Ok(())
+    }
+
+    /// Publishes for `duration`, and measures that.
+    pub(crate) fn measure(
+        &mut self,
+        duration: Duration,
+        name: &str,
+        progress: &mut dyn Progress,
+        latency: &mut Latencies,
+        lateness: &mut Latencies,
+    ) -> Result<Slice, BenchError> {
+        let settings = self.settings;
         self.audience.record();
         self.publishers.lateness();
         let (messages, received) = (self.messages(), self.deliveries());
         let (heard, traffic) = (self.audience.delivered(), self.audience.traffic());
         let (server, own) = (settings.processes.cpu()?, CpuReading::own()?);
         let start = sys::monotonic();
-        let given_up = self.publish(settings.duration, &format!("round {round}: measuring"), progress)?;
+        let given_up = self.publish(duration, name, progress)?;
         self.settle()?;
         let cpu = settings.processes.cpu()?.since(server);
         let generator = CpuReading::own()?.since(own);
@@ -187,6 +210,15 @@ impl<'f> Run<'f> {
             publishers.idle(STEP)?;
             Ok(audience.accounted() + publishers.received())
         })
+    }
+
+    /// Publishes nothing for a while; the connections are kept alive.
+    pub(crate) fn rest(&mut self, duration: Duration) -> io::Result<()> {
+        let end = sys::monotonic() + duration.as_nanos() as u64;
+        while sys::monotonic() < end {
+            self.publishers.idle(STEP * 10)?;
+        }
+        Ok(())
     }
 
     fn messages(&self) -> u64 {

@@ -141,7 +141,7 @@ impl Display for ConnectReport {
     }
 }
 
-fn line(f: &mut Formatter<'_>, name: &str, text: &str) -> Result {
+pub(crate) fn line(f: &mut Formatter<'_>, name: &str, text: &str) -> Result {
     writeln!(f, "{name:>16}  {text}")
 }
 
@@ -199,7 +199,7 @@ fn ends(f: &mut Formatter<'_>, name: &str, ends: &BTreeMap<String, u64>) -> Resu
     Ok(())
 }
 
-fn millis(micros: u64) -> String {
+pub(crate) fn millis(micros: u64) -> String {
     format!("{:.2}", micros as f64 / 1_000.0)
 }
 
@@ -210,7 +210,7 @@ fn short(value: f64) -> String {
 }
 
 /// A whole number, its thousands apart.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -50,6 +50,13 @@ impl Processes {
         self.0.iter().map(|pid| resident(*pid).map_err(|error| named(*pid, &error))).sum()
     }
 
+    /// Files that are open.
+    pub(crate) fn files(&self) -> io::Result<u64> {
+        let count =
+            |pid: &u32| std::fs::read_dir(format!("/proc/{pid}/fd")).map(|files| files.count() as u64);
+        self.0.iter().map(|pid| count(pid).map_err(|error| named(*pid, &error))).sum()
+    }
+
     pub(crate) fn cpu(&self) -> io::Result<CpuReading> {
         self.0.iter().try_fold(CpuReading::default(), |sum, pid| {
             let one = CpuReading::of(*pid).map_err(|error| named(*pid, &error))?;

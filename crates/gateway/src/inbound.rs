@@ -2,14 +2,22 @@
 //! server is done. What a message means is for the session to say.
 
 use std::io::ErrorKind;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use bytes::BytesMut;
 use fanfare_hub::{End, Key, Socket};
-use fanfare_protocol::{ConnectionId, Kind};
+use fanfare_protocol::{ConnectionId, Kind, now_micros};
 use fanfare_websocket::{Event, Limits, Offence, Opcode, frame};
 
-use crate::worker::Worker;
+use crate::worker::{SCRATCH, Worker};
+
+/// What a frame costs at least, as bytes of a large one.
+const FRAME: usize = 128;
+
+/// After a read that was all small frames, the next is of so many bytes: a millisecond of them at a time would be
+/// noticed by every neighbour.
+const CRUMBS: usize = 4 << 10;
 
 /// The reading side of one connection.
 pub struct Inbound {
@@ -17,6 +25,9 @@ pub struct Inbound {
     pub key: Key,
     pub id: ConnectionId,
     limits: Limits,
+    controls: Controls,
+    /// The last read was all small frames.
+    crumbs: bool,
     /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
     deaf: bool,
     /// It was a goodbye, so nothing comes after it.
@@ -25,7 +36,7 @@ pub struct Inbound {
 
 /// What came of one look at the socket.
 pub enum Read {
-    /// So many bytes, whose messages have been handed over.
+    /// So many bytes' worth of work, whose messages have been handed over.
     Bytes(usize),
     /// Nothing is there now.
     Dry,
@@ -36,7 +47,8 @@ pub enum Read {
 impl Inbound {
     /// Of a connection that has been opened.
     pub fn new(worker: Rc<Worker>, key: Key, id: ConnectionId, limits: Limits) -> Self {
-        Self { worker, key, id, limits, deaf: false, closed_by_client: false }
+        let controls = Controls::default();
+        Self { worker, key, id, limits, controls, crumbs: false, deaf: false, closed_by_client: false }
     }
 
     /// Whether both have said goodbye: closing now spares the wait for a peer that waits for this.
@@ -49,34 +61,46 @@ impl Inbound {
         let worker = self.worker.clone();
         // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
         let mut scratch = worker.scratch.borrow_mut();
-        match socket.try_read(&mut scratch) {
+        let most = if self.crumbs { CRUMBS } else { SCRATCH };
+        match socket.try_read(&mut scratch[..most]) {
             Ok(0) => Read::Ended,
             Ok(read) => {
-                self.take_in(&mut scratch[..read], take);
-                Read::Bytes(read)
+                let work = self.take_in(&mut scratch[..read], take) * FRAME;
+                self.crumbs = work > read;
+                Read::Bytes(read.max(work))
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Read::Dry,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.crumbs = false;
+                Read::Dry
+            }
             Err(_) => Read::Ended,
         }
     }
 
-    /// Decodes what has come. `take` gets each message, and may end the connection.
-    pub fn take_in(&mut self, mut bytes: &mut [u8], mut take: impl FnMut(Kind, &[u8]) -> Option<End>) {
+    /// Decodes what has come. `take` gets each message, and may end the connection. Gives how many whole messages
+    /// and control frames there were.
+    pub fn take_in(
+        &mut self,
+        mut bytes: &mut [u8],
+        mut take: impl FnMut(Kind, &[u8]) -> Option<End>,
+    ) -> usize {
         let worker = self.worker.clone();
         let shard = &worker.shard;
         shard.stats().bytes_in.add(bytes.len() as u64);
         let Some(mut decoder) = shard.take_decoder(self.key) else {
             // It was ended for want of memory, and what it had begun to say is gone.
             self.deaf = true;
-            return;
+            return 0;
         };
-        let (mut pongs, mut end) = (BytesMut::new(), None);
+        let (mut pongs, mut end, mut frames) = (BytesMut::new(), None, 0);
+        let control_rate = worker.instance.config.control_rate.map_or(u32::MAX, NonZeroU32::get);
         let mut inflater = worker.inflater.borrow_mut();
         while !self.deaf && end.is_none() {
             match decoder.next_inflating(&mut bytes, &self.limits, &mut inflater) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
                     shard.heard(self.key);
+                    frames += 1;
                     let mut message = |kind, payload| {
                         shard.stats().messages_in.add(1);
                         take(kind, payload)
@@ -84,7 +108,10 @@ impl Inbound {
                     match event {
                         Event::Text(text) => end = message(Kind::Text, text.as_bytes()),
                         Event::Binary(bytes) => end = message(Kind::Binary, bytes),
-                        // One write for a flood of them.
+                        Event::Ping(_) | Event::Pong(_) if !self.controls.take(control_rate) => {
+                            end = Some(End::RateLimited);
+                        }
+                        // One write for all of them.
                         Event::Ping(payload) => pongs.extend_from_slice(&frame(Opcode::Pong, payload)),
                         Event::Pong(_) => {}
                         Event::Close(code, _) => {
@@ -111,12 +138,32 @@ impl Inbound {
             self.end(end);
         }
         worker.instance.memory.tally();
+        frames
     }
 
     /// Ends the connection, unless it has ended, and hears nothing of it any more.
     pub fn end(&mut self, end: End) {
         self.deaf = true;
         self.worker.shard.end(self.key, end);
+    }
+}
+
+/// Pings and pongs since the beginning of a second. It is in every connection, so it is no bucket: two bursts may stand
+/// at the two sides of a second's end.
+#[derive(Default)]
+struct Controls {
+    second: u32,
+    count: u32,
+}
+
+impl Controls {
+    fn take(&mut self, most: u32) -> bool {
+        let second = (now_micros() / 1_000_000) as u32;
+        if second != self.second {
+            *self = Self { second, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= most
     }
 }
 

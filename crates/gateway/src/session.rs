@@ -25,6 +25,8 @@ pub struct Session {
     inbound: Inbound,
     outbound: Outbound,
     _permit: Permit,
+    /// Counted as long as the task lives that this is in.
+    _alive: Rc<()>,
 }
 
 /// What becomes of its messages.
@@ -44,10 +46,12 @@ impl Session {
         let Terms { channel, echo, message_limit, fragments, alone } = terms;
         let bucket = Bucket::new(&worker.instance.config);
         let limits = Limits { message: message_limit, fragments };
+        let alive = worker.alive.clone();
         Self {
             inbound: Inbound::new(worker, key, id, limits),
             outbound: Outbound { channel, exclude: (!echo).then_some(id), alone, bucket },
             _permit: permit,
+            _alive: alive,
         }
     }
 

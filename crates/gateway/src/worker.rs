@@ -67,6 +67,8 @@ pub struct Worker {
     draining: Cell<bool>,
     /// Whose turn it is to reckon for a TLS handshake.
     turns: Semaphore,
+    /// Held by each task of a connection's, so that they can be counted.
+    pub alive: Rc<()>,
 }
 
 /// Starts a worker on a thread of its own. Told to drain, it drops `drained` when its connections have
@@ -96,7 +98,11 @@ impl Worker {
 
     fn new(inbox: Inbox, instance: Arc<Instance>) -> Rc<Self> {
         let watch = Watch { broker: instance.broker.clone(), memory: instance.memory.clone() };
-        let shard = Shard::start(inbox, settings(&instance), instance.telemetry.lag(), watch);
+        let (settings, lag) = (settings(&instance), instance.telemetry.lag());
+        let alive = Rc::new(());
+        let counted = alive.clone();
+        // This and the worker's own are no task's.
+        let tasks = move || Rc::strong_count(&counted) - 2;
         Rc::new(Self {
             router: public(&instance),
             instance_id: id_value(instance.id),
@@ -104,8 +110,9 @@ impl Worker {
             inflater: RefCell::default(),
             draining: Cell::new(false),
             turns: Semaphore::new(1),
+            shard: Shard::start(inbox, settings, lag, watch, tasks),
             instance,
-            shard,
+            alive,
         })
     }
 
@@ -149,6 +156,7 @@ impl Worker {
 
     /// Everything that happens on one accepted connection until it is a WebSocket or has ended.
     async fn converse(self: Rc<Self>, mut stream: TcpStream, mut peer: SocketAddr) {
+        let _alive = self.alive.clone();
         let config = &self.instance.config;
         let deadline = Instant::now() + config.handshake_timeout;
         if config.proxy_protocol && config.trusts(peer.ip()) {

@@ -250,11 +250,11 @@ impl Connection {
         outbox + decoder + held + sealed + socket
     }
 
-    /// One line for its end, at a level that fits the reason.
-    pub(crate) fn report(&self, end: End) {
+    /// One line for its end; a `loud` one is seen at the usual level.
+    pub(crate) fn report(&self, end: End, loud: bool) {
         let (id, reason) = (self.id, end.label());
         let seconds = self.opened.elapsed().as_secs_f64();
-        if end.is_notable() {
+        if loud {
             tracing::info!(%id, reason, seconds, "connection ended");
         } else {
             tracing::debug!(%id, reason, seconds, "connection ended");

@@ -95,6 +95,8 @@ pub struct Census {
     pub compressed: u64,
     /// Bytes in all outboxes.
     pub outbox_bytes: u64,
+    /// Tasks that are alive.
+    pub tasks: u64,
 }
 
 struct Mailbox {

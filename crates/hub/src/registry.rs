@@ -3,6 +3,7 @@
 //! for the shard to look after.
 
 mod heartbeat;
+mod loudness;
 mod pressure;
 mod rounds;
 mod subscriptions;
@@ -18,6 +19,7 @@ use fanfare_websocket::Decoder;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use self::loudness::Loudness;
 use crate::connection::{Connection, Sent, State};
 use crate::context::Context;
 use crate::end::End;
@@ -101,6 +103,9 @@ pub(crate) struct Registry {
     kept_bytes: usize,
     ended: Vec<(Key, End)>,
     wheel: Wheel,
+    loudness: Loudness,
+    /// How many tasks of connections are alive, but for those that wait for full sockets.
+    tasks: Box<dyn Fn() -> usize>,
     next_serial: u32,
     next_room: u32,
     /// Connections whose outbox is not empty and for which nobody waits yet.
@@ -118,6 +123,7 @@ impl Registry {
         settings: Settings,
         stats: Arc<Stats>,
         lag: metrics::Histogram,
+        tasks: Box<dyn Fn() -> usize>,
     ) -> Self {
         let shortest = settings.ping_interval.min(settings.idle_timeout).min(settings.close_timeout);
         Self {
@@ -133,6 +139,8 @@ impl Registry {
             rounds: VecDeque::new(),
             kept_bytes: 0,
             ended: Vec::new(),
+            loudness: Loudness::default(),
+            tasks,
             next_serial: 0,
             next_room: 0,
             blocked: Vec::new(),
@@ -263,7 +271,7 @@ impl Registry {
         connection.held = None;
         connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
         self.wheel.at(connection.due, key);
-        connection.report(end);
+        connection.report(end, end.is_notable() && self.loudness.permits());
         let sent = connection.say_goodbye(end, words);
         self.stats.closed[end.index()].add(1);
         places.iter().for_each(|place| self.leave_room(*place));
@@ -321,13 +329,14 @@ impl Registry {
 
     /// Counts what is open, by looking.
     pub(crate) fn census(&self) -> Census {
-        let mut census = Census::default();
+        let mut census = Census { tasks: (self.tasks)() as u64, ..Census::default() };
         for (_, connection) in &self.connections {
             match connection.state {
                 State::Open => census.connections += 1,
                 State::Closing => census.closing += 1,
                 State::Joining => {}
             }
+            census.tasks += u64::from(connection.flushing);
             census.outbox_bytes += connection.waiting() as u64;
             census.compressed +=
                 u64::from(connection.context.is_some() && connection.state != State::Closing);

@@ -64,16 +64,18 @@ pub struct Placed {
 
 impl Shard {
     /// Starts the shard on the current thread's `LocalSet`. `lag` takes the seconds from publication to
-    /// write, once for each publication.
+    /// write, once for each publication; `tasks` says how many tasks of connections are alive.
     pub fn start(
         mut inbox: Inbox,
         settings: Settings,
         lag: metrics::Histogram,
         observer: impl Observer,
+        tasks: impl Fn() -> usize + 'static,
     ) -> Self {
         let urgent = inbox.urgent.take().expect("an inbox is one shard's");
         let stats = inbox.stats();
-        let registry = Registry::new(inbox.worker, inbox.hub.clone(), settings, stats.clone(), lag);
+        let registry =
+            Registry::new(inbox.worker, inbox.hub.clone(), settings, stats.clone(), lag, Box::new(tasks));
         let tick = registry.tick_length();
         let observer = Box::new(observer);
         let shard = Self(Rc::new(Inner { registry: RefCell::new(registry), stats, observer }));

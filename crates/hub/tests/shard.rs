@@ -79,7 +79,8 @@ fn with_shard(settings: Settings, test: impl AsyncFnOnce(Bench)) {
     LocalSet::new().block_on(&runtime, async {
         let (hub, mut inboxes) = Hub::new(1, Bounds::default(), PHRASES);
         let heard = Heard::default();
-        let shard = Shard::start(inboxes.remove(0), settings, metrics::Histogram::noop(), heard.clone());
+        let shard =
+            Shard::start(inboxes.remove(0), settings, metrics::Histogram::noop(), heard.clone(), || 0);
         timeout(4 * SOON, test(Bench { hub, shard, heard })).await.expect("the test ends");
     });
 }

@@ -70,7 +70,7 @@ fn zeros(size: usize) -> Vec<u8> {
     const PIECE: usize = 4 << 20;
     let piece = deflated(&vec![0; PIECE.min(size)]);
     let mut all = piece.repeat(size / PIECE.min(size));
-    if size > PIECE && size % PIECE > 0 {
+    if size > PIECE && !size.is_multiple_of(PIECE) {
         all.extend(deflated(&vec![0; size % PIECE]));
     }
     all

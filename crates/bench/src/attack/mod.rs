@@ -9,7 +9,9 @@ mod assailant;
 mod compressed;
 mod floods;
 mod frames;
+mod hostile;
 mod names;
+mod report;
 mod requests;
 mod smuggling;
 mod sockets;
@@ -19,9 +21,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use assailant::Assailant;
+pub use hostile::Hostile;
+pub use report::{HostileReport, Siege, Toll};
 
 use crate::target::Target;
 
@@ -373,14 +377,6 @@ impl Field {
     /// Whether it was called off.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
-    }
-
-    /// Waits for so long, or until it is called off.
-    fn pause(&self, span: Duration) {
-        let end = Instant::now() + span;
-        while !self.is_over() && Instant::now() < end {
-            std::thread::sleep(end.saturating_duration_since(Instant::now()).min(Duration::from_millis(20)));
-        }
     }
 }
 

@@ -180,6 +180,10 @@ pub(super) fn absurd_handshakes(field: &Field) -> io::Result<Outcome> {
         let line = format!("Connection: {value}\r\n");
         refused(format!("connection {value:?}"), lines(upgrade, &line, &v13, &good, ""), 400);
     }
+    refused("no version".into(), lines(upgrade, connection, "", &good, ""), 426);
+    refused("no key".into(), lines(upgrade, connection, &v13, "", ""), 400);
+    refused("no upgrade".into(), lines("", connection, &v13, &good, ""), 400);
+    refused("no connection".into(), lines(upgrade, "", &v13, &good, ""), 400);
     refused("HTTP/1.0".into(), handshake(field, "x", "").replace("HTTP/1.1", "HTTP/1.0"), 400);
     for method in ["POST", "PUT", "OPTIONS", "CONNECT", "TRACE", "get", "GETGET"] {
         let text = handshake(field, "x", "").replacen("GET /ws/x", &format!("{method} /ws/x"), 1);

@@ -3,14 +3,13 @@
 
 use std::io;
 use std::thread;
-use std::time::Duration;
 
 use super::assailant::{Assailant, BINARY, CLOSE, FIN, TEXT, frame, handshake};
 use super::{Answer, Blow, Counted, Field, Outcome};
 use crate::sys;
 
 /// From one byte of a slow handshake to the next.
-const SLOWLY: Duration = Duration::from_millis(20);
+const SLOWLY: u64 = 20_000_000;
 
 fn cut_in_time(got: Answer) -> Blow {
     Blow::new("a handshake that does not come", Answer::Cut, Counted::Rejected("timeout"), got)
@@ -31,7 +30,7 @@ pub(super) fn slow_headers(field: &Field) -> io::Result<Outcome> {
             }
             !gone
         });
-        field.pause(SLOWLY);
+        sys::sleep_until(sys::monotonic() + SLOWLY);
     }
     blows.extend(sockets.iter().map(|_| cut_in_time(Answer::Open)));
     Ok(Outcome::of(blows))

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use fanfare_bench::{
-    Bar, BenchError, Connect, Fanout, Floor, Idle, Load, Payload, Processes, Program, Target, play,
+    ATTACKS, Attack, Bar, BenchError, Connect, Fanout, Floor, Hostile, Idle, Load, Payload, Processes, Program,
+    Target, play,
 };
 use serde::Serialize;
 
@@ -26,6 +27,7 @@ pub fn command() -> Command {
         .subcommand(fanout())
         .subcommand(idle())
         .subcommand(connect())
+        .subcommand(hostile())
         .subcommand(floor())
         .subcommand(part())
 }
@@ -36,9 +38,10 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
         Some(("fanout", matches)) => run_fanout(matches),
         Some(("idle", matches)) => run_idle(matches),
         Some(("connect", matches)) => run_connect(matches),
+        Some(("hostile", matches)) => run_hostile(matches),
         Some(("floor", matches)) => run_floor(matches),
         Some(("floor-part", matches)) => run_part(matches),
-        _ => Err(BenchError::Setting("expected fanout, idle, connect or floor".to_owned())),
+        _ => Err(BenchError::Setting("expected fanout, idle, connect, hostile or floor".to_owned())),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -174,6 +177,73 @@ fn run_connect(matches: &ArgMatches) -> Outcome {
         processes: processes(matches)?,
     };
     let report = connect.run(&mut Bar::new())?;
+    print(matches, &report)?;
+    Ok(report.is_sound())
+}
+
+fn hostile() -> Command {
+    let attacks: Vec<String> = ATTACKS
+        .iter()
+        .map(|attack| format!("  {:<21} {}; held by {}", attack.name, attack.does, attack.bound))
+        .collect();
+    Command::new("hostile")
+        .about("Attack an instance, and measure what bystanders notice")
+        .long_about(
+            "Attack an instance in every known way, one after another, and measure what bystanders in a channel of \
+             their own notice of it: the p99 latency of what they say to each other, without and under the attack, \
+             in turn. Latency counts from the moment at which a message should have been sent. The attacker takes \
+             the CPU time that everybody else leaves.\n\n\
+             Only against instances of your own. It opens up to 8,000 sockets. Floods of messages are held by \
+             message_rate and bombs by compression's bounds, where the instance is started with them.",
+        )
+        .after_help(format!("Attacks:\n{}", attacks.join("\n")))
+        .arg(urls())
+        .arg(
+            Arg::new("attack")
+                .long("attack")
+                .value_name("NAME")
+                .action(ArgAction::Append)
+                .help("This attack only; may be repeated"),
+        )
+        .arg(number("subscribers", "N", "Bystanders that subscribe").default_value("10"))
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .value_name("R")
+                .value_parser(value_parser!(f64))
+                .default_value("500")
+                .help("Messages a second that they hear"),
+        )
+        .arg(
+            Arg::new("duration")
+                .long("duration")
+                .value_name("TIME")
+                .value_parser(parse_duration)
+                .default_value("4s")
+                .help("How long each slice is, without and under attack"),
+        )
+        .arg(number("rounds", "N", "Rounds of two slices for each attack").default_value("3"))
+        .arg(pids())
+        .arg(seed())
+        .arg(json())
+}
+
+fn run_hostile(matches: &ArgMatches) -> Outcome {
+    let named = matches.get_many::<String>("attack").unwrap_or_default();
+    let unknown = |name: &String| BenchError::Setting(format!("there is no attack `{name}`; see --help"));
+    let named: Vec<&'static Attack> =
+        named.map(|name| Attack::named(name).ok_or_else(|| unknown(name))).collect::<Result<_, _>>()?;
+    let hostile = Hostile {
+        targets: targets(matches)?,
+        attacks: if named.is_empty() { ATTACKS.iter().collect() } else { named },
+        subscribers: count(matches, "subscribers"),
+        rate: matches.get_one("rate").copied().unwrap_or_default(),
+        duration: duration(matches, "duration"),
+        rounds: count(matches, "rounds"),
+        processes: processes(matches)?,
+        seed: seed_of(matches),
+    };
+    let report = hostile.run(&mut Bar::new())?;
     print(matches, &report)?;
     Ok(report.is_sound())
 }

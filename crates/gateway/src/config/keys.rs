@@ -92,6 +92,8 @@ table! {
         message_rate: Option<NonZeroU32> = "0" in "0" to "1000000", <COUNT>;
         /// Messages at once above that rate, 0 for one second's worth
         message_burst: Option<NonZeroU32> = "0" in "0" to "1000000", <COUNT>;
+        /// Pings and pongs a second from one connection, 0 for no limit
+        control_rate: Option<NonZeroU32> = "200" in "0" to "1000000", <COUNT>;
         /// Connections on this instance, 0 for as many as open files allow
         max_connections: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// Connections from one client address, 0 for no limit

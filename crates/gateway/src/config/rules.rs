@@ -139,6 +139,8 @@ fn rules(config: &Config) -> Vec<Rule> {
     let (whole, each) = (config.max_connections, config.max_connections_per_address);
     let too_many = above(each.map(usize::from), whole.map(usize::from));
     let spool = config.redis_spool;
+    let pongs = 1.0 / config.ping_interval.as_secs_f64();
+    let mute = config.control_rate.is_some_and(|rate| f64::from(rate.get()) < 2.0 * pongs);
     let no_keys = !config.has_token_keys();
     let unread = "without keys no token is read";
     let no_jwks = config.token_jwks.is_none();
@@ -237,6 +239,13 @@ fn rules(config: &Config) -> Vec<Rule> {
             "must be shorter than",
             "idle_timeout",
             "a quiet client would be cut before its first ping",
+        ),
+        (
+            mute,
+            "control_rate",
+            "must be twice what is asked for by",
+            "ping_interval",
+            "a client that answers every ping would be cut",
         ),
         (
             config.header_timeout > config.handshake_timeout,

@@ -166,6 +166,8 @@ fn lifecycle(instance: &Instance, census: &[Option<Census>]) {
     gauge!("fanfare_drain_remaining_connections").set(if draining { left as f64 } else { 0.0 });
     gauge!("fanfare_memory_limit_bytes").set(instance.memory.limit().unwrap_or(0) as f64);
     gauge!("fanfare_memory_used_bytes").set(instance.memory.used() as f64);
+    let tasks: u64 = census.iter().flatten().map(|census| census.tasks).sum();
+    gauge!("fanfare_tasks").set(tasks as f64);
     gauge!("fanfare_workers").set(instance.hub.stats().count() as f64);
     let (version, revision) =
         (env!("CARGO_PKG_VERSION"), option_env!("FANFARE_REVISION").unwrap_or("unknown"));
