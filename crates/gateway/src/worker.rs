@@ -35,7 +35,7 @@ use tower::ServiceExt;
 
 use crate::http::{Goes, Handoff, Rejection, Upgrade, id_value, is_upgrade, judge, public, upgrade};
 use crate::instance::{Instance, Phase};
-use crate::listener::{Accepted, accept, read_header};
+use crate::listener::{Accepted, Heads, accept, read_header};
 use crate::memory::Budget;
 use crate::session::Session;
 use crate::tls::{Handshake, LiveCertificate, TlsStream, refuse_plain_http, shake_hands};
@@ -223,7 +223,7 @@ impl Worker {
             .header_read_timeout(config.header_timeout)
             .half_close(false)
             .max_buf_size(HEADERS)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Heads::new(stream)), service)
             .with_upgrades();
         let connection = pin!(connection);
         match converse_for(ORDINARY, deadline, &kept, connection).await {
@@ -326,11 +326,11 @@ where
 
 /// The stream under a connection that hyper has let go of, and what came behind the handshake.
 fn take_socket(upgraded: hyper::Result<Upgraded>) -> Option<(Socket, Bytes)> {
-    match upgraded.ok()?.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => Some((Socket::new(parts.io.into_inner()), parts.read_buf)),
+    match upgraded.ok()?.downcast::<TokioIo<Heads<TcpStream>>>() {
+        Ok(parts) => Some((Socket::new(parts.io.into_inner().into_inner()), parts.read_buf)),
         Err(upgraded) => {
-            let parts = upgraded.downcast::<TokioIo<TlsStream>>().ok()?;
-            Some((parts.io.into_inner().into_socket(), parts.read_buf))
+            let parts = upgraded.downcast::<TokioIo<Heads<TlsStream>>>().ok()?;
+            Some((parts.io.into_inner().into_inner().into_socket(), parts.read_buf))
         }
     }
 }

@@ -142,6 +142,21 @@ pub(super) fn shapes(field: &Field) -> io::Result<Outcome> {
         shape(&name, &with("Transfer-Encoding: chunked"), chunk, Fate::Missed);
     }
     // Lines that end otherwise.
+    shape("bare LF in a header", "GET /nowhere HTTP/1.1\nHost: x\nX: 1{LF}Y: 2\n\n", hidden(), Fate::Refused);
+    shape(
+        "bare LF twice in a header",
+        "GET /nowhere HTTP/1.1\nHost: x\nX: 1{LF}{LF}",
+        hidden(),
+        Fate::Refused,
+    );
+    shape("bare LF everywhere", "GET /nowhere HTTP/1.1{LF}Host: x{LF}{LF}", hidden(), Fate::Refused);
+    shape("bare LF at the end", "GET /nowhere HTTP/1.1\nHost: x\n{LF}", hidden(), Fate::Refused);
+    shape(
+        "bare LF before CL",
+        &with(&format!("X: 1{{LF}}Content-Length: {length}")),
+        hidden() + HIDDEN,
+        Fate::Refused,
+    );
     shape("bare CR in a header", "GET /nowhere HTTP/1.1\nHost: x\nX: 1{CR}Y: 2\n\n", hidden(), Fate::Refused);
     shape("bare CR at the end", "GET /nowhere HTTP/1.1\nHost: x{CR}{CR}", hidden(), Fate::Refused);
     shape("CR CR LF", "GET /nowhere HTTP/1.1\nHost: x{CR}\n\n", hidden(), Fate::Refused);

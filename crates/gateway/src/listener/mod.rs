@@ -1,10 +1,12 @@
-//! Where connections come from: bound sockets, the loop that accepts, and the proxy's word for who is
-//! there. It speaks no HTTP.
+//! Where connections come from: bound sockets, the loop that accepts, the proxy's word for who is there, and how the
+//! lines of a request end. It speaks no HTTP.
 
 mod accept;
 mod bind;
+mod heads;
 mod proxy;
 
 pub use accept::{Accepted, accept};
 pub use bind::{Listeners, raise_open_files};
+pub use heads::Heads;
 pub use proxy::read_header;

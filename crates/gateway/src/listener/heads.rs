@@ -1,0 +1,213 @@
+//! Lines of a request's head end in CR LF. RFC 9112 section 2.2 allows a server to take a bare LF for an end, and hyper
+//! does; an intermediary that does not then sees one header where we see the end of a request, and another behind
+//! it. So a bare LF is handed on as NUL, which no head may hold, and hyper answers 400.
+//!
+//! It looks at heads only: not at bodies, whose length their head says, and not at anything behind a head that asks
+//! for an upgrade or announces chunks. Behind those no request is ever answered (see `http::judge`).
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream on which requests arrive.
+pub struct Heads<S> {
+    stream: S,
+    scan: Scan,
+}
+
+/// How far the reader of a head is.
+#[derive(Debug, Default)]
+struct Scan {
+    /// Nothing more is looked at.
+    done: bool,
+    /// Bytes of a body that are still to pass.
+    body: u64,
+    /// A line of the head has come, so that an empty one is its end.
+    begun: bool,
+    /// The first bytes of the line, in lower case, to tell its name.
+    name: [u8; NAME],
+    line: usize,
+    last: u8,
+    header: Header,
+    /// What the head says of its body.
+    length: u64,
+    last_head: bool,
+}
+
+/// As long as the longest name that matters, `transfer-encoding`.
+const NAME: usize = 17;
+
+/// Which line of a head this is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Header {
+    #[default]
+    Unknown,
+    Length,
+    Other,
+}
+
+impl<S> Heads<S> {
+    /// Requests are yet to come.
+    pub fn new(stream: S) -> Self {
+        Self { stream, scan: Scan::default() }
+    }
+
+    /// The stream.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl Scan {
+    fn look(&mut self, mut bytes: &mut [u8]) {
+        while !self.done && !bytes.is_empty() {
+            if self.body > 0 {
+                let passed = bytes.len().min(usize::try_from(self.body).unwrap_or(usize::MAX));
+                self.body -= passed as u64;
+                bytes = &mut bytes[passed..];
+                continue;
+            }
+            let Some(byte) = bytes.split_off_first_mut() else { return };
+            self.step(byte);
+        }
+    }
+
+    fn step(&mut self, byte: &mut u8) {
+        match *byte {
+            b'\n' if self.last != b'\r' => {
+                *byte = 0;
+                self.done = true;
+            }
+            b'\n' if self.line == 1 => self.end_head(),
+            b'\n' => {
+                self.begun = true;
+                (self.line, self.header) = (0, Header::Unknown);
+            }
+            b':' if self.header == Header::Unknown => {
+                self.header = Header::Other;
+                match &self.name[..self.line.min(NAME)] {
+                    b"content-length" => (self.header, self.length) = (Header::Length, 0),
+                    b"transfer-encoding" | b"upgrade" if self.line <= NAME => self.last_head = true,
+                    _ => {}
+                }
+                self.line += 1;
+            }
+            digit @ b'0'..=b'9' if self.header == Header::Length => {
+                self.length = self.length.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+                self.line += 1;
+            }
+            other => {
+                if let Some(place) = self.name.get_mut(self.line) {
+                    *place = other.to_ascii_lowercase();
+                }
+                self.line += 1;
+            }
+        }
+        self.last = *byte;
+    }
+
+    /// An empty line: before a request it means nothing.
+    fn end_head(&mut self) {
+        if self.begun {
+            self.done = self.last_head;
+            self.body = self.length;
+        }
+        (self.line, self.begun, self.length, self.header) = (0, false, 0, Header::Unknown);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        self.scan.look(&mut into.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_line_feed_is_no_end_of_a_line() {
+        // What comes, and what is handed on.
+        let rows = [
+            ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+            ("GET / HTTP/1.1\n", "GET / HTTP/1.1\0"),
+            ("GET / HTTP/1.1\r\nX: 1\nY: 2\r\n\r\n", "GET / HTTP/1.1\r\nX: 1\0Y: 2\r\n\r\n"),
+            ("GET / HTTP/1.1\r\nX: 1\r\n\n", "GET / HTTP/1.1\r\nX: 1\r\n\0"),
+            ("\nGET / HTTP/1.1\r\n", "\0GET / HTTP/1.1\r\n"),
+            ("\r\n\r\nGET / HTTP/1.1\r\nX: 1\n", "\r\n\r\nGET / HTTP/1.1\r\nX: 1\0"),
+            // The next request on the same connection.
+            ("GET / HTTP/1.1\r\n\r\nGET /\n", "GET / HTTP/1.1\r\n\r\nGET /\0"),
+            // A body is anything; what is behind it is a head again.
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n\n\nGET /\n",
+                "POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n\n\nGET /\0",
+            ),
+            (
+                "POST / HTTP/1.1\r\nX: content-length: 5\r\n\r\n\n",
+                "POST / HTTP/1.1\r\nX: content-length: 5\r\n\r\n\0",
+            ),
+            (
+                "GET / HTTP/1.1\r\ncontent-length: 0\r\n\r\nGET /\n",
+                "GET / HTTP/1.1\r\ncontent-length: 0\r\n\r\nGET /\0",
+            ),
+            // Frames, and chunks.
+            (
+                "GET / HTTP/1.1\r\nUPGRADE: websocket\r\n\r\n\n\n",
+                "GET / HTTP/1.1\r\nUPGRADE: websocket\r\n\r\n\n\n",
+            ),
+            ("GET / HTTP/1.1\r\nX-Upgrade: 1\r\n\r\n\n\n", "GET / HTTP/1.1\r\nX-Upgrade: 1\r\n\r\n\0\n"),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\n",
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\n",
+            ),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encodings: chunked\r\n\r\n\n",
+                "POST / HTTP/1.1\r\nTransfer-Encodings: chunked\r\n\r\n\0",
+            ),
+        ];
+        for (comes, expected) in rows {
+            for size in [1, 2, 7, comes.len()] {
+                let mut scan = Scan::default();
+                let mut handed_on = comes.as_bytes().to_vec();
+                handed_on.chunks_mut(size).for_each(|piece| scan.look(piece));
+                assert_eq!(String::from_utf8_lossy(&handed_on), expected, "{comes:?} by {size}");
+            }
+        }
+    }
+}
