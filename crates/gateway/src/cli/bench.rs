@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use fanfare_bench::{
-    ATTACKS, Attack, Bar, BenchError, Connect, Fanout, Floor, Hostile, Idle, Load, Payload, Processes, Program,
-    Target, play,
+    ATTACKS, Attack, Bar, BenchError, Connect, Fanout, Floor, Hostile, Idle, Load, Payload, Processes,
+    Program, Target, play,
 };
 use serde::Serialize;
 
