@@ -354,3 +354,43 @@ async fn what_redis_refuses_is_said_without_the_password() {
         redis.cli(&["-a", "right", "--no-auth-warning", "PUBSUB", "NUMSUB", "mine:channel:prefixed"]).await;
     assert!(heard.ends_with('1'), "{heard}");
 }
+
+#[tokio::test]
+async fn a_channel_with_a_history_is_made_good() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("channels.toml");
+    let table =
+        "[channels]\nmay_subscribe = \"anonymous\"\nmay_publish = \"anonymous\"\nhistory_size = 10000\n";
+    std::fs::write(&file, table).unwrap();
+    let file = file.to_str().unwrap();
+    let redis = RedisServer::start().await;
+    let proxy = TcpProxy::start(redis.address()).await;
+    let near = Instance::start(&["--config", file, "--redis", &redis.url()]).await;
+    let far_url = format!("redis://{}", proxy.address());
+    let far = Instance::start(&["--config", file, "--redis", &far_url]).await;
+    let mut publisher = Client::connect(near.url("kept?echo=false")).await;
+    let mut listener = Client::connect(far.url("kept?notices=true")).await;
+    publisher.send("before").await;
+    assert_eq!(listener.next().await, "before".into());
+    // What is published while the listener's instance cannot hear Redis comes all the same, once and in order, and
+    // there is no notice of a gap among it.
+    let mut number = 0;
+    for _ in 0..3 {
+        proxy.set(Fault::Blackhole);
+        proxy.reset_all();
+        eventually("it is cut off", async || far.metric("fanfare_broker_up", &[]).await == 0.0).await;
+        for _ in 0..100 {
+            publisher.send(format!("{number}").as_str()).await;
+            number += 1;
+        }
+        let appended = async || near.metric("fanfare_broker_spool_bytes", &[]).await == 0.0;
+        eventually("Redis has it", appended).await;
+        proxy.set(Fault::None);
+        for expected in number - 100..number {
+            assert_eq!(listener.next().await, format!("{expected}").as_str().into());
+        }
+    }
+    let metrics = far.metrics().await;
+    assert_eq!(metrics.value("fanfare_connections_closed_total", &[]), 0.0);
+    assert_eq!(metrics.value("fanfare_gaps_total", &[]), 0.0);
+}

@@ -79,7 +79,8 @@ for (const { name, flags, extension } of [
       const answers = [];
       devtools.on("Network.webSocketHandshakeResponseReceived", ({ response }) => answers.push(response));
       await devtools.send("Network.enable");
-      await page.goto(instance.page);
+      // Not the page, which has a WebSocket of its own.
+      await page.goto(`${instance.page}instance`);
       const text = "the same words over and over, žluťoučký kůň; ".repeat(40);
       const bytes = [...Buffer.from("00ff10fa".repeat(300), "hex")];
       const { heard, extensions, closed } = await page.evaluate(converse, { url: instance.url("sockets"), text, bytes });

@@ -130,7 +130,8 @@ test("everybody hears Chromium", async () => {
 
 for (const speaker of ["Python websockets", "ws for Node", "ws without compression"]) {
   test(`binary from ${speaker} stays binary`, async () => {
-    const hex = `${Buffer.from(speaker).toString("hex")}${"00ff10fa".repeat(100)}`;
+    // Not UTF-8, and as much as the page shows in full.
+    const hex = `00ff10${Buffer.from(speaker.slice(-4)).toString("hex")}`;
     await clients.get(speaker).sayBytes(hex);
     for (const [name, client] of clients) {
       if (client.hearsBytes) await eventually(`${name} hears bytes of ${speaker}`, () => client.hearsBytes(hex));

@@ -124,7 +124,10 @@ fn compression(config: &Config) -> Option<Compression> {
 }
 
 fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {
-    let retain: Retain = Arc::new(|_| None);
+    let channels = config.channels.clone();
+    // Of a channel without a namespace nothing is kept: nobody may use it.
+    let retain: Retain =
+        Arc::new(move |channel| channels.resolve(channel).ok().and_then(|namespace| namespace.retention()));
     Ok(match &config.redis {
         None => Arc::new(Memory::new(relay, retain, id, &Handle::current())),
         Some(url) => {

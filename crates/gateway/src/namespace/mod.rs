@@ -7,6 +7,7 @@ mod rights;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use fanfare_broker::Retention;
 use fanfare_protocol::Channel;
 
 pub use crate::config::options::{May, MaySubscribe, Namespaces, Options, SlowConsumers, Wish};
@@ -29,6 +30,14 @@ impl Namespace {
     /// Its label in metrics. No namespace can be named so.
     pub fn label(&self) -> &str {
         self.name.as_deref().unwrap_or("(default)")
+    }
+}
+
+impl Options {
+    /// What is kept of a channel's publications, if anything.
+    pub fn retention(&self) -> Option<Retention> {
+        let size = usize::try_from(self.history_size?.get()).unwrap_or(usize::MAX);
+        Some(Retention::new(size, self.history_ttl))
     }
 }
 
