@@ -48,7 +48,7 @@ impl Inbound {
     /// Of a connection that has been opened.
     pub fn new(worker: Rc<Worker>, key: Key, id: ConnectionId, limits: Limits) -> Self {
         let controls = Controls::default();
-        Self { worker, key, id, limits, controls, crumbs: false, deaf: false, closed_by_client: false }
+        Self { worker, key, id, limits, controls, crumbs: true, deaf: false, closed_by_client: false }
     }
 
     /// Whether both have said goodbye: closing now spares the wait for a peer that waits for this.
@@ -70,7 +70,8 @@ impl Inbound {
                 Read::Bytes(read.max(work))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.crumbs = false;
+                // What comes next may be anything: a little of it shows what.
+                self.crumbs = true;
                 Read::Dry
             }
             Err(_) => Read::Ended,

@@ -173,7 +173,7 @@ pub static ATTACKS: &[Attack] = &[
     Attack {
         name: "half-open-handshakes",
         does: "5,000 connections send half a handshake, and wait",
-        bound: "header_timeout; when files get scarce, whoever has dawdled longest goes",
+        bound: "header_timeout",
         flags: &["--header-timeout", "2s", "--handshake-timeout", "3s"],
         // What hyper keeps for a request that is arriving.
         allowance: 5_000 * (16 << 10),
