@@ -11,6 +11,16 @@ async fn what_is_wrong_is_one_line_that_names_it() {
         (Some("drain_window = true"), &[], &[], &["drain_window"]),
         (Some("drain_window = \"soon\""), &[], &[], &["drain_window", "soon"]),
         (Some("[limits]\nmessage_limit = 3"), &[], &[], &["limits", "flat"]),
+        (
+            Some("[channels]\nhistory_size = 9\nmay_publishh = \"client\""),
+            &[],
+            &[],
+            &["may_publish", "line 3"],
+        ),
+        (Some("[namespaces.a]\nrecovery = \"force\""), &[], &[], &["namespaces.a.recovery", "history_size"]),
+        (Some("[channels]\nmay_subscribe = \"client\""), &[], &[], &["may_subscribe", "token_secrets"]),
+        (None, &["--token-public-keys", "/nonexistent"], &[], &["token_public_keys", "/nonexistent"]),
+        (None, &[], &[("FANFARE_TOKEN_SECRETS", "hush until soon")], &["token_secrets", "until"]),
         (Some("workers = "), &[], &[], &["fanfare.toml", "line 1"]),
         (None, &[], &[("FANFARE_DRAIN_WINDO", "6s")], &["FANFARE_DRAIN_WINDO", "FANFARE_DRAIN_WINDOW"]),
         (None, &[], &[("FANFARE_WORKERS", "many")], &["workers", "many"]),
@@ -44,7 +54,11 @@ async fn an_address_in_use_is_said() {
 
 #[tokio::test]
 async fn flags_win_over_variables_and_secrets_are_masked() {
-    let variables = [("FANFARE_DRAIN_WINDOW", "7s"), ("FANFARE_REDIS", "redis://user:hush@127.0.0.1:6379/3")];
+    let variables = [
+        ("FANFARE_TOKEN_SECRETS", "hush"),
+        ("FANFARE_DRAIN_WINDOW", "7s"),
+        ("FANFARE_REDIS", "redis://user:hush@127.0.0.1:6379/3"),
+    ];
     let output = run_to_end(&["config", "--drain-window", "6s", "--message-limit", "1MiB"], &variables).await;
     assert!(output.status.success(), "{output:?}");
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -57,7 +71,9 @@ async fn commands_for_people_and_containers() {
     let help = run_to_end(&["--help"], &[]).await;
     assert!(help.status.success());
     let printed = String::from_utf8(help.stdout).unwrap();
-    for word in ["serve", "bench", "config", "healthcheck", "--listen", "--redis"] {
+    for word in
+        ["serve", "bench", "config", "healthcheck", "token", "--listen", "--redis", "[namespaces.NAME]"]
+    {
         assert!(printed.contains(word), "{word} in {printed}");
     }
     let version = run_to_end(&["--version"], &[]).await;

@@ -16,6 +16,7 @@ mod harness;
 mod health;
 mod heartbeat;
 mod hostile;
+mod identity;
 mod limits;
 mod metrics;
 mod promises;

@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use crate::admission::Permit;
-use crate::http::Terms;
+use crate::http::{MayPublish, Terms, check_publication};
 use crate::inbound::{Inbound, Read};
 use crate::worker::{SCRATCH, Worker};
 
@@ -36,6 +36,7 @@ struct Outbound {
     exclude: Option<ConnectionId>,
     /// Nobody else is in its channel, so its publications need no broker.
     alone: bool,
+    may_publish: MayPublish,
     /// Boxed because most connections have none.
     bucket: Option<Box<Bucket>>,
 }
@@ -43,13 +44,14 @@ struct Outbound {
 impl Session {
     /// The session of a connection that has been opened.
     pub fn new(worker: Rc<Worker>, key: Key, id: ConnectionId, terms: Terms, permit: Permit) -> Self {
-        let Terms { channel, echo, message_limit, fragments, alone } = terms;
+        let Terms { channel, echo, message_limit, fragments, alone, may_publish } = terms;
+        let exclude = (!echo).then_some(id);
         let bucket = Bucket::new(&worker.instance.config);
         let limits = Limits { message: message_limit, fragments };
         let alive = worker.alive.clone();
         Self {
             inbound: Inbound::new(worker, key, id, limits),
-            outbound: Outbound { channel, exclude: (!echo).then_some(id), alone, bucket },
+            outbound: Outbound { channel, exclude, alone, may_publish, bucket },
             _permit: permit,
             _alive: alive,
         }
@@ -103,6 +105,9 @@ impl Outbound {
     fn publish(&mut self, worker: &Worker, kind: Kind, payload: &[u8]) -> Option<End> {
         if self.bucket.as_mut().is_some_and(|bucket| !bucket.take()) {
             return Some(End::RateLimited);
+        }
+        if let Err(end) = check_publication(self.may_publish, payload) {
+            return Some(end);
         }
         let publication =
             Publication { exclude: self.exclude, ..Publication::new(kind, Bytes::copy_from_slice(payload)) };

@@ -26,6 +26,10 @@ pub enum End {
     InvalidUtf8,
     /// More messages a second than `message_rate`.
     RateLimited,
+    /// It published where it may not.
+    NotPermitted,
+    /// What it published is not in its channel's format.
+    WrongFormat,
     /// An operator ended it.
     Kicked,
     /// The instance is drained.
@@ -38,7 +42,7 @@ pub enum End {
 
 impl End {
     /// How many labels there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 16;
 
     /// Every label, in the order of `index`.
     pub const LABELS: [&str; Self::COUNT] = [
@@ -56,6 +60,8 @@ impl End {
         "upgrade_failed",
         "stale",
         "memory_pressure",
+        "not_permitted",
+        "wrong_format",
     ];
 
     /// The place of this reason's label and count.
@@ -75,6 +81,8 @@ impl End {
             Self::UpgradeFailed => 11,
             Self::Stale => 12,
             Self::MemoryPressure => 13,
+            Self::NotPermitted => 14,
+            Self::WrongFormat => 15,
         }
     }
 
@@ -99,6 +107,8 @@ impl End {
             Self::ProtocolError(code) => Some((code, "protocol error")),
             Self::InvalidUtf8 => Some((CloseCode::INVALID_PAYLOAD, "invalid UTF-8")),
             Self::RateLimited => Some((CloseCode::POLICY, "rate limited")),
+            Self::NotPermitted => Some((CloseCode::POLICY, "not permitted")),
+            Self::WrongFormat => Some((CloseCode::POLICY, "wrong data format")),
             Self::Kicked => Some((CloseCode::POLICY, "kicked")),
             Self::Drained | Self::ShutDown => Some((CloseCode::SERVICE_RESTART, "service restart")),
         }

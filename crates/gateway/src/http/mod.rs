@@ -1,11 +1,13 @@
 //! Everything that speaks HTTP: the handshake of a WebSocket, and the ordinary routes. What happens on
 //! a connection after its handshake is the session's.
 
+mod door;
 mod framing;
 mod rejection;
 mod routes;
 mod upgrade;
 
+pub use door::{MayPublish, check_publication};
 pub use framing::{Goes, judge};
 pub use rejection::{Rejected, Rejection};
 pub use routes::{internal, public};

@@ -6,10 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::body::Body;
 use fanfare_protocol::ChannelError;
 use fanfare_websocket::handshake::HandshakeError;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::admission::Full;
+use crate::identity::TokenFault;
+use crate::namespace::{Refusal, UnknownNamespace};
 
 /// One refusal.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,18 @@ pub enum Rejection {
     ChannelName(#[from] ChannelError),
     #[error("a channel name has a slash in it; write it as %2F")]
     ChannelSlash,
+    #[error("the channel's name does not match its namespace's name_pattern")]
+    ChannelPattern,
+    #[error("{0}")]
+    Namespace(#[from] UnknownNamespace),
+    #[error("a token is needed: ?token=… or Authorization: Bearer …")]
+    NoToken,
+    #[error("unusable Authorization header; expected Bearer and a token")]
+    Authorization,
+    #[error("the token is refused: {0}")]
+    Token(#[from] TokenFault),
+    #[error("you may not join this channel: {0}")]
+    Forbidden(#[from] Refusal),
     #[error("pages of this origin may not connect; see allowed_origins")]
     Origin,
     #[error("this instance has as many connections as it may have; try again later")]
@@ -56,7 +72,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every label, in the order of `index`.
-    pub const LABELS: [&str; 13] = [
+    pub const LABELS: [&str; 16] = [
         "malformed",
         "channel_name",
         "origin",
@@ -70,6 +86,9 @@ impl Rejection {
         "tls",
         "memory",
         "headers_too_large",
+        "namespace",
+        "token",
+        "forbidden",
     ];
 
     /// The value of the metric label and log field `reason`.
@@ -91,8 +110,20 @@ impl Rejection {
             Self::Malformed(error) if error.status() == StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
             }
-            Self::InstanceFull | Self::AddressFull | Self::Memory | Self::Draining => {
+            Self::InstanceFull
+            | Self::AddressFull
+            | Self::Memory
+            | Self::Draining
+            | Self::Token(TokenFault::KeysUnavailable) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
+            }
+            // RFC 6750, section 3: what would have been right.
+            Self::NoToken | Self::Authorization => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Token(_) => {
+                let value = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+                headers.insert(WWW_AUTHENTICATE, value);
             }
             _ => {}
         }
@@ -109,9 +140,13 @@ impl Rejection {
             | Self::NotHttp
             | Self::Query { .. }
             | Self::ChannelName(_)
-            | Self::ChannelSlash => StatusCode::BAD_REQUEST,
+            | Self::ChannelSlash
+            | Self::ChannelPattern => StatusCode::BAD_REQUEST,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Origin => StatusCode::FORBIDDEN,
+            Self::Namespace(_) => StatusCode::NOT_FOUND,
+            Self::Token(TokenFault::KeysUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoToken | Self::Authorization | Self::Token(_) => StatusCode::UNAUTHORIZED,
+            Self::Origin | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::InstanceFull | Self::Memory | Self::Draining | Self::OutOfFiles => {
@@ -124,7 +159,7 @@ impl Rejection {
     fn index(&self) -> usize {
         match self {
             Self::Malformed(_) | Self::Body | Self::Host(_) | Self::NotHttp | Self::Query { .. } => 0,
-            Self::ChannelName(_) | Self::ChannelSlash => 1,
+            Self::ChannelName(_) | Self::ChannelSlash | Self::ChannelPattern => 1,
             Self::Origin => 2,
             Self::InstanceFull => 3,
             Self::AddressFull => 4,
@@ -136,6 +171,9 @@ impl Rejection {
             Self::Tls => 10,
             Self::Memory => 11,
             Self::HeadersTooLarge => 12,
+            Self::Namespace(_) => 13,
+            Self::NoToken | Self::Authorization | Self::Token(_) => 14,
+            Self::Forbidden(_) => 15,
         }
     }
 }

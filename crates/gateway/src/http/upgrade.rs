@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use axum::body::Body;
 use fanfare_hub::{Carrier, Context, Format, Heartbeat, OnGap, Opening, Placed, Subscription};
+use fanfare_protocol::payload::DataFormat;
 use fanfare_protocol::{Channel, ConnectionId};
 use fanfare_websocket::deflate::{Agreed, Compressor, negotiate};
 use fanfare_websocket::{Role, handshake};
@@ -18,6 +19,7 @@ use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use super::door::{self, MayPublish};
 use super::rejection::Rejection;
 use crate::admission::Permit;
 use crate::client_address::client_address;
@@ -48,6 +50,8 @@ pub struct Terms {
     pub fragments: u32,
     /// Nobody else is in its channel, so its publications need no broker.
     pub alone: bool,
+    /// What it may publish there.
+    pub may_publish: MayPublish,
 }
 
 /// Where the service leaves it for the task that drives the connection.
@@ -107,7 +111,7 @@ async fn accept(
         return Err(Rejection::Body);
     }
     let id = Uuid::now_v7();
-    let (mut subscription, terms) = wish(&instance.config, &request, id)?;
+    let (mut subscription, mut terms) = wish(&instance.config, &request, id)?;
     let agreed = compression(&instance.config, headers)?;
     let context = agreed.and_then(|agreed| context(&instance.config, &agreed));
     if let (Some(agreed), None) = (&agreed, &context) {
@@ -117,6 +121,9 @@ async fn accept(
         return Err(Rejection::Origin);
     }
     let permit = instance.admission.admit(client)?;
+    if !terms.alone {
+        terms.may_publish = door::enter(instance, &request, &terms.channel).await?;
+    }
     let outbox_limit = if terms.alone { 4 * ECHO_MESSAGE } else { instance.config.outbox_limit };
     let (format, heartbeat) = (subscription.format, Heartbeat::AnyFrame);
     let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
@@ -180,7 +187,9 @@ fn wish(
         let channel = Channel::new(&format!("echo {id}")).expect("a short name");
         let subscription = Subscription::new(channel.clone(), Format::PLAIN);
         let (message_limit, fragments) = (ECHO_MESSAGE, ECHO_FRAGMENTS);
-        return Ok((subscription, Terms { channel, echo: true, message_limit, fragments, alone: true }));
+        let may_publish = Some(DataFormat::Binary);
+        let terms = Terms { channel, echo: true, message_limit, fragments, alone: true, may_publish };
+        return Ok((subscription, terms));
     }
     let channel = match path.strip_prefix("/ws/") {
         None => Channel::lobby(),
@@ -199,7 +208,9 @@ fn wish(
         }
     }
     let (echo, message_limit) = (subscription.echo, config.message_limit);
-    Ok((subscription, Terms { channel, echo, message_limit, fragments: FRAGMENTS, alone: false }))
+    // Until it has been let in, it may not.
+    let (fragments, may_publish) = (FRAGMENTS, None);
+    Ok((subscription, Terms { channel, echo, message_limit, fragments, alone: false, may_publish }))
 }
 
 fn flag(key: &'static str, value: &str) -> Result<bool, Rejection> {

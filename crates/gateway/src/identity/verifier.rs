@@ -102,6 +102,30 @@ impl Verifier {
         self.counted(token.and_then(|token| token.grant_to(channel, user, client)))
     }
 
+    /// Who the bearer of a token is that is shown where one channel is joined and nothing else: a connection token, or a
+    /// subscription token for that channel.
+    ///
+    /// # Errors
+    ///
+    /// When it is not to be believed, or is for another channel; it has been counted.
+    pub async fn admission(&self, token: &str, channel: &Channel) -> Result<Admitted, TokenFault> {
+        let admitted = self.examine(token).await.and_then(|examined| match examined.purpose {
+            Purpose::Connection(identity) => {
+                let granted = identity.subs.contains_key(channel);
+                Ok(Admitted { identity, granted })
+            }
+            Purpose::Subscription(token) => {
+                // Whoever has no id yet is not the client that a token may be for.
+                let user = token.user.clone();
+                let grant = token.grant_to(channel, &user, "")?;
+                let identity =
+                    Identity { user, info: grant.info, expiry: grant.expiry, ..Identity::anonymous() };
+                Ok(Admitted { identity, granted: true })
+            }
+        });
+        self.counted(admitted)
+    }
+
     /// Who a client without a token is; nothing where there must be one (3501 at connect).
     pub fn without_token(&self) -> Option<Identity> {
         self.rules.anonymous.then(Identity::anonymous)
@@ -218,6 +242,15 @@ impl Verifier {
         }
         Err(fault)
     }
+}
+
+/// Whoever has shown a token where one channel is joined.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Who it is.
+    pub identity: Identity,
+    /// Whether the token opens the channel.
+    pub granted: bool,
 }
 
 /// A token that is good, and for what.

@@ -1,0 +1,73 @@
+//! Who may come in at a raw endpoint: the token of a request, its channel's namespace, and the rights of the two together,
+//! all judged before the handshake is answered. With neither keys nor namespaces configured it lets everybody in, and
+//! looks at nothing.
+
+use fanfare_hub::End;
+use fanfare_protocol::Channel;
+use fanfare_protocol::payload::DataFormat;
+use http::Request;
+use http::header::AUTHORIZATION;
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use super::rejection::Rejection;
+use crate::identity::{Admitted, Identity};
+use crate::instance::Instance;
+use crate::namespace::{may_publish, may_subscribe};
+
+/// What whoever came in may publish: anything in this format, or nothing at all.
+pub type MayPublish = Option<DataFormat>;
+
+/// Lets a client into a channel, or says why not.
+pub async fn enter(
+    instance: &Instance,
+    request: &Request<Incoming>,
+    channel: &Channel,
+) -> Result<MayPublish, Rejection> {
+    let (namespaces, verifier) = (&instance.config.channels, &instance.identity);
+    if !namespaces.are_configured() && !verifier.has_keys() {
+        return Ok(Some(DataFormat::Binary));
+    }
+    let Admitted { identity, granted } = match token(request)?.filter(|_| verifier.has_keys()) {
+        Some(token) => verifier.admission(&token, channel).await?,
+        None => {
+            let identity = verifier.without_token().ok_or(Rejection::NoToken)?;
+            Admitted { identity, granted: false }
+        }
+    };
+    let namespace = namespaces.resolve(channel)?;
+    if !namespace.admits_raw(channel) {
+        return Err(Rejection::ChannelPattern);
+    }
+    let Identity { user, .. } = identity;
+    may_subscribe(namespace, channel, &user, granted)?;
+    let publishes = namespace.raw_publish && may_publish(namespace, channel, &user, true).is_ok();
+    Ok(publishes.then_some(match namespace.data_format {
+        // The plain relay takes empty messages, too.
+        DataFormat::Any => DataFormat::Binary,
+        format => format,
+    }))
+}
+
+/// Whether a message may be published by somebody who was let in so, or how the connection ends.
+pub fn check_publication(may_publish: MayPublish, payload: &[u8]) -> Result<(), End> {
+    match may_publish {
+        None => Err(End::NotPermitted),
+        Some(format) => format.check(payload).map_err(|_| End::WrongFormat),
+    }
+}
+
+/// The token of a request: `Authorization: Bearer …`, or `?token=…` for browsers, which cannot set headers.
+fn token(request: &Request<Incoming>) -> Result<Option<String>, Rejection> {
+    if let Some(value) = request.headers().get(AUTHORIZATION) {
+        let bearer = value.to_str().ok().and_then(|text| {
+            let (scheme, token) = text.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+        });
+        // Another scheme is a proxy's business, which had no reason to hand it on.
+        return bearer.map(Some).ok_or(Rejection::Authorization);
+    }
+    let mut pairs = request.uri().query().unwrap_or_default().split('&');
+    let given = pairs.find_map(|pair| pair.strip_prefix("token="));
+    Ok(given.map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned()))
+}

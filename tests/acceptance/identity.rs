@@ -1,0 +1,294 @@
+//! Who a client is and what it may do: tokens by hand, tokens at the raw endpoints, and the rights of namespaces.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+
+use tempfile::TempDir;
+
+use crate::harness::{Client, Instance, Said, run_to_end};
+
+/// No comma in it: it is given by a variable.
+const SECRET: &str = "a secret that only the tests have";
+
+/// A token that others have made: the example of <https://jwt.io>, and its secret.
+const FOREIGN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
+    eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ.\
+    SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
+const FOREIGN_SECRET: &str = "your-256-bit-secret";
+
+fn key(name: &str) -> String {
+    let file: PathBuf =
+        [env!("CARGO_MANIFEST_DIR"), "../crates/gateway/src/identity/testkeys", name].iter().collect();
+    file.display().to_string()
+}
+
+fn printed(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// The token that `fanfare token create` makes of these arguments.
+async fn created(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = run_to_end(&[&["token", "create"], arguments].concat(), variables).await;
+    let (token, complaint) = printed(&output);
+    assert!(output.status.success(), "{complaint}");
+    token.trim_end().to_owned()
+}
+
+#[tokio::test]
+async fn a_token_that_was_made_by_hand_is_valid_by_hand() {
+    let secret = [("FANFARE_TOKEN_SECRETS", SECRET)];
+    let strict =
+        [("FANFARE_TOKEN_SECRETS", SECRET), ("FANFARE_TOKEN_AUDIENCE", "us"), ("FANFARE_TOKEN_ISSUER", "me")];
+    let private = |file: &str| vec!["--private-key".to_owned(), key(file)];
+    let public = |file: &str| key(file);
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let (rsa, ec, ed) = (public("rsa.pub.pem"), public("p384.pub.pem"), public("ed25519.pub.pem"));
+    for (arguments, variables, says) in [
+        (words(&["--user", "42"]), &secret[..], "a connection token of user \"42\""),
+        (words(&[]), &secret, "of an anonymous client"),
+        (words(&["--user", "42", "--expires-in", "0"]), &secret, "for ever"),
+        (words(&["--user", "42", "--expires-in", "30m"]), &secret, "from now"),
+        (
+            words(&["--channel", "$room", "--user", "42"]),
+            &secret,
+            "a subscription token for channel \"$room\"",
+        ),
+        (words(&["--user", "42", "--algorithm", "HS512"]), &secret, "\"HS512\""),
+        (words(&["--info", r#"{"name":"Ann"}"#, "--claim", "channels=[\"news\"]"]), &secret, "\"news\""),
+        (words(&["--user", "42"]), &strict, "\"aud\": \"us\""),
+        (private("rsa.pem"), &[("FANFARE_TOKEN_PUBLIC_KEYS", rsa.as_str())], "\"RS256\""),
+        (private("p384.pem"), &[("FANFARE_TOKEN_PUBLIC_KEYS", ec.as_str())], "\"ES384\""),
+        (private("ed25519.pem"), &[("FANFARE_TOKEN_PUBLIC_KEYS", ed.as_str())], "\"EdDSA\""),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let token = created(&arguments, variables).await;
+        let output = run_to_end(&["token", "check", &token], variables).await;
+        let (said, complaint) = printed(&output);
+        assert!(output.status.success() && complaint.is_empty(), "{arguments:?}: {said}{complaint}");
+        assert!(said.contains("valid here: ") && said.contains(says), "{says:?} in {said}");
+    }
+    let output = run_to_end(&["token", "check", FOREIGN], &[("FANFARE_TOKEN_SECRETS", FOREIGN_SECRET)]).await;
+    assert!(printed(&output).0.contains("of user \"1234567890\", for ever"), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_valid_says_why() {
+    let secret = [("FANFARE_TOKEN_SECRETS", SECRET)];
+    let (public, other) = (key("rsa.pub.pem"), key("other.pem"));
+    let keys = [("FANFARE_TOKEN_PUBLIC_KEYS", public.as_str())];
+    let retired = format!("{SECRET} until 2020-01-01");
+    let good = created(&["--user", "42"], &secret).await;
+    let past = created(&["--claim", "exp=1000000000"], &secret).await;
+    let future = created(&["--claim", "nbf=100000000000"], &secret).await;
+    let room = created(&["--user", "42", "--channel", "$room"], &secret).await;
+    let foreign = created(&["--private-key", &other], &[]).await;
+    // {"alg":"none"}
+    let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", good.split('.').nth(1).unwrap());
+    let strict = [secret[0], ("FANFARE_TOKEN_AUDIENCE", "us")];
+    for (arguments, variables, code, reason) in [
+        (&["nonsense"][..], &secret[..], 1, "malformed"),
+        (&[&good[1..]], &secret, 1, "malformed"),
+        (&[&unsigned], &secret, 1, "algorithm"),
+        (&[&good], &keys, 1, "algorithm"),
+        (&[&good], &[], 1, "no_keys"),
+        (&[&good], &[("FANFARE_TOKEN_SECRETS", "another secret")], 1, "signature"),
+        (&[&foreign], &keys, 1, "signature"),
+        (&[&good], &[("FANFARE_TOKEN_SECRETS", retired.as_str())], 1, "retired_key"),
+        (&[&past], &secret, 1, "expired"),
+        (&[&future], &secret, 1, "not_yet_valid"),
+        (&[&good], &strict, 1, "audience"),
+        (&[&room, "--channel", "$other"], &secret, 1, "channel"),
+        (&[&room, "--user", "7"], &secret, 1, "user"),
+        (&[&good, "--channel", "$room"], &secret, 1, "kind"),
+        (
+            &[&good],
+            &[("FANFARE_TOKEN_JWKS", "http://127.0.0.1:9/"), ("FANFARE_TOKEN_JWKS_TIMEOUT", "100ms")],
+            1,
+            "algorithm",
+        ),
+        (
+            &[&foreign],
+            &[("FANFARE_TOKEN_JWKS", "http://127.0.0.1:9/"), ("FANFARE_TOKEN_JWKS_TIMEOUT", "100ms")],
+            1,
+            "keys_unavailable",
+        ),
+        (&[&good], &[("FANFARE_TOKEN_SECRETS_FILE", "/nonexistent")], 2, "token_secrets_file"),
+        (&[], &secret, 2, "TOKEN"),
+    ] {
+        let output = run_to_end(&[&["token", "check"], arguments].concat(), variables).await;
+        let (_, complaint) = printed(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?} {variables:?}: {complaint}");
+        let last = complaint.lines().last().unwrap_or_default();
+        assert!(last.contains(reason), "{reason:?} in {complaint:?} of {arguments:?} {variables:?}");
+        assert!(!complaint.contains(SECRET), "{complaint}");
+    }
+    for (arguments, says) in [
+        (&["--user", "42"][..], "token_secrets"),
+        (&["--private-key", "/nonexistent"], "/nonexistent"),
+        (&["--private-key", &public], "private key"),
+        (&["--private-key", &other, "--algorithm", "ES256"], "ES256"),
+        (&["--algorithm", "none"], "none"),
+        (&["--info", "{"], "JSON"),
+        (&["--claim", "exp"], "name"),
+        (&["--expires-in", "soon"], "duration"),
+    ] {
+        let output = run_to_end(&[&["token", "create"], arguments].concat(), &[]).await;
+        let (_, complaint) = printed(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {complaint}");
+        assert!(complaint.contains(says) && complaint.trim_end().lines().count() == 1, "{complaint}");
+    }
+}
+
+/// An instance with this file, which has the tests' secret.
+async fn configured(text: &str) -> (Instance, TempDir) {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("some.toml");
+    fs::write(&file, format!("token_secrets = [\"{SECRET}\"]\n{text}")).unwrap();
+    (Instance::start(&["--config", file.to_str().unwrap()]).await, home)
+}
+
+#[tokio::test]
+async fn a_raw_endpoint_lets_in_whom_its_namespace_lets_in() {
+    let (instance, _home) = configured(
+        "
+        allow_anonymous = true
+        [channels]
+        may_subscribe = \"client\"
+        [namespaces.open]
+        may_subscribe = \"anonymous\"
+        name_pattern = \"open:[a-z]+\"
+        [namespaces.closed]
+        [namespaces.dialog]
+        may_subscribe = \"token\"
+        user_limited = true
+        ",
+    )
+    .await;
+    let secret = [("FANFARE_TOKEN_SECRETS", SECRET)];
+    let user = created(&["--user", "42"], &secret).await;
+    let room = created(&["--user", "42", "--channel", "closed:a"], &secret).await;
+    let private = created(&["--channel", "$news"], &secret).await;
+    let given = created(&["--user", "7", "--claim", "channels=[\"closed:a\"]"], &secret).await;
+    let only = created(&["--channel", "closed:a", "--claim", "client=\"c1\""], &secret).await;
+    let past = created(&["--user", "42", "--claim", "exp=1000000000"], &secret).await;
+    for (channel, token, status) in [
+        ("lobby", "", 403),
+        ("lobby", &user, 101),
+        ("lobby", &past, 401),
+        ("lobby", "nonsense", 401),
+        ("open:a", "", 101),
+        ("open:a", "nonsense", 401),
+        ("open:A", "", 400),
+        ("unknown:a", "", 404),
+        ("unknown:a", &user, 404),
+        ("closed:a", "", 403),
+        ("closed:a", &user, 403),
+        ("closed:a", &room, 101),
+        ("closed:a", &given, 101),
+        ("closed:b", &given, 403),
+        ("closed:a", &only, 401),
+        ("closed:b", &room, 401),
+        ("$news", &user, 403),
+        ("$news", &private, 101),
+        ("dialog:x%2342", &user, 101),
+        ("dialog:x%237,42", &user, 101),
+        ("dialog:x%237", &user, 403),
+        ("dialog:x%2342", "", 403),
+    ] {
+        let url = instance.url(channel);
+        // As browsers give it, and as programs do.
+        let (query, header) = (format!("{url}?token={token}"), format!("Bearer {token}"));
+        let tries = match token {
+            "" => vec![Client::try_connect(&url, &[]).await],
+            _ => vec![
+                Client::try_connect(&query, &[]).await,
+                Client::try_connect(&url, &[("Authorization", &header)]).await,
+            ],
+        };
+        for outcome in tries {
+            let (got, said) =
+                outcome.map_or_else(|answer| (answer.status, answer.body), |_| (101, String::new()));
+            assert_eq!(got, status, "{channel} {token}: {said}");
+            assert!(!said.contains(SECRET), "{said}");
+        }
+    }
+    for (reason, refused) in [("expired", 2.0), ("malformed", 4.0), ("channel", 2.0), ("client", 2.0)] {
+        assert_eq!(
+            instance.metric("fanfare_tokens_refused_total", &[("reason", reason)]).await,
+            refused,
+            "{reason}"
+        );
+    }
+    for (reason, rejected) in [("token", 10.0), ("namespace", 3.0), ("channel_name", 1.0)] {
+        assert_eq!(
+            instance.metric("fanfare_handshakes_rejected_total", &[("reason", reason)]).await,
+            rejected,
+            "{reason}"
+        );
+    }
+    let basic = Client::try_connect(&instance.url("open:a"), &[("Authorization", "Basic YTpi")]).await;
+    assert_eq!(basic.err().map(|answer| answer.status), Some(401));
+}
+
+#[tokio::test]
+async fn where_there_are_keys_a_token_is_a_must() {
+    let (instance, _home) = configured("").await;
+    let secret = [("FANFARE_TOKEN_SECRETS", SECRET)];
+    let answer = Client::try_connect(&instance.url("a:b"), &[]).await.err().expect("refused");
+    assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")));
+    let token = created(&[], &secret).await;
+    // Without a table every channel is open to whoever has one.
+    let mut client = Client::connect(format!("{}?token={token}", instance.url("a:b"))).await;
+    client.send("hello").await;
+    assert_eq!(client.next().await, Said::from("hello"));
+}
+
+#[tokio::test]
+async fn who_may_only_listen_is_closed_when_it_speaks() {
+    let (instance, _home) = configured(
+        "
+        allow_anonymous = true
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"client\"
+        [namespaces.silent]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        raw_publish = false
+        [namespaces.json]
+        may_subscribe = \"anonymous\"
+        may_publish = \"subscriber\"
+        data_format = \"json_object\"
+        ",
+    )
+    .await;
+    let token = created(&["--user", "42"], &[("FANFARE_TOKEN_SECRETS", SECRET)]).await;
+    for (channel, token, said, close) in [
+        ("lobby", "", "hello", Some("not permitted")),
+        ("lobby", &token, "hello", None),
+        ("lobby", &token, "", None),
+        ("silent:a", &token, "hello", Some("not permitted")),
+        ("json:a", "", "{\"a\": 1}", None),
+        ("json:a", "", "[1]", Some("wrong data format")),
+        ("json:a", "", "hello", Some("wrong data format")),
+        ("json:a", "", "", Some("wrong data format")),
+    ] {
+        let query = if token.is_empty() { String::new() } else { format!("?token={token}") };
+        let mut listener = Client::connect(format!("{}{query}", instance.url(channel))).await;
+        let mut speaker = Client::connect(format!("{}{query}", instance.url(channel))).await;
+        speaker.send(said).await;
+        match close {
+            None => assert_eq!(listener.next().await, Said::from(said), "{channel} {said}"),
+            Some(reason) => assert_eq!(speaker.closed().await, (1008, reason.to_owned()), "{channel} {said}"),
+        }
+    }
+    for (reason, ended) in [("not_permitted", 2.0), ("wrong_format", 3.0)] {
+        assert_eq!(
+            instance.metric("fanfare_connections_closed_total", &[("reason", reason)]).await,
+            ended,
+            "{reason}"
+        );
+    }
+}
