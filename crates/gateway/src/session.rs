@@ -24,9 +24,9 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Session {
     inbound: Inbound,
     outbound: Outbound,
-    _permit: Permit,
+    permit: Permit,
     /// Counted as long as the task lives that this is in.
-    _alive: Rc<()>,
+    alive: Rc<()>,
 }
 
 /// What becomes of its messages.
@@ -52,8 +52,8 @@ impl Session {
         Self {
             inbound: Inbound::new(worker, key, id, limits),
             outbound: Outbound { channel, exclude, alone, may_publish, bucket },
-            _permit: permit,
-            _alive: alive,
+            permit,
+            alive,
         }
     }
 
@@ -62,25 +62,26 @@ impl Session {
         clippy::manual_async_fn,
         reason = "an async fn keeps its arguments twice: 200 bytes a connection"
     )]
-    pub fn run(mut self, socket: Rc<Socket>, early: Bytes) -> impl Future<Output = ()> {
+    pub fn run(self, socket: Rc<Socket>, early: Bytes) -> impl Future<Output = ()> {
         async move {
-            let (worker, key) = (self.inbound.worker.clone(), self.inbound.key);
-            let outbound = &mut self.outbound;
+            // All of it by name: what is not, would be dropped before anything was read.
+            let Self { mut inbound, mut outbound, permit: _permit, alive: _alive } = self;
+            let (worker, key) = (inbound.worker.clone(), inbound.key);
             let mut published = false;
-            self.inbound.take_in(&mut early.to_vec(), |kind, payload| {
+            inbound.take_in(&mut early.to_vec(), |kind, payload| {
                 published = true;
                 outbound.publish(&worker, kind, payload)
             });
             // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
             drop(early);
             let mut rush = 0;
-            while !self.inbound.is_over() && socket.readable().await.is_ok() {
+            while !inbound.is_over() && socket.readable().await.is_ok() {
                 // Asked just before reading, or all who were silent till now could come in at the same time.
                 if published || is_pressed(&worker) {
                     // Boxed, or every idle connection would keep the room for it.
                     Box::pin(wait_for_room(&worker, key)).await;
                 }
-                let read = self.inbound.read(&socket, |kind, payload| {
+                let read = inbound.read(&socket, |kind, payload| {
                     published = true;
                     outbound.publish(&worker, kind, payload)
                 });

@@ -99,7 +99,7 @@ pub const METRICS: &[Metric] = &[
     gauge("fanfare_presence_members", "Members of all channels that are connections of this instance"),
     counter("fanfare_presence_reads_total", "Questions about presence, instances and channels"),
     counter("fanfare_presence_read_failures_total", "Of these, those that the broker did not answer"),
-    counter("fanfare_presence_read_microseconds_total", "How long they took together"),
+    gauge("fanfare_presence_read_seconds", "How long one of them has taken, on average since the start"),
     counter("fanfare_leases_lost_total", "Times that this instance was taken for dead, or Redis forgot it"),
     counter("fanfare_leases_ended_total", "Instances that this one found dead"),
     counter("fanfare_rows_cleared_total", "Members that this instance removed after the end of theirs"),

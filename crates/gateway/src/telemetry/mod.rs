@@ -146,7 +146,7 @@ fn broker(instance: &Instance) {
     gauge!("fanfare_presence_members").set(presence.members as f64);
     counter!("fanfare_presence_reads_total").absolute(presence.reads);
     counter!("fanfare_presence_read_failures_total").absolute(presence.read_failures);
-    counter!("fanfare_presence_read_microseconds_total").absolute(presence.read_micros);
+    gauge!("fanfare_presence_read_seconds").set(average(presence.read_micros, presence.reads));
     counter!("fanfare_leases_lost_total").absolute(presence.leases_lost);
     counter!("fanfare_leases_ended_total").absolute(presence.leases_ended);
     counter!("fanfare_rows_cleared_total").absolute(presence.rows_cleared);
@@ -156,6 +156,11 @@ fn broker(instance: &Instance) {
         counter!("fanfare_gaps_total", "cause" => cause.label()).absolute(gaps);
     }
     counter!("fanfare_gaps_total", "cause" => "inbox").absolute(instance.hub.overflows());
+}
+
+/// Seconds for each, of microseconds for all.
+fn average(micros: u64, count: u64) -> f64 {
+    micros as f64 / count.max(1) as f64 / 1e6
 }
 
 fn lifecycle(instance: &Instance, census: &[Option<Census>]) {
