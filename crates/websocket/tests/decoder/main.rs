@@ -2,6 +2,7 @@
 //! makes of the same bytes.
 
 mod bombs;
+mod conversations;
 mod deflate;
 mod memory;
 mod offences;

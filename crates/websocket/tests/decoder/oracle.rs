@@ -24,8 +24,10 @@ proptest! {
 
     #[test]
     fn what_they_encode_we_decode(said in vec(saying(), 0..8), cuts in vec(any::<prop::sample::Index>(), 0..12)) {
-        let (stream, expected) = their_stream(&said);
-        prop_assert_eq!(decode(Role::Server, ROOMY, pieces(&stream, &cuts)), (expected, None));
+        for (theirs, ours) in [(TheirRole::Client, Role::Server), (TheirRole::Server, Role::Client)] {
+            let (stream, expected) = their_stream(theirs, &said);
+            prop_assert_eq!(decode(ours, ROOMY, pieces(&stream, &cuts)), (expected, None));
+        }
     }
 
     #[test]
@@ -136,10 +138,10 @@ fn saying() -> impl Strategy<Value = Saying> {
         .prop_map(|(event, cuts, between)| Saying { event, cuts, between })
 }
 
-/// Encodes with tungstenite, as a client, and says what should be seen of it.
-fn their_stream(said: &[Saying]) -> (Vec<u8>, Vec<Seen>) {
+/// Encodes with tungstenite, and says what should be seen of it.
+fn their_stream(role: TheirRole, said: &[Saying]) -> (Vec<u8>, Vec<Seen>) {
     let mut wire = Wire { input: &[], output: Vec::new() };
-    let mut theirs = WebSocketContext::new(TheirRole::Client, None);
+    let mut theirs = WebSocketContext::new(role, None);
     let mut expected = Vec::new();
     let mut send = |frame| theirs.write(&mut wire, Message::Frame(frame)).expect("a lawful frame");
     for Saying { event, cuts, between } in said {
@@ -165,7 +167,7 @@ fn their_stream(said: &[Saying]) -> (Vec<u8>, Vec<Seen>) {
     (wire.output, until_close(expected))
 }
 
-fn their_opcode(opcode: Opcode) -> OpCode {
+pub(crate) fn their_opcode(opcode: Opcode) -> OpCode {
     match opcode {
         Opcode::Continuation => OpCode::Data(Data::Continue),
         Opcode::Text => OpCode::Data(Data::Text),
@@ -208,7 +210,7 @@ pub(crate) fn small() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..=125)
 }
 
-fn until_close(mut events: Vec<Seen>) -> Vec<Seen> {
+pub(crate) fn until_close(mut events: Vec<Seen>) -> Vec<Seen> {
     let close = events.iter().position(|event| matches!(event, Seen::Close(..)));
     events.truncate(close.map_or(events.len(), |close| close + 1));
     events

@@ -23,14 +23,17 @@ struct Saying {
 }
 
 fn saying() -> impl Strategy<Value = Saying> {
-    // Repetition over messages, which is what context is for.
-    let word = prop_oneof!["[a-e]{1,9}", Just("price ".to_owned()), Just("κόσμε".to_owned())];
-    let words = vec(word, 0..60).prop_map(|words| Seen::Text(words.concat()));
-    let event = prop_oneof![2 => seen(), 3 => words]
+    let event = prop_oneof![2 => seen(), 3 => words()]
         .prop_filter("a close ends it", |event| !matches!(event, Seen::Close(..)));
     let cuts = vec(any::<prop::sample::Index>(), 0..4);
     (event, prop::bool::weighted(0.8), cuts, vec(small(), 0..3))
         .prop_map(|(event, compressed, cuts, between)| Saying { event, compressed, cuts, between })
+}
+
+/// Repetition over messages, which is what context is for.
+pub(crate) fn words() -> impl Strategy<Value = Seen> {
+    let word = prop_oneof!["[a-e]{1,9}", Just("price ".to_owned()), Just("κόσμε".to_owned())];
+    vec(word, 0..60).prop_map(|words| Seen::Text(words.concat()))
 }
 
 fn agreed() -> impl Strategy<Value = Agreed> {
@@ -46,7 +49,7 @@ fn agreed() -> impl Strategy<Value = Agreed> {
 }
 
 /// One direction of a connection: whether the sender keeps context, and its window.
-fn direction(role: Role, agreed: &Agreed) -> (bool, u8) {
+pub(crate) fn direction(role: Role, agreed: &Agreed) -> (bool, u8) {
     let (without, bits) = match role {
         Role::Server => (agreed.server_no_context_takeover, agreed.server_max_window_bits),
         Role::Client => (agreed.client_no_context_takeover, agreed.client_max_window_bits),
@@ -181,7 +184,7 @@ pub(crate) fn their_message(theirs: &mut CompressorOxide, payload: &[u8]) -> Vec
     out
 }
 
-fn their_inflated(theirs: &mut InflateState, deflated: &[u8]) -> Vec<u8> {
+pub(crate) fn their_inflated(theirs: &mut InflateState, deflated: &[u8]) -> Vec<u8> {
     let mut input = &[deflated, TAIL].concat()[..];
     let mut inflated = Vec::new();
     loop {
