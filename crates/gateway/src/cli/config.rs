@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use super::one_line;
 use crate::config::{Config, KEYS, Key, Layer, OPTIONS, Settings};
 
 /// Prints it to standard output.
@@ -40,7 +41,11 @@ fn channels(config: &Config, settings: &Settings) -> String {
             });
             continue;
         };
-        text.push_str(&format!("\n{:<44} # {}\n", format!("[{}]", section.heading()), section.layer));
+        text.push_str(&format!(
+            "\n{:<44} # {}\n",
+            format!("[{}]", section.heading()),
+            one_line(&section.layer.to_string())
+        ));
         for option in OPTIONS {
             text.push_str(&line(option, &namespace.options, section.values.layer(option.name)));
             text.push('\n');
@@ -50,6 +55,7 @@ fn channels(config: &Config, settings: &Settings) -> String {
 }
 
 fn line<C>(key: &Key<C>, values: &C, layer: &Layer) -> String {
+    let layer = one_line(&layer.to_string());
     let Some(value) = (key.written)(values) else { return format!("# {} is not set ({layer})", key.name) };
     let masked = if key.kind.is_secret() && value.contains("***") { ", masked" } else { "" };
     format!("{:<44} # {layer}{masked}", format!("{} = {value}", key.name))

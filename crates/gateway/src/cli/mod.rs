@@ -13,7 +13,7 @@ mod token;
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ErrorKind};
@@ -34,9 +34,34 @@ pub fn run(
     };
     let surroundings = Surroundings { variables: env::vars_os().collect(), directory: PathBuf::new() };
     dispatch(&matches, surroundings, serve).unwrap_or_else(|failure| {
-        eprintln!("fanfare: {}", failure.line);
+        eprintln!("fanfare: {}", one_line(&failure.line));
         ExitCode::from(failure.code)
     })
+}
+
+/// What `fanfare ARGUMENTS` would serve with, and what `fanfare config` would print of it, with nothing looked up: variables
+/// and the directory of `fanfare.toml` are those given. The first argument is the program's own name.
+///
+/// # Errors
+///
+/// The line for standard error, if the arguments, the variables or the file are not right, or ask for something else than
+/// to serve or to show the configuration.
+pub fn read(
+    arguments: impl IntoIterator<Item = OsString>,
+    variables: Vec<(OsString, OsString)>,
+    directory: &Path,
+) -> Result<(Config, String), String> {
+    let matches = command().try_get_matches_from(arguments).map_err(|error| one_line(&usage_line(&error)))?;
+    let matches = match matches.subcommand() {
+        None => &matches,
+        Some(("serve" | "config", matches)) => matches,
+        Some((name, _)) => return Err(format!("`{name}` is neither `serve` nor `config`")),
+    };
+    let surroundings = Surroundings { variables, directory: directory.to_owned() };
+    let (config, settings) =
+        flags::load(matches, surroundings).map_err(|error| one_line(&error.to_string()))?;
+    let text = config::text(&config, &settings);
+    Ok((config, text))
 }
 
 /// What a configuration is read from beside the command line.
@@ -138,10 +163,16 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::from(2)
         }
         _ => {
-            eprintln!("fanfare: {}", usage_line(error));
+            eprintln!("fanfare: {}", one_line(&usage_line(error)));
             ExitCode::from(2)
         }
     }
+}
+
+/// Names and values are quoted as they were written, and what was written may move a terminal's cursor.
+fn one_line(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 fn usage_line(error: &clap::Error) -> String {

@@ -108,6 +108,28 @@ fn what_is_wrong_is_said_in_one_line() {
     }
 }
 
+#[test]
+fn what_was_written_over_several_lines_is_quoted_in_one() {
+    for (arguments, file, line) in [
+        (&[][..], "\"a\\nb\" = 1", r"unknown key `a\nb` in fanfare.toml line 1"),
+        (
+            &[],
+            "page = \"\\u001b[2J\"",
+            r#"`page` (fanfare.toml line 1): expected true or false, found "\u{1b}[2J""#,
+        ),
+        (&["--co\rlour"], "", r"unknown flag `--co\rlour`; see `fanfare --help`"),
+        (&["con\nfig"], "", r"unknown command `con\nfig`; did you mean `config`?"),
+        (&["--config", "a\nb"], "", r"cannot read a\nb: No such file or directory (os error 2)"),
+        (&["healthcheck"], "", "`healthcheck` is neither `serve` nor `config`"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("fanfare.toml"), file).unwrap();
+        let arguments = [&["fanfare"], arguments].concat().into_iter().map(OsString::from);
+        let error = read(arguments, Vec::new(), directory.path()).unwrap_err();
+        assert_eq!(error.replace(&format!("{}/", directory.path().display()), ""), line);
+    }
+}
+
 /// Arguments, variables, file, and the line.
 #[rustfmt::skip]
 const WRONG: &[(&str, &str, &str, &str)] = &[
