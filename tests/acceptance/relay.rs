@@ -234,6 +234,54 @@ async fn what_comes_with_the_handshake_is_heard() {
     }
 }
 
+/// Text and binary by turns, each cut in two frames at every byte, each frame cut on its way as well.
+#[tokio::test]
+async fn a_message_is_whole_and_of_its_kind_wherever_it_is_cut() {
+    let instance = Instance::start(&[]).await;
+    let mut socket = Socket::join(instance.address(), "cuts").await;
+    let mut other = Client::connect(instance.url("cuts")).await;
+    let text = "a\u{e9}\u{20ac}\u{1f980}\u{10ffff}\0";
+    for cut in 0..=text.len() {
+        for opcode in [Frame::TEXT, Frame::BINARY] {
+            let (head, tail) = text.as_bytes().split_at(cut);
+            let frames = [frame(opcode, head, true), frame(0x80, tail, true)].concat();
+            for piece in frames.chunks(cut + 1) {
+                socket.write(piece).await.unwrap();
+            }
+            let expected =
+                if opcode == Frame::TEXT { Said::from(text) } else { Said::Binary(text.as_bytes().to_vec()) };
+            assert_eq!(other.next().await, expected, "cut at {cut}");
+        }
+    }
+}
+
+/// Surrogates, overlong forms, what is beyond Unicode, and what breaks off, each in two frames: 1007, and nobody hears it.
+#[tokio::test]
+async fn text_of_no_utf8_is_refused_wherever_it_is_cut() {
+    let instance = Instance::start(&[]).await;
+    let mut other = Client::connect(instance.url("cuts")).await;
+    let rows: [&[u8]; 7] = [
+        b"a\xed\xa0\x80",
+        b"a\xc0\x80",
+        b"a\xe0\x80\xaf",
+        b"a\xf4\x90\x80\x80",
+        b"a\xf0\x9f\xa6",
+        b"a\x80b",
+        b"a\xff",
+    ];
+    for text in rows {
+        for cut in 0..=text.len() {
+            let (head, tail) = text.split_at(cut);
+            let mut socket = Socket::join(instance.address(), "cuts").await;
+            let frames = [frame(Frame::TEXT, head, true), frame(0x80, tail, true)].concat();
+            socket.write(&frames).await.unwrap();
+            assert_eq!(socket.closed().await, (1007, "invalid UTF-8".into()), "{text:x?} cut at {cut}");
+        }
+    }
+    other.send("all that is heard").await;
+    assert_eq!(other.next().await, "all that is heard".into());
+}
+
 #[tokio::test]
 async fn thousands_of_crumbs_become_one_message() {
     const CRUMBS: usize = 8000;
