@@ -1,0 +1,5 @@
+//! See `fuzz::centrifuge`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::centrifuge::check(input));
