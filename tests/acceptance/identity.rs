@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
@@ -243,6 +244,30 @@ async fn where_there_are_keys_a_token_is_a_must() {
     let mut client = Client::connect(format!("{}?token={token}", instance.url("a:b"))).await;
     client.send("hello").await;
     assert_eq!(client.next().await, Said::from("hello"));
+}
+
+#[tokio::test]
+async fn a_raw_connection_ends_with_its_token() {
+    let (instance, _home) = configured("").await;
+    let secret = [("FANFARE_TOKEN_SECRETS", SECRET)];
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    // Long enough to connect on a busy machine, and short enough to wait for.
+    let brief = format!("expire_at={}", now + 10);
+    let brief = created(&["--user", "42", "--claim", &brief], &secret).await;
+    let mut client = Client::connect(format!("{}?token={brief}", instance.url("a"))).await;
+    client.send("hello").await;
+    assert_eq!(client.next().await, Said::from("hello"));
+    assert_eq!(client.closed().await, (1008, "token expired".to_owned()));
+    assert_eq!(
+        instance.metric("fanfare_connections_closed_total", &[("reason", "token_expired")]).await,
+        1.0
+    );
+    let again = Client::try_connect(&format!("{}?token={brief}", instance.url("a")), &[]).await;
+    assert_eq!(
+        again.err().map(|answer| answer.status),
+        Some(401),
+        "what it opens is over, and so is the token"
+    );
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
 
 use crate::http::{Goes, Handoff, Rejection, Upgrade, id_value, is_upgrade, judge, public, upgrade};
+use crate::identity::Expiry;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, Heads, accept, read_header};
 use crate::memory::Budget;
@@ -268,7 +269,7 @@ impl Worker {
     /// Takes the socket out of hyper and starts the session on it, in a task that holds no more than
     /// an idle connection needs.
     async fn begin(self: Rc<Self>, upgrade: Upgrade) {
-        let Upgrade { stream, placed, id, terms, agreed, permit } = upgrade;
+        let Upgrade { stream, placed, id, terms, agreed, permit, expiry } = upgrade;
         let Some((socket, early)) = take_socket(stream.await) else { return placed.fail() };
         let socket = Rc::new(socket);
         let decoder = agreed.as_ref().map(|agreed| Decoder::with_deflate(Role::Server, agreed));
@@ -278,8 +279,21 @@ impl Worker {
             self.shard.end(key, End::Drained);
         }
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
-        let session = Session::new(self, key, id, terms, permit);
-        spawn_local(session.run(socket, early));
+        let session = Session::new(self.clone(), key, id, terms, permit).run(socket, early);
+        match expiry {
+            None => spawn_local(session),
+            Some(expiry) => spawn_local(self.expire(key, expiry, session)),
+        };
+    }
+
+    /// Ends a session when its token does, if it has not ended by then.
+    async fn expire(self: Rc<Self>, key: Key, expiry: Expiry, session: impl Future<Output = ()>) {
+        let left = Duration::from_secs(expiry.seconds_left().unwrap_or_default().into());
+        let mut session = pin!(session);
+        if timeout(left, session.as_mut()).await.is_err() {
+            self.shard.end(key, End::TokenExpired);
+            session.await;
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub enum End {
     NotPermitted,
     /// What it published is not in its channel's format.
     WrongFormat,
+    /// Its token is over, and could not be refreshed.
+    TokenExpired,
     /// An operator ended it.
     Kicked,
     /// The instance is drained.
@@ -42,7 +44,7 @@ pub enum End {
 
 impl End {
     /// How many labels there are.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 17;
 
     /// Every label, in the order of `index`.
     pub const LABELS: [&str; Self::COUNT] = [
@@ -62,6 +64,7 @@ impl End {
         "memory_pressure",
         "not_permitted",
         "wrong_format",
+        "token_expired",
     ];
 
     /// The place of this reason's label and count.
@@ -83,6 +86,7 @@ impl End {
             Self::MemoryPressure => 13,
             Self::NotPermitted => 14,
             Self::WrongFormat => 15,
+            Self::TokenExpired => 16,
         }
     }
 
@@ -109,6 +113,7 @@ impl End {
             Self::RateLimited => Some((CloseCode::POLICY, "rate limited")),
             Self::NotPermitted => Some((CloseCode::POLICY, "not permitted")),
             Self::WrongFormat => Some((CloseCode::POLICY, "wrong data format")),
+            Self::TokenExpired => Some((CloseCode::POLICY, "token expired")),
             Self::Kicked => Some((CloseCode::POLICY, "kicked")),
             Self::Drained | Self::ShutDown => Some((CloseCode::SERVICE_RESTART, "service restart")),
         }

@@ -11,22 +11,35 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
 use super::rejection::Rejection;
-use crate::identity::{Admitted, Identity};
+use crate::identity::{Admitted, Expiry, Identity};
 use crate::instance::Instance;
 use crate::namespace::{may_publish, may_subscribe};
 
 /// What whoever came in may publish: anything in this format, or nothing at all.
 pub type MayPublish = Option<DataFormat>;
 
+/// What holds for whoever came in.
+#[derive(Debug)]
+pub struct Entry {
+    pub may_publish: MayPublish,
+    /// When the connection ends, because its token does: nothing can be refreshed here.
+    pub expiry: Option<Expiry>,
+}
+
+impl Entry {
+    /// For whoever may publish anything, for ever.
+    pub const OPEN: Self = Self { may_publish: Some(DataFormat::Binary), expiry: None };
+}
+
 /// Lets a client into a channel, or says why not.
 pub async fn enter(
     instance: &Instance,
     request: &Request<Incoming>,
     channel: &Channel,
-) -> Result<MayPublish, Rejection> {
+) -> Result<Entry, Rejection> {
     let (namespaces, verifier) = (&instance.config.channels, &instance.identity);
     if !namespaces.are_configured() && !verifier.has_keys() {
-        return Ok(Some(DataFormat::Binary));
+        return Ok(Entry::OPEN);
     }
     let Admitted { identity, granted } = match token(request)?.filter(|_| verifier.has_keys()) {
         Some(token) => verifier.admission(&token, channel).await?,
@@ -39,14 +52,15 @@ pub async fn enter(
     if !namespace.admits_raw(channel) {
         return Err(Rejection::ChannelPattern);
     }
-    let Identity { user, .. } = identity;
+    let Identity { user, expiry, .. } = identity;
     may_subscribe(namespace, channel, &user, granted)?;
     let publishes = namespace.raw_publish && may_publish(namespace, channel, &user, true).is_ok();
-    Ok(publishes.then_some(match namespace.data_format {
+    let may_publish = publishes.then_some(match namespace.data_format {
         // The plain relay takes empty messages, too.
         DataFormat::Any => DataFormat::Binary,
         format => format,
-    }))
+    });
+    Ok(Entry { may_publish, expiry })
 }
 
 /// Whether a message may be published by somebody who was let in so, or how the connection ends.

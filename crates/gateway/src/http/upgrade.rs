@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use axum::body::Body;
 use fanfare_hub::{Carrier, Context, Format, Heartbeat, OnGap, Opening, Placed, Subscription};
-use fanfare_protocol::payload::DataFormat;
 use fanfare_protocol::{Channel, ConnectionId};
 use fanfare_websocket::deflate::{Agreed, Compressor, negotiate};
 use fanfare_websocket::{Role, handshake};
@@ -19,11 +18,12 @@ use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::door::{self, MayPublish};
+use super::door::{self, Entry, MayPublish};
 use super::rejection::Rejection;
 use crate::admission::Permit;
 use crate::client_address::client_address;
 use crate::config::Config;
+use crate::identity::Expiry;
 use crate::worker::Worker;
 
 /// A connection whose handshake has been answered, on its way out of hyper.
@@ -35,6 +35,8 @@ pub struct Upgrade {
     /// How messages are compressed, if at all.
     pub agreed: Option<Agreed>,
     pub permit: Permit,
+    /// When it ends, if it is not to go on for ever.
+    pub expiry: Option<Expiry>,
 }
 
 /// Where a connection publishes, and what it may do.
@@ -121,9 +123,9 @@ async fn accept(
         return Err(Rejection::Origin);
     }
     let permit = instance.admission.admit(client)?;
-    if !terms.alone {
-        terms.may_publish = door::enter(instance, &request, &terms.channel).await?;
-    }
+    let entry =
+        if terms.alone { Entry::OPEN } else { door::enter(instance, &request, &terms.channel).await? };
+    terms.may_publish = entry.may_publish;
     let outbox_limit = if terms.alone { 4 * ECHO_MESSAGE } else { instance.config.outbox_limit };
     let (format, heartbeat) = (subscription.format, Heartbeat::AnyFrame);
     let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
@@ -145,7 +147,7 @@ async fn accept(
     headers.insert(INSTANCE_ID, worker.instance_id.clone());
     headers.insert(CONNECTION_ID, id_value(id));
     let stream = hyper::upgrade::on(&mut request);
-    *handoff.borrow_mut() = Some(Upgrade { stream, placed, id, terms, agreed, permit });
+    *handoff.borrow_mut() = Some(Upgrade { stream, placed, id, terms, agreed, permit, expiry: entry.expiry });
     Ok(response)
 }
 
@@ -187,7 +189,7 @@ fn wish(
         let channel = Channel::new(&format!("echo {id}")).expect("a short name");
         let subscription = Subscription::new(channel.clone(), Format::PLAIN);
         let (message_limit, fragments) = (ECHO_MESSAGE, ECHO_FRAGMENTS);
-        let may_publish = Some(DataFormat::Binary);
+        let may_publish = None;
         let terms = Terms { channel, echo: true, message_limit, fragments, alone: true, may_publish };
         return Ok((subscription, terms));
     }

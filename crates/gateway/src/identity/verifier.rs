@@ -123,7 +123,13 @@ impl Verifier {
                 Ok(Admitted { identity, granted: true })
             }
         });
-        self.counted(admitted)
+        // The token may be good for longer than what it opens, and the other way round.
+        let over =
+            |admitted: &Admitted| admitted.identity.expiry.is_some_and(|end| end.seconds_left().is_none());
+        self.counted(admitted.and_then(|admitted| match over(&admitted) {
+            true => Err(TokenFault::Expired),
+            false => Ok(admitted),
+        }))
     }
 
     /// Who a client without a token is; nothing where there must be one (3501 at connect).

@@ -137,6 +137,21 @@ async fn keys_are_chosen_by_id_and_algorithm() {
     assert_eq!(verifier.fetches(), (1, 0, 5));
 }
 
+/// A key and a token that others have made: RFC 7515, appendix A.3. It is over since 2011, which is looked at last, and no
+/// longer what was signed once a bit of it has changed.
+#[tokio::test]
+async fn the_example_of_the_standard_is_believed_and_over() {
+    let keys = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+        "y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+    let example = "eyJhbGciOiJFUzI1NiJ9.\
+        eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
+        DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+    let server = Server::start(Way::Status(200, keys.to_owned())).await;
+    let verifier = keeping(&server, LONG);
+    assert_eq!(label(&verifier, example).await, "expired");
+    assert_eq!(label(&verifier, &example.replace("DtEh", "DtEi")).await, "signature");
+}
+
 #[tokio::test]
 async fn a_rotated_key_is_found_by_one_fetch_and_a_made_up_one_costs_no_more() {
     let server = Server::start(set(&["rsa"])).await;
