@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fanfare_protocol::{Channel, Envelope, Position, Publication};
 use parking_lot::Mutex;
-use redis::{Cmd, Value};
+use redis::{Arg, Cmd, Value};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -94,10 +94,28 @@ pub(super) fn begin(keys: &Keys, append: &Append, retention: Retention) -> Cmd {
     names.extend(append.once.as_ref().map(|(key, _)| keys.result(&append.channel, key)));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut command = APPEND.command(&names);
-    command.arg(keys.channel(&append.channel)).arg(retention.size.max(1));
+    command.arg("0").arg(keys.channel(&append.channel)).arg(retention.size.max(1));
     command.arg(millis(retention.ttl)).arg(millis(retention.meta_ttl.max(retention.ttl)));
     command.arg(new_epoch().as_str()).arg(append.once.as_ref().map_or(0, |(_, ttl)| millis(*ttl)));
     command
+}
+
+/// The same command where it is known that nothing of it was done: others that were sent behind it may have been, and
+/// it must not be taken for one that was sent again.
+pub(super) fn anew(command: &Cmd) -> Cmd {
+    let mut again = Cmd::new();
+    let mut flag = None;
+    for (at, arg) in command.args_iter().enumerate() {
+        let Arg::Simple(bytes) = arg else { continue };
+        if at == KEYS {
+            flag = std::str::from_utf8(bytes)
+                .ok()
+                .and_then(|keys| keys.parse::<usize>().ok())
+                .map(|keys| at + keys + 1);
+        }
+        again.arg(if flag == Some(at) { b"1" } else { bytes });
+    }
+    again
 }
 
 /// One more publication of the channel.
@@ -131,3 +149,6 @@ pub(super) fn read_positions(answer: &Value, count: usize) -> Result<Vec<Positio
     };
     offsets.iter().map(position).collect()
 }
+
+/// Which argument of a script's command says how many keys follow.
+const KEYS: usize = 2;

@@ -145,7 +145,11 @@ impl<'a> Batch<'a> {
             let mut unknown = Vec::new();
             for (call, answer) in calls.into_iter().zip(answers.into_iter().skip(loads)) {
                 if is_noscript(&answer) {
-                    unknown.push(call);
+                    let command = match call.means {
+                        Means::Numbered(_) => append::anew(&call.command),
+                        _ => call.command,
+                    };
+                    unknown.push(Call { command, means: call.means });
                 } else {
                     answered.push((call.means, answer));
                 }
@@ -212,3 +216,16 @@ fn publish_command(key: &str, message: &[u8]) -> Cmd {
 /// Appends in one call: Redis serves nobody else meanwhile.
 const MOST_AT_ONCE: usize = 256;
 const ATTEMPTS: u32 = 3;
+
+/// Makes Redis know the scripts before they are needed. That it may refuse is no fault here: the appends will be told.
+pub(super) async fn prepare(connection: &mut impl ConnectionLike, deadline: Duration) -> Result<(), Fault> {
+    let mut pipeline = Pipeline::with_capacity(2);
+    pipeline.add_command(APPEND.load());
+    pipeline.add_command(ONCE.load());
+    match timeout(deadline, connection.req_packed_commands(&pipeline, 0, 2)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) if error.code().is_some() => Ok(()),
+        Ok(Err(error)) => Err(Fault::read(&error, deadline)),
+        Err(_) => Err(Fault::TimedOut(deadline)),
+    }
+}

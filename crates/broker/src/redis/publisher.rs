@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff::Backoff;
-use super::batch::Batch;
+use super::batch::{self, Batch};
 use super::fault::Fault;
 use super::lane::Lane;
 use super::link::Link;
@@ -41,6 +41,9 @@ pub(super) async fn publish(lane: Arc<Lane>, link: Link) {
 
 /// Publishes until the connection fails.
 async fn serve(lane: &Lane, link: &Link, mut connection: MultiplexedConnection, pace: &mut Pace) -> Fault {
+    if let Err(fault) = batch::prepare(&mut connection, link.timeout).await {
+        return fault;
+    }
     lane.publisher_open();
     let mut next_tick = Instant::now() + TICK;
     let mut ticks = 0_u64;

@@ -20,7 +20,7 @@ const DURABLE: [&str; 2] = ["--appendonly", "yes"];
 
 /// Ends the traffic and checks that everybody got everything, each once, in order and without a gap, and that this
 /// is what the history holds.
-async fn settle_whole(traffic: Traffic, instances: &[(&str, &Instance)], channel: &Channel) {
+pub async fn settle_whole(traffic: Traffic, instances: &[(&str, &Instance)], channel: &Channel) {
     let counts = traffic.stop();
     for (name, instance) in instances {
         instance.until_up().await;
@@ -93,6 +93,21 @@ async fn cut_publishers_neither_lose_nor_repeat() {
         }
     }
     settle_whole(traffic, &both, &kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_forgets_its_scripts_is_told_them_again() {
+    let server = Server::start(&[]).await;
+    let kept = channel("kept");
+    let (a, b) = two(&server.url(), &kept).await;
+    let both = [("a", &a), ("b", &b)];
+    let traffic = Traffic::start(&both, &kept);
+    for _ in 0..20 {
+        some_traffic(&a, &kept).await;
+        let _: String = server.command(&["SCRIPT", "FLUSH"]).await;
+    }
+    settle_whole(traffic, &both, &kept).await;
+    assert_eq!(a.broker.status().reconnects + b.broker.status().reconnects, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,14 +1,14 @@
 -- Numbers publications of one channel, appends them to its stream and publishes them, all or nothing.
 -- KEYS  1 stream  2 meta  3 result of the idempotency key, if there is one; then there is one publication
--- ARGV  1 Redis channel  2 size  3 life of the stream, ms  4 life of the numbering, ms
---       5 the epoch, if a new one begins  6 life of the result, ms
+-- ARGV  1 '1' if it is known that none of these has been appended  2 Redis channel  3 size  4 life of the stream, ms
+--       5 life of the numbering, ms  6 the epoch, if a new one begins  7 life of the result, ms
 --       and for each publication: its envelope before the position, and after it
 -- Gives the epoch and the offset of each.
 --
 -- The meta hash holds the epoch `e`, the last offset `o`, and for each origin that has appended here what it appended
 -- last: sequence, offset, time. By that a publication is known that was sent again because nobody knew what had become
 -- of it; it is neither appended nor numbered twice.
-local FIRST = 7
+local FIRST = 8
 if KEYS[3] then
   local result = redis.call('GET', KEYS[3])
   if result then
@@ -20,7 +20,7 @@ local meta = redis.call('HMGET', KEYS[2], 'e', 'o', origin)
 local epoch, offset, last = meta[1], tonumber(meta[2] or '0'), 0
 local begins = not epoch
 if begins then
-  epoch, offset = ARGV[5], 0
+  epoch, offset = ARGV[6], 0
 elseif meta[3] then
   last = struct.unpack('>I8', meta[3])
 elseif redis.call('HLEN', KEYS[2]) > 130 then
@@ -51,7 +51,7 @@ end
 local answer = { epoch }
 local fresh = {}
 for i = FIRST, #ARGV, 2 do
-  if struct.unpack('>I8', ARGV[i], 21) <= last then
+  if struct.unpack('>I8', ARGV[i], 21) <= last and ARGV[1] ~= '1' then
     answer[#answer + 1] = find(string.sub(ARGV[i], 5, 28))
   else
     offset = offset + 1
@@ -62,9 +62,11 @@ end
 
 if #fresh > 0 then
   local final = ARGV[fresh[#fresh]]
+  local mark = string.sub(final, 21, 28)
+  if last > struct.unpack('>I8', mark) then mark = struct.pack('>I8', last) end
   -- The first write, at which a Redis without memory or disk refuses.
   redis.call('HSET', KEYS[2], 'e', epoch, 'o', string.format('%.0f', offset),
-    origin, string.sub(final, 21, 28) .. struct.pack('>I8', offset) .. string.sub(final, 29, 36))
+    origin, mark .. struct.pack('>I8', offset) .. string.sub(final, 29, 36))
   if begins then redis.call('DEL', KEYS[1]) end
   local place = string.char(#epoch) .. epoch .. string.rep('\0', 15 - #epoch)
   offset = offset - #fresh
@@ -73,18 +75,18 @@ if #fresh > 0 then
     local id = string.format('%.0f-0', offset)
     local envelope = ARGV[i] .. struct.pack('>I8', offset) .. place .. ARGV[i + 1]
     -- Roughly, because that is cheap: whole nodes of the stream go at a time.
-    local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id, 'd', envelope)
+    local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], id, 'd', envelope)
     if added.err then
       -- Entries from another numbering.
       redis.call('DEL', KEYS[1])
       redis.call('XADD', KEYS[1], id, 'd', envelope)
     end
-    redis.call('PUBLISH', ARGV[1], envelope)
+    redis.call('PUBLISH', ARGV[2], envelope)
   end
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
 if KEYS[3] then
-  redis.call('SET', KEYS[3], struct.pack('>I8', answer[2]) .. epoch, 'PX', ARGV[6])
+  redis.call('SET', KEYS[3], struct.pack('>I8', answer[2]) .. epoch, 'PX', ARGV[7])
 end
 return answer
