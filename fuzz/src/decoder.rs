@@ -198,9 +198,11 @@ impl Seen {
     }
 }
 
-/// Rows of what it is, the four fields before the stream, and the stream.
+/// What it is, the four fields before the stream, and the stream.
+type Seed = (&'static str, u8, u8, u8, &'static [u8], &'static [u8]);
+
 #[rustfmt::skip]
-const SEEDS: &[(&str, u8, u8, u8, &[u8], &[u8])] = &[
+const SEEDS: &[Seed] = &[
     // RFC 6455 §5.7.
     ("hello, masked", 0, 4, 8, b"", b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"),
     ("hello, of a server", CLIENT, 4, 8, b"\x01", b"\x81\x05Hello"),
@@ -251,7 +253,7 @@ const fn with_payload<const N: usize>(header: [u8; N]) -> [u8; 132] {
 
 /// The table, as inputs.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let row = |&(name, switches, message, fragments, lengths, stream): &(_, u8, u8, u8, &[u8], &[u8])| {
+    let row = |&(name, switches, message, fragments, lengths, stream): &Seed| {
         let fields = [switches, message, fragments, lengths.len() as u8];
         (name, [&fields, lengths, stream].concat())
     };

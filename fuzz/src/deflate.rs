@@ -6,6 +6,8 @@
 //! An input is a byte of switches, of which the first says which way; then a byte of the limit or of the level; then
 //! messages, as `Input::parts` has them.
 
+use std::cell::RefCell;
+
 use fanfare_websocket::deflate::{Agreed, Compressor, Level};
 use fanfare_websocket::{Limits, Offence, Opcode, Role};
 use miniz_oxide::inflate::TINFLStatus;
@@ -155,13 +157,23 @@ fn check_deflating(from: Role, agreed: &Agreed, level: Level, payloads: &[&[u8]]
     assert_eq!((seen.events, seen.offence), (expected, None));
 }
 
+thread_local! {
+    /// Whatever it has compressed before, as a worker's.
+    static SHARED: RefCell<Option<(Level, Compressor)>> = const { RefCell::new(None) };
+}
+
 /// Frames for everybody are understood by who says so, whatever came before.
 fn check_shared(agreed: &Agreed, level: Level, payloads: &[&[u8]]) {
-    let mut shared = Compressor::shared(level);
-    for payload in payloads.iter().filter(|payload| agreed.shares_frame_of(payload.len())) {
-        let frame = shared.compress_frame(Opcode::Binary, payload);
-        Ring::new(agreed.server_max_window_bits.unwrap_or(15)).check(&frame, payload);
-    }
+    SHARED.with_borrow_mut(|shared| {
+        let (_, shared) = match shared {
+            Some(shared) if shared.0 == level => shared,
+            _ => shared.insert((level, Compressor::shared(level))),
+        };
+        for payload in payloads.iter().filter(|payload| agreed.shares_frame_of(payload.len())) {
+            let frame = shared.compress_frame(Opcode::Binary, payload);
+            Ring::new(agreed.server_max_window_bits.unwrap_or(15)).check(&frame, payload);
+        }
+    });
 }
 
 /// Inflates with a window of its size, and with nothing beyond it to refer to.
