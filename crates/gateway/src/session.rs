@@ -24,9 +24,9 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Session {
     inbound: Inbound,
     outbound: Outbound,
-    permit: Permit,
+    _permit: Permit,
     /// Counted as long as the task lives that this is in.
-    alive: Rc<()>,
+    _alive: Rc<()>,
 }
 
 /// What becomes of its messages.
@@ -52,8 +52,8 @@ impl Session {
         Self {
             inbound: Inbound::new(worker, key, id, limits),
             outbound: Outbound { channel, exclude, alone, may_publish, bucket },
-            permit,
-            alive,
+            _permit: permit,
+            _alive: alive,
         }
     }
 
@@ -62,10 +62,11 @@ impl Session {
         clippy::manual_async_fn,
         reason = "an async fn keeps its arguments twice: 200 bytes a connection"
     )]
-    pub fn run(self, socket: Rc<Socket>, early: Bytes) -> impl Future<Output = ()> {
+    pub fn run(mut self, socket: Rc<Socket>, early: Bytes) -> impl Future<Output = ()> {
         async move {
-            // All of it by name: what is not, would be dropped before anything was read.
-            let Self { mut inbound, mut outbound, permit: _permit, alive: _alive } = self;
+            // All of it, and borrowed: what an async block does not name is dropped before it runs, and what is moved
+            // inside of it is kept twice.
+            let Self { inbound, outbound, .. } = &mut self;
             let (worker, key) = (inbound.worker.clone(), inbound.key);
             let mut published = false;
             inbound.take_in(&mut early.to_vec(), |kind, payload| {
