@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Session {
     inbound: Inbound,
     outbound: Outbound,
+    /// Something was published since the socket was last dry.
+    published: bool,
     _permit: Permit,
     /// Counted as long as the task lives that this is in.
     _alive: Rc<()>,
@@ -52,43 +54,47 @@ impl Session {
         Self {
             inbound: Inbound::new(worker, key, id, limits),
             outbound: Outbound { channel, exclude, alone, may_publish, bucket },
+            published: false,
             _permit: permit,
             _alive: alive,
         }
     }
 
-    /// Reads until the peer has gone or was made to. `early` is what came with the handshake.
+    /// Takes in what came with the handshake, before anything is read.
+    pub fn hear(&mut self, early: &[u8]) {
+        let Self { inbound, outbound, published, .. } = self;
+        let worker = inbound.worker.clone();
+        inbound.take_in(&mut early.to_vec(), |kind, payload| {
+            *published = true;
+            outbound.publish(&worker, kind, payload)
+        });
+    }
+
+    /// Reads until the peer has gone or was made to.
     #[expect(
         clippy::manual_async_fn,
         reason = "an async fn keeps its arguments twice: 200 bytes a connection"
     )]
-    pub fn run(mut self, socket: Rc<Socket>, early: Bytes) -> impl Future<Output = ()> {
+    pub fn run(mut self, socket: Rc<Socket>) -> impl Future<Output = ()> {
         async move {
             // All of it, and borrowed: what an async block does not name is dropped before it runs, and what is moved
             // inside of it is kept twice.
-            let Self { inbound, outbound, .. } = &mut self;
+            let Self { inbound, outbound, published, .. } = &mut self;
             let (worker, key) = (inbound.worker.clone(), inbound.key);
-            let mut published = false;
-            inbound.take_in(&mut early.to_vec(), |kind, payload| {
-                published = true;
-                outbound.publish(&worker, kind, payload)
-            });
-            // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
-            drop(early);
             let mut rush = 0;
             while !inbound.is_over() && socket.readable().await.is_ok() {
                 // Asked just before reading, or all who were silent till now could come in at the same time.
-                if published || is_pressed(&worker) {
+                if *published || is_pressed(&worker) {
                     // Boxed, or every idle connection would keep the room for it.
                     Box::pin(wait_for_room(&worker, key)).await;
                 }
                 let read = inbound.read(&socket, |kind, payload| {
-                    published = true;
+                    *published = true;
                     outbound.publish(&worker, kind, payload)
                 });
                 match read {
                     Read::Ended => break,
-                    Read::Dry => (published, rush) = (false, 0),
+                    Read::Dry => (*published, rush) = (false, 0),
                     Read::Bytes(bytes) => rush += bytes,
                 }
                 // A socket that never runs dry would keep the thread from everybody else. Not after each

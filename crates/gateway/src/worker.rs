@@ -279,7 +279,11 @@ impl Worker {
             self.shard.end(key, End::Drained);
         }
         // Boxed by the task itself: a session is small, the handshake that ends here is not.
-        let session = Session::new(self.clone(), key, id, terms, permit).run(socket, early);
+        let mut session = Session::new(self.clone(), key, id, terms, permit);
+        session.hear(&early);
+        // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
+        drop(early);
+        let session = session.run(socket);
         match expiry {
             None => spawn_local(session),
             Some(expiry) => spawn_local(self.expire(key, expiry, session)),
