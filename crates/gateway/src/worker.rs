@@ -38,6 +38,7 @@ use crate::identity::Expiry;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, Heads, accept, read_header};
 use crate::memory::Budget;
+use crate::relay::HubRelay;
 use crate::session::Session;
 use crate::tls::{Handshake, LiveCertificate, TlsStream, refuse_plain_http, shake_hands};
 
@@ -98,7 +99,9 @@ impl Worker {
     }
 
     fn new(inbox: Inbox, instance: Arc<Instance>) -> Rc<Self> {
-        let watch = Watch { broker: instance.broker.clone(), memory: instance.memory.clone() };
+        let (broker, relay, memory) =
+            (instance.broker.clone(), instance.relay.clone(), instance.memory.clone());
+        let watch = Watch { broker, relay, memory };
         let (settings, lag) = (settings(&instance), instance.telemetry.lag());
         let alive = Rc::new(());
         let counted = alive.clone();
@@ -356,12 +359,18 @@ fn take_socket(upgraded: hyper::Result<Upgraded>) -> Option<(Socket, Bytes)> {
 /// Tells the broker of channels that nobody here wants any more, and the budget of what a turn has taken.
 struct Watch {
     broker: Arc<dyn Broker>,
+    relay: Arc<HubRelay>,
     memory: Arc<Budget>,
 }
 
 impl Observer for Watch {
     fn released(&self, channel: &Channel) {
+        self.relay.forget(channel);
         self.broker.release(channel);
+    }
+
+    fn subscribers_changed(&self, channel: &Channel) {
+        self.broker.subscribers_changed(channel);
     }
 
     /// No subscription here ends by a gap: a WebSocket that asked for notices gets one.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use fanfare_protocol::ConnectionId;
+use fanfare_protocol::{ConnectionId, Filter};
 use fanfare_websocket::Decoder;
 use smallvec::SmallVec;
 
@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     pub(crate) context: Option<Box<Context>>,
     /// Publications for subscriptions whose position is still being found.
     pub(crate) held: Option<Box<Held>>,
+    /// What it wants of the rooms of which it does not want everything.
+    pub(crate) filters: Vec<(u32, Rc<Filter>)>,
     /// The tick of the last frame read.
     pub(crate) heard: u64,
     /// The tick of what comes next in its life, or once it is closing, of the cut.
@@ -109,6 +111,8 @@ pub(crate) enum Sent {
     Queued,
     Overflowed,
     Broken,
+    /// There is something that cannot be said in its format.
+    Unsayable,
 }
 
 impl Sent {
@@ -116,7 +120,7 @@ impl Sent {
     pub(crate) fn and(self, next: impl FnOnce() -> Self) -> Self {
         match self {
             Self::Whole | Self::Queued => next(),
-            Self::Overflowed | Self::Broken => self,
+            Self::Overflowed | Self::Broken | Self::Unsayable => self,
         }
     }
 }
@@ -182,6 +186,18 @@ impl Connection {
             _ => {}
         }
         sent
+    }
+
+    /// Whether it wants this of a room.
+    pub(crate) fn wants(&self, room: u32, delivery: &Delivery) -> bool {
+        let filter = self.filters.iter().find(|(other, _)| *other == room);
+        delivery.news || filter.is_none_or(|(_, filter)| filter.matches(delivery.tags.as_deref()))
+    }
+
+    /// Remembers, or with nothing forgets, what it wants of a room.
+    pub(crate) fn set_filter(&mut self, room: u32, filter: Option<Rc<Filter>>) {
+        self.filters.retain(|(other, _)| *other != room);
+        self.filters.extend(filter.map(|filter| (room, filter)));
     }
 
     /// Keeps publications for a subscription whose position is still being found.

@@ -2,9 +2,11 @@
 //! map that all threads read. It does not know connections; those stay with their worker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanfare_protocol::Channel;
 use papaya::{HashMap, Operation};
+use smallvec::SmallVec;
 
 use crate::format::{Format, Formats};
 
@@ -54,14 +56,21 @@ pub struct Audience {
 #[derive(Default)]
 pub(crate) struct Directory(HashMap<Channel, Entry>);
 
-/// For each format that is wanted, the workers that want it. Mostly one, so it is no table.
-type Entry = Arc<[(Format, Workers)]>;
+#[derive(Clone)]
+struct Entry {
+    /// For each format that is wanted, the workers that want it. Mostly one, so it is no table.
+    wanted: SmallVec<[(Format, Workers); 1]>,
+    subscribers: Subscribers,
+}
+
+/// How many are subscribed to a channel, counted by the rooms of all workers.
+pub(crate) type Subscribers = Arc<AtomicU64>;
 
 impl Directory {
     pub(crate) fn audience(&self, channel: &Channel) -> Audience {
         let mut audience = Audience::default();
         if let Some(entry) = self.0.pin().get(channel) {
-            for (format, workers) in entry.iter() {
+            for (format, workers) in &entry.wanted {
                 audience.workers.0 |= workers.0;
                 audience.formats.insert(*format);
             }
@@ -69,8 +78,14 @@ impl Directory {
         audience
     }
 
-    pub(crate) fn join(&self, channel: &Channel, formats: Formats, worker: usize) {
+    /// A worker wants these formats from now on. Gives where it is to count its subscribers, if it wanted none before.
+    pub(crate) fn join(&self, channel: &Channel, formats: Formats, worker: usize) -> Option<Subscribers> {
         formats.iter().for_each(|format| self.change(channel, format, |workers| workers.with(worker)));
+        self.0.pin().get(channel).map(|entry| entry.subscribers.clone())
+    }
+
+    pub(crate) fn subscribers(&self, channel: &Channel) -> u64 {
+        self.0.pin().get(channel).map_or(0, |entry| entry.subscribers.load(Ordering::Relaxed))
     }
 
     pub(crate) fn leave(&self, channel: &Channel, formats: Formats, worker: usize) {
@@ -83,15 +98,19 @@ impl Directory {
 
     fn change(&self, channel: &Channel, format: Format, change: impl Fn(Workers) -> Workers) {
         self.0.pin().compute(channel.clone(), |entry| {
-            let before = entry.map_or(&[][..], |(_, entry)| entry);
+            let before = entry.map_or(&[][..], |(_, entry)| &entry.wanted);
             let workers = before.iter().find(|(other, _)| *other == format).map(|(_, workers)| *workers);
             let changed = change(workers.unwrap_or_default());
             let others = before.iter().copied().filter(|(other, _)| *other != format);
-            let after: Entry = others.chain((!changed.is_empty()).then_some((format, changed))).collect();
-            match (entry, after.is_empty()) {
+            let wanted: SmallVec<_> =
+                others.chain((!changed.is_empty()).then_some((format, changed))).collect();
+            match (entry, wanted.is_empty()) {
                 (None, true) => Operation::Abort(()),
                 (Some(_), true) => Operation::Remove,
-                (_, false) => Operation::Insert(after),
+                (_, false) => {
+                    let subscribers = entry.map(|(_, entry)| entry.subscribers.clone()).unwrap_or_default();
+                    Operation::Insert(Entry { wanted, subscribers })
+                }
             }
         });
     }

@@ -1,6 +1,7 @@
 //! Why a connection ended: one reason for each end, which knows what the client is told and under what
 //! it is counted. It does not carry out the end; the registry does.
 
+use fanfare_protocol::centrifuge::DisconnectCode;
 use fanfare_websocket::CloseCode;
 
 /// The one reason of a connection's end.
@@ -40,11 +41,13 @@ pub enum End {
     ShutDown,
     /// The handshake was answered, and the connection was gone before it began.
     UpgradeFailed,
+    /// The client protocol wants it, with this code.
+    Disconnected(DisconnectCode),
 }
 
 impl End {
     /// How many labels there are.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 26;
 
     /// Every label, in the order of `index`.
     pub const LABELS: [&str; Self::COUNT] = [
@@ -65,6 +68,15 @@ impl End {
         "not_permitted",
         "wrong_format",
         "token_expired",
+        "bad_request",
+        "invalid_token",
+        "server_error",
+        "subscription_expired",
+        "insufficient_state",
+        "connection_limit",
+        "channel_limit",
+        "inappropriate_protocol",
+        "not_available",
     ];
 
     /// The place of this reason's label and count.
@@ -87,6 +99,29 @@ impl End {
             Self::NotPermitted => 14,
             Self::WrongFormat => 15,
             Self::TokenExpired => 16,
+            Self::Disconnected(code) => match code {
+                DisconnectCode::BadRequest => 17,
+                DisconnectCode::InvalidToken => 18,
+                DisconnectCode::ServerError => 19,
+                DisconnectCode::SubscriptionExpired => 20,
+                DisconnectCode::InsufficientState => 21,
+                DisconnectCode::ConnectionLimit => 22,
+                DisconnectCode::ChannelLimit => 23,
+                DisconnectCode::InappropriateProtocol => 24,
+                DisconnectCode::NotAvailable => 25,
+                // For the rest there are reasons that all protocols have.
+                DisconnectCode::ConnectionClosed | DisconnectCode::WriteError => Self::Vanished.index(),
+                DisconnectCode::Shutdown => Self::ShutDown.index(),
+                DisconnectCode::Expired => Self::TokenExpired.index(),
+                DisconnectCode::Slow => Self::SlowConsumer.index(),
+                DisconnectCode::NoPong => Self::TimedOut.index(),
+                DisconnectCode::Stale => Self::Stale.index(),
+                DisconnectCode::TooManyRequests | DisconnectCode::TooManyErrors => Self::RateLimited.index(),
+                DisconnectCode::PermissionDenied => Self::NotPermitted.index(),
+                DisconnectCode::ForceReconnect
+                | DisconnectCode::ForceDisconnect
+                | DisconnectCode::StateInvalidated => Self::Kicked.index(),
+            },
         }
     }
 
@@ -116,7 +151,34 @@ impl End {
             Self::TokenExpired => Some((CloseCode::POLICY, "token expired")),
             Self::Kicked => Some((CloseCode::POLICY, "kicked")),
             Self::Drained | Self::ShutDown => Some((CloseCode::SERVICE_RESTART, "service restart")),
+            Self::Disconnected(why) => {
+                u16::try_from(why.code()).ok().and_then(CloseCode::from_wire).map(|code| (code, why.text()))
+            }
         }
+    }
+
+    /// What a client of the client protocol is told instead (specification, section 6.2); nothing where WebSocket's own
+    /// code says it, or nobody is there to be told.
+    pub fn disconnect(self) -> Option<DisconnectCode> {
+        Some(match self {
+            Self::Disconnected(code) => code,
+            Self::TimedOut => DisconnectCode::NoPong,
+            Self::Stale => DisconnectCode::Stale,
+            Self::SlowConsumer => DisconnectCode::Slow,
+            Self::RateLimited => DisconnectCode::TooManyRequests,
+            Self::NotPermitted => DisconnectCode::PermissionDenied,
+            Self::WrongFormat => DisconnectCode::BadRequest,
+            Self::TokenExpired => DisconnectCode::Expired,
+            Self::Kicked => DisconnectCode::ForceDisconnect,
+            Self::Drained | Self::ShutDown => DisconnectCode::Shutdown,
+            Self::ClosedByClient(_)
+            | Self::Vanished
+            | Self::UpgradeFailed
+            | Self::MemoryPressure
+            | Self::TooBig
+            | Self::ProtocolError(_)
+            | Self::InvalidUtf8 => return None,
+        })
     }
 
     /// Whether an operator would want to see it at the usual log level: the instance's own decisions

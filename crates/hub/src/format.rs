@@ -63,6 +63,11 @@ impl Format {
         matches!(self.carrier, Carrier::Deflated | Carrier::DeflatedNarrowly)
     }
 
+    /// Whether publications are written as differences in it.
+    pub fn tells_differences(self) -> bool {
+        matches!(self.encoding, Encoding::JsonDelta | Encoding::ProtobufDelta)
+    }
+
     /// The format of the first publication, where others are written as differences.
     pub fn whole(self) -> Self {
         let encoding = match self.encoding {
@@ -129,25 +134,26 @@ impl Formats {
     }
 }
 
-/// One publication in every format that somebody wanted when it was delivered. Cloning shares the bytes.
+/// One publication in every format that somebody wanted when it was delivered. Cloning shares the bytes. In a format in
+/// which it cannot be said there is no frame, and whoever wants that format must go.
 #[derive(Debug, Clone)]
-pub struct Frames(Arc<[(Format, Bytes)]>);
+pub struct Frames(Arc<[(Format, Option<Bytes>)]>);
 
 impl Frames {
-    /// Whole frames, each with its format.
-    pub fn new(frames: impl IntoIterator<Item = (Format, Bytes)>) -> Self {
+    /// Whole frames, each with its format; nothing where it cannot be said in that.
+    pub fn new(frames: impl IntoIterator<Item = (Format, Option<Bytes>)>) -> Self {
         Self(frames.into_iter().collect())
     }
 
-    /// The frame in this format. Nothing, if nobody wanted it when the publication was delivered: whoever
-    /// wants it now has come later.
-    pub(crate) fn of(&self, format: Format) -> Option<&Bytes> {
-        self.0.iter().find(|(other, _)| *other == format).map(|(_, frame)| frame)
+    /// The frame in this format, if it can be said in it. Nothing at all, if nobody wanted it when the publication was
+    /// delivered: whoever wants it now has come later.
+    pub(crate) fn of(&self, format: Format) -> Option<Option<&Bytes>> {
+        self.0.iter().find(|(other, _)| *other == format).map(|(_, frame)| frame.as_ref())
     }
 
     /// Bytes in all formats together.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.iter().map(|(_, frame)| frame.len()).sum()
+        self.0.iter().map(|(_, frame)| frame.as_ref().map_or(0, Bytes::len)).sum()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fanfare_protocol::{Channel, ConnectionId};
+use fanfare_protocol::{Channel, ConnectionId, Control, Tags};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -60,6 +60,10 @@ pub struct Delivery {
     pub published_at: u64,
     /// Its number in the channel's history; 0 where none is kept.
     pub offset: u64,
+    /// What subscribers with a filter choose by.
+    pub tags: Option<Arc<Tags>>,
+    /// It is no publication but the news that somebody came or went, for those who asked for news.
+    pub news: bool,
 }
 
 impl Delivery {
@@ -80,6 +84,8 @@ pub enum Event {
     Kick(ConnectionId, mpsc::Sender<()>),
     /// Count what is open now.
     Census(oneshot::Sender<Census>),
+    /// Something that the back end wants of clients, for whoever runs the shard.
+    Control(Arc<Control>),
 }
 
 /// What one worker has open, counted when asked.
@@ -188,6 +194,19 @@ impl Hub {
             }
             notified.await;
         }
+    }
+
+    /// Hands a message to every worker, in the order of the calls: its clients may be anywhere.
+    pub fn control(&self, message: Control) {
+        let message = Arc::new(message);
+        for mailbox in &self.mailboxes {
+            mailbox.send(Event::Control(message.clone()));
+        }
+    }
+
+    /// How many connections are subscribed to `channel`.
+    pub fn subscribers(&self, channel: &Channel) -> u64 {
+        self.directory.subscribers(channel)
     }
 
     /// Ends the connection with this id; whether there was one, as far as the workers say within a second.
@@ -322,7 +341,7 @@ impl Event {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Deliver(_, delivery) => delivery.bytes(),
-            Self::Gap(_) | Self::Kick(..) | Self::Census(_) => 0,
+            Self::Gap(_) | Self::Kick(..) | Self::Census(_) | Self::Control(_) => 0,
         }
     }
 }

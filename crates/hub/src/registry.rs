@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fanfare_protocol::{Channel, ConnectionId};
+use fanfare_protocol::centrifuge::DisconnectCode;
+use fanfare_protocol::{Channel, ConnectionId, Control};
 use fanfare_websocket::Decoder;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -31,7 +32,7 @@ use crate::stats::Stats;
 use crate::wheel::Wheel;
 
 /// Names one connection of a worker; never another one after its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     index: u32,
     serial: u32,
@@ -85,6 +86,8 @@ pub enum Heartbeat {
     Answers,
     /// It cannot answer, and only wants to know that we are there.
     OneWay,
+    /// It has to say who it is, whatever comes then.
+    Introduction,
 }
 
 /// See the module.
@@ -114,6 +117,10 @@ pub(crate) struct Registry {
     pub(crate) released: Vec<Channel>,
     /// Subscriptions that have ended because of a gap.
     pub(crate) lapsed: Vec<(Key, Channel)>,
+    /// Channels that have more or fewer subscribers now.
+    pub(crate) changed: Vec<Channel>,
+    /// What the back end wants of clients.
+    pub(crate) controls: Vec<Arc<Control>>,
 }
 
 impl Registry {
@@ -146,6 +153,8 @@ impl Registry {
             blocked: Vec::new(),
             released: Vec::new(),
             lapsed: Vec::new(),
+            changed: Vec::new(),
+            controls: Vec::new(),
         }
     }
 
@@ -171,6 +180,7 @@ impl Registry {
             decoder: None,
             context: opening.context.map(Box::new),
             held: None,
+            filters: Vec::new(),
             heard: self.wheel.now(),
             due,
             id: opening.id,
@@ -268,7 +278,7 @@ impl Registry {
             self.stats.opened.add(1);
         }
         connection.state = State::Closing;
-        connection.held = None;
+        (connection.held, connection.filters) = (None, Vec::new());
         connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
         self.wheel.at(connection.due, key);
         connection.report(end, end.is_notable() && self.loudness.permits());
@@ -363,6 +373,9 @@ impl Registry {
             }
             Sent::Overflowed => self.ended.push((key, End::SlowConsumer)),
             Sent::Broken => self.ended.push((key, End::Vanished)),
+            Sent::Unsayable => {
+                self.ended.push((key, End::Disconnected(DisconnectCode::InappropriateProtocol)));
+            }
         }
     }
 

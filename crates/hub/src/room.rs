@@ -2,8 +2,11 @@
 //! never stops while there is something to write: what comes while it goes round is taken up on the way, so
 //! a visit brings everything that a member has not seen yet. It writes nothing itself.
 
+use std::sync::atomic::Ordering;
+
 use fanfare_protocol::Channel;
 
+use crate::directory::Subscribers;
 use crate::format::{Format, Formats};
 use crate::mailbox::Delivery;
 use crate::subscription::{OnGap, Subscription, WhenSlow};
@@ -28,24 +31,59 @@ pub(crate) struct Membership {
     pub(crate) fresh: bool,
     pub(crate) on_gap: OnGap,
     pub(crate) when_slow: WhenSlow,
+    /// Whether it is told who comes and goes.
+    pub(crate) news: bool,
+    /// Whether it wants only some publications; its connection knows which.
+    pub(crate) filtered: bool,
+    /// It has everything up to this offset already: where it was found, the channel was read further than it had been
+    /// delivered here. 0 as soon as something newer has come.
+    pub(crate) after: u64,
     /// The number of the first publication that it has not seen.
     seen: u64,
 }
 
 impl Membership {
     pub(crate) fn new(connection: u32, slot: u16, subscription: &Subscription) -> Self {
-        let Subscription { format, echo, held, on_gap, when_slow, .. } = *subscription;
-        Self { connection, slot, format, echo, held, fresh: true, on_gap, when_slow, seen: 0 }
+        let Subscription { format, echo, held, on_gap, when_slow, news, .. } = *subscription;
+        let filtered = subscription.filter.is_some();
+        let fresh = true;
+        Self {
+            connection,
+            slot,
+            format,
+            echo,
+            held,
+            fresh,
+            on_gap,
+            when_slow,
+            news,
+            filtered,
+            after: 0,
+            seen: 0,
+        }
     }
 
     /// Whether what is laid for the other serves this one.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
-        self.seen == other.seen && self.format == other.format
+        self.seen == other.seen && self.wants_like(other)
+    }
+
+    /// Whether it gets the same of what both have not seen.
+    pub(crate) fn wants_like(&self, other: &Self) -> bool {
+        self.format == other.format && self.news == other.news
     }
 
     /// Whether what it gets differs from what others in its format get: begun anew, or dropped in parts.
     pub(crate) fn is_special(&self) -> bool {
-        self.when_slow != WhenSlow::Close || (self.fresh && self.format.whole() != self.format)
+        self.when_slow != WhenSlow::Close
+            || (self.fresh && self.format.tells_differences())
+            || self.filtered
+            || self.after > 0
+    }
+
+    /// Whether it has this already, because it was read from the history.
+    pub(crate) fn has(&self, delivery: &Delivery) -> bool {
+        delivery.offset != 0 && delivery.offset <= self.after
     }
 }
 
@@ -57,6 +95,8 @@ pub(crate) struct Room {
     pub(crate) members: Vec<Membership>,
     /// How many members want each format. Mostly one, so it is no table.
     wanted: Vec<(Format, u32)>,
+    /// Where its members are counted together with those of other workers.
+    subscribers: Option<Subscribers>,
     /// The broker has confirmed the subscription since the first member came.
     pub(crate) confirmed: bool,
     /// Publications that somebody has not seen yet, numbered from `base` on.
@@ -81,6 +121,7 @@ impl Room {
             serial,
             members: Vec::new(),
             wanted: Vec::new(),
+            subscribers: None,
             confirmed: false,
             kept: Vec::new(),
             kept_bytes: 0,
@@ -114,6 +155,17 @@ impl Room {
             }
         }
         (self.members.len() as u32 - 1, first)
+    }
+
+    /// Its members count here from now on, those who are there included.
+    pub(crate) fn count_in(&mut self, subscribers: Option<Subscribers>) {
+        match (&self.subscribers, subscribers) {
+            (Some(subscribers), _) => subscribers.fetch_add(1, Ordering::Relaxed),
+            (None, Some(subscribers)) => {
+                self.subscribers.insert(subscribers).fetch_add(self.members.len() as u64, Ordering::Relaxed)
+            }
+            (None, None) => 0,
+        };
     }
 
     /// How many members want a format such as this.
@@ -189,6 +241,9 @@ impl Room {
     pub(crate) fn leave(&mut self, place: u32) -> (Option<Membership>, Formats) {
         debug_assert!(self.owed == 0, "a member leaves when everybody has seen everything");
         let left = self.members.swap_remove(place as usize);
+        if let Some(subscribers) = &self.subscribers {
+            subscribers.fetch_sub(1, Ordering::Relaxed);
+        }
         if self.cursor >= self.members.len() {
             self.cursor = 0;
         }
@@ -221,8 +276,8 @@ mod tests {
 
     fn delivery(number: u64) -> Delivery {
         let frame = Bytes::from(number.to_be_bytes().to_vec());
-        let frames = Frames::new([(Format::PLAIN, frame)]);
-        Delivery { frames, exclude: None, published_at: number, offset: 0 }
+        let frames = Frames::new([(Format::PLAIN, Some(frame))]);
+        Delivery { frames, exclude: None, published_at: number, offset: 0, tags: None, news: false }
     }
 
     fn member(connection: u32, format: Format) -> Membership {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_protocol::Channel;
+use fanfare_protocol::{Channel, Control};
 use fanfare_websocket::Decoder;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::spawn_local;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::end::End;
 use crate::mailbox::{Event, Inbox};
 use crate::pressure::Urgent;
-use crate::registry::{Key, Opening, Registry, Settings};
+use crate::registry::{Heartbeat, Key, Opening, Registry, Settings};
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::subscription::Subscription;
@@ -50,6 +50,12 @@ pub trait Observer: 'static {
 
     /// A gap has ended this subscription.
     fn lapsed(&self, key: Key, channel: &Channel);
+
+    /// This channel has more or fewer subscribers here than before.
+    fn subscribers_changed(&self, _channel: &Channel) {}
+
+    /// The back end wants something of clients, in its order with what is published.
+    fn control(&self, _message: &Control) {}
 
     /// A turn is over, in which not much can have been allocated and freed.
     fn turned(&self) {}
@@ -123,9 +129,19 @@ impl Shard {
         self.with(|registry| registry.heard(key));
     }
 
-    /// The client has said who it is: from now on it is pinged, and has to answer.
-    pub fn introduce(&self, key: Key) {
-        self.with(|registry| registry.introduce(key));
+    /// The client has said who it is: from now on this holds for it.
+    pub fn introduce(&self, key: Key, heartbeat: Heartbeat) {
+        self.with(|registry| registry.introduce(key, heartbeat));
+    }
+
+    /// What the client sends is not read for the moment: its silence says nothing.
+    pub fn excuse(&self, key: Key) {
+        self.with(|registry| registry.excuse(key));
+    }
+
+    /// Whether the connection is subscribed: what had ended a subscription may be news of an earlier one.
+    pub fn is_subscribed(&self, key: Key, channel: &Channel) -> bool {
+        self.with(|registry| registry.is_subscribed(key, channel))
     }
 
     /// The client has answered a ping. Whether it had been asked.
@@ -273,6 +289,8 @@ impl Shard {
         let blocked = std::mem::take(&mut registry.blocked);
         let released = std::mem::take(&mut registry.released);
         let lapsed = std::mem::take(&mut registry.lapsed);
+        let changed = std::mem::take(&mut registry.changed);
+        let controls = std::mem::take(&mut registry.controls);
         drop(registry);
         for (key, socket) in blocked {
             spawn_local(self.clone().flush(key, socket));
@@ -282,6 +300,12 @@ impl Shard {
         }
         for (key, channel) in &lapsed {
             self.0.observer.lapsed(*key, channel);
+        }
+        for channel in &changed {
+            self.0.observer.subscribers_changed(channel);
+        }
+        for message in &controls {
+            self.0.observer.control(message);
         }
         result
     }
@@ -353,5 +377,6 @@ fn handle(registry: &mut Registry, event: Event) {
             // Whoever asked may have stopped waiting.
             let _ = answer.send(registry.census());
         }
+        Event::Control(message) => registry.controls.push(message),
     }
 }

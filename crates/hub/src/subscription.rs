@@ -1,6 +1,8 @@
 //! A connection's interest in a channel, as it is asked for. What becomes of it is its room's business.
 
-use fanfare_protocol::Channel;
+use std::rc::Rc;
+
+use fanfare_protocol::{Channel, Filter};
 
 use crate::format::Format;
 
@@ -17,6 +19,10 @@ pub struct Subscription {
     pub on_gap: OnGap,
     /// What happens when its connection does not read.
     pub when_slow: WhenSlow,
+    /// Whether it is told who comes and goes.
+    pub news: bool,
+    /// Which publications it wants, if not all.
+    pub filter: Option<Rc<Filter>>,
     /// Whether publications are kept until `Shard::release` says from which on they are wanted.
     pub held: bool,
 }
@@ -46,6 +52,7 @@ pub enum WhenSlow {
 impl Subscription {
     /// All publications from now on, its own included, and no word of gaps.
     pub fn new(channel: Channel, format: Format) -> Self {
-        Self { channel, format, echo: true, on_gap: OnGap::Nothing, when_slow: WhenSlow::Close, held: false }
+        let (on_gap, when_slow) = (OnGap::Nothing, WhenSlow::Close);
+        Self { channel, format, echo: true, on_gap, when_slow, news: false, filter: None, held: false }
     }
 }

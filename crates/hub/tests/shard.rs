@@ -13,7 +13,8 @@ use fanfare_hub::{
     Bounds, Carrier, Context, Delivery, Encoding, End, Format, Frames, Heartbeat, Hub, Key, Observer, OnGap,
     Opening, Phrases, Settings, Shard, Socket, Subscription, WhenSlow,
 };
-use fanfare_protocol::{Channel, ConnectionId};
+use fanfare_protocol::centrifuge::{DisconnectCode, FilterNode};
+use fanfare_protocol::{Channel, ConnectionId, Filter};
 use fanfare_websocket::deflate::{Compressor, Level, Offer, Policy};
 use fanfare_websocket::{CloseCode, Decoder, Limits, Opcode, Role, close_frame, frame};
 use tokio::io::AsyncReadExt;
@@ -109,10 +110,19 @@ impl Bench {
     }
 
     fn publish_as(&self, offset: u64, channel: &str, payload: &[u8], exclude: Option<ConnectionId>) {
+        self.deliver(channel, payload, |delivery| (delivery.offset, delivery.exclude) = (offset, exclude));
+    }
+
+    /// What is `unsayable` is so but for the raw format.
+    fn deliver(&self, channel: &str, payload: &[u8], change: impl FnOnce(&mut Delivery)) {
         let channel = Channel::new(channel).unwrap();
         let audience = self.hub.audience(&channel);
-        let frames = audience.formats.iter().map(|format| (format, written(format, payload)));
-        let delivery = Delivery { frames: Frames::new(frames), exclude, published_at: 0, offset };
+        let sayable = |format: &Format| *format == Format::PLAIN || payload != b"unsayable";
+        let said = |format| (format, sayable(&format).then(|| written(format, payload)));
+        let frames = Frames::new(audience.formats.iter().map(said));
+        let mut delivery =
+            Delivery { frames, exclude: None, published_at: 0, offset: 0, tags: None, news: false };
+        change(&mut delivery);
         self.hub.deliver(audience.workers, &channel, &delivery);
     }
 }
@@ -444,6 +454,102 @@ fn what_is_held_comes_behind_the_answer_and_after_the_position() {
     });
 }
 
+/// Where the position was found, the history may have been ahead of what had been delivered here.
+#[test]
+fn what_was_read_is_not_delivered_again_when_it_comes_later() {
+    with_shard(settings(), async |bench| {
+        let mut peer = bench.connected(Format::PLAIN, Heartbeat::AnyFrame, None).await;
+        let mut other = bench.peer("a", true, false).await;
+        let held = Subscription { held: true, on_gap: OnGap::Lapse, ..wanting(Format::PLAIN, "a") };
+        bench.shard.subscribe(peer.key, &held).unwrap();
+        assert!(bench.shard.release(peer.key, &held.channel, &Bytes::new(), 3, false));
+        for offset in 2..=5 {
+            bench.publish_as(offset, "a", &[offset as u8], None);
+            bench.publish_as(0, "a", b"from afar", None);
+            bench.hub.census().await;
+        }
+        let afar = || binary(b"from afar");
+        peer.expect(&[afar(), afar(), binary(&[4]), afar(), binary(&[5]), afar()]).await;
+        other.expect(&[binary(&[2]), afar(), binary(&[3]), afar(), binary(&[4]), afar()]).await;
+    });
+}
+
+#[test]
+fn news_and_what_is_filtered_reach_those_who_want_them() {
+    with_shard(settings(), async |bench| {
+        let json = Format { encoding: Encoding::Json, carrier: Carrier::Frame };
+        let delta = Format { encoding: Encoding::JsonDelta, carrier: Carrier::Deflated };
+        let about = |topic: &str| Some(Arc::new([("topic".to_owned(), topic.to_owned())].into()));
+        let node =
+            FilterNode { key: "topic".into(), cmp: "eq".into(), val: "a".into(), ..Default::default() };
+        let filter = Some(Rc::new(Filter::parse(node).unwrap()));
+        let news = |format| Subscription { news: true, ..wanting(format, "a") };
+        let mut told = bench.subscribed(news(json), None).await;
+        let mut untold = bench.subscribed(wanting(json, "a"), None).await;
+        let mut chooser = bench.subscribed(Subscription { filter, ..wanting(json, "a") }, None).await;
+        let mut differing = bench.subscribed(news(delta), None).await;
+        for (topic, payload) in [("b", &b"1"[..]), ("a", b"2"), ("c", b"3"), ("a", b"4")] {
+            bench.deliver("a", b"news", |delivery| delivery.news = true);
+            bench.deliver("a", payload, |delivery| delivery.tags = about(topic));
+            bench.hub.census().await;
+        }
+        for (peer, all) in [
+            (&mut told, &["news 1", "news 2", "news 3", "news 4"][..]),
+            (&mut untold, &["1", "2", "3", "4"]),
+            (&mut chooser, &["2", "4"]),
+        ] {
+            for visit in all {
+                let messages = visit.split(' ').map(|payload| format!("{json:?}: {payload}"));
+                let frames = messages.map(|message| frame(Opcode::Text, message.as_bytes()));
+                let frames: Vec<_> = frames.collect();
+                // Two of one visit share a frame.
+                let bytes: usize = frames.iter().map(Bytes::len).sum();
+                let mut found = vec![0; bytes - 1];
+                match &frames[..] {
+                    [only] => peer.expect(std::slice::from_ref(only)).await,
+                    _ => drop(timeout(SOON, peer.stream.read_exact(&mut found)).await.unwrap().unwrap()),
+                }
+            }
+        }
+        // The news are no publication, so the first of those is whole all the same.
+        let whole = |payload: &[u8]| written(delta.whole(), payload);
+        differing.expect(&[whole(b"news"), whole(b"1"), written(delta, b"news"), written(delta, b"2")]).await;
+        // After a gap the next difference may be to what never came.
+        bench.hub.gap(None);
+        bench.publish("a", b"5", None);
+        differing.expect(&[b"news", &b"3"[..], b"news", b"4"].map(|payload| written(delta, payload))).await;
+        differing.expect(&[whole(b"5")]).await;
+        assert_eq!(bench.hub.subscribers(&Channel::new("a").unwrap()), 4);
+        bench.shard.end(told.key, End::Kicked);
+        assert_eq!(bench.hub.subscribers(&Channel::new("a").unwrap()), 3);
+    });
+}
+
+#[test]
+fn what_cannot_be_said_ends_those_to_whom_it_was_to_be_said() {
+    with_shard(settings(), async |bench| {
+        let json = Format { encoding: Encoding::Json, carrier: Carrier::Frame };
+        let mut plain = bench.peer("a", true, false).await;
+        let mut peer = bench.subscribed(wanting(json, "a"), None).await;
+        let mut late = bench.connected(json, Heartbeat::AnyFrame, None).await;
+        let held = Subscription { held: true, ..wanting(json, "a") };
+        bench.shard.subscribe(late.key, &held).unwrap();
+        for payload in [b"1", &b"unsayable"[..], b"2"] {
+            bench.publish("a", payload, None);
+        }
+        plain.expect(&[b"1", &b"unsayable"[..], b"2"].map(binary)).await;
+        let why = DisconnectCode::InappropriateProtocol;
+        let code = CloseCode::from_wire(why.code() as u16).unwrap();
+        let all = [written(json, b"1"), close_frame(code, why.text())].concat();
+        assert_eq!(peer.read_to_end().await, all);
+        assert!(!bench.shard.is_closing(late.key));
+        bench.shard.release(late.key, &held.channel, &Bytes::new(), 0, true);
+        assert_eq!(late.read_to_end().await, all);
+        let ended = &bench.shard.stats().closed[End::Disconnected(why).index()];
+        assert_eq!(ended.read(), 2);
+    });
+}
+
 #[test]
 fn a_difference_follows_something_whole() {
     with_shard(settings(), async |bench| {
@@ -522,7 +628,7 @@ fn clients_that_answer_are_asked_and_others_told() {
         assert_eq!(stale.read_to_end().await, close_frame(CloseCode::POLICY, "stale"));
         let mut client = bench.connected(json, Heartbeat::Answers, None).await;
         assert!(!bench.shard.answered(client.key), "nobody has asked");
-        bench.shard.introduce(client.key);
+        bench.shard.introduce(client.key, Heartbeat::Answers);
         for _ in 0..4 {
             client.expect(&[ping()]).await;
             assert!(bench.shard.answered(client.key));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
-use crate::publication::ConnectionId;
+use crate::publication::{ConnectionId, Info};
 
 /// One connection's presence in a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,35 @@ impl Member {
         let end = NAME.checked_add(usize::try_from(length).ok()?)?;
         let user = std::str::from_utf8(row.get(NAME..end)?).ok()?;
         Some(Self { connection, user: user.into(), info: row.slice(end..) })
+    }
+
+    /// The member that a client is. `is_told` says whether others hear that it came and went.
+    pub fn of(connection: ConnectionId, client: &Info, is_told: bool) -> Self {
+        let mut info = BytesMut::with_capacity(5 + client.conn_info.len() + client.chan_info.len());
+        info.put_u8(u8::from(is_told));
+        // What a token says fits into a message.
+        info.put_u32(client.conn_info.len() as u32);
+        info.put_slice(&client.conn_info);
+        info.put_slice(&client.chan_info);
+        Self { connection, user: client.user.as_str().into(), info: info.freeze() }
+    }
+
+    /// The client that it is, as others may see it. What another version has written in another way is left out.
+    pub fn client(&self) -> Info {
+        let parts = || {
+            let length = u32::from_be_bytes(self.info.get(1..5)?.try_into().ok()?);
+            let end = 5_usize.checked_add(usize::try_from(length).ok()?)?;
+            (end <= self.info.len()).then(|| (self.info.slice(5..end), self.info.slice(end..)))
+        };
+        let (conn_info, chan_info) = parts().unwrap_or_default();
+        let mut id = Uuid::encode_buffer();
+        let client = self.connection.hyphenated().encode_lower(&mut id).to_owned();
+        Info { user: self.user.as_ref().to_owned(), client, conn_info, chan_info }
+    }
+
+    /// Whether others hear that it came and went.
+    pub fn is_told(&self) -> bool {
+        self.info.first() != Some(&0)
     }
 
     /// Whether nobody knows who it is.
@@ -105,6 +134,28 @@ mod tests {
         for bytes in rows {
             assert_eq!(Member::read(&bytes.clone().into()), None, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_client_is_known_again() {
+        for (conn_info, chan_info, told) in
+            [("", "", true), ("{}", "", false), ("", "[1]", true), ("{}", "1", true)]
+        {
+            let client = Info {
+                user: "ann".into(),
+                client: Uuid::from_u128(7).to_string(),
+                conn_info: conn_info.into(),
+                chan_info: chan_info.into(),
+            };
+            let member = Member::of(Uuid::from_u128(7), &client, told);
+            let read = Member::read(&member.encode()).unwrap();
+            assert_eq!((read.client(), read.is_told()), (client, told));
+        }
+        let foreign = Member {
+            info: Bytes::from_static(b"\x01\xff\xff\xff\xff"),
+            ..Member::of(Uuid::nil(), &Info::default(), true)
+        };
+        assert_eq!(foreign.client().conn_info, "");
     }
 
     proptest! {

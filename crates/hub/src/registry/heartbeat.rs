@@ -12,7 +12,9 @@ impl Registry {
         let spread = |span| now + fastrand::u64(1..=self.wheel.ticks(span).max(1));
         match heartbeat {
             Heartbeat::AnyFrame => (Life::Heard, spread(settings.ping_interval)),
-            Heartbeat::Answers => (Life::Unknown, now + self.wheel.ticks(settings.stale_timeout)),
+            Heartbeat::Answers | Heartbeat::Introduction => {
+                (Life::Unknown, now + self.wheel.ticks(settings.stale_timeout))
+            }
             Heartbeat::OneWay => (Life::Told, spread(settings.client_ping_interval)),
         }
     }
@@ -25,15 +27,31 @@ impl Registry {
         }
     }
 
-    /// The client has said who it is: from now on it is asked. The first time in the second half of an
+    /// The client has said who it is: from now on it is asked, or told. The first time in the second half of an
     /// interval, so that those who came together are not asked together.
-    pub(crate) fn introduce(&mut self, key: Key) {
-        let interval = self.wheel.ticks(self.settings.client_ping_interval);
+    pub(crate) fn introduce(&mut self, key: Key, heartbeat: Heartbeat) {
+        let (life, interval) = match heartbeat {
+            Heartbeat::AnyFrame => (Life::Heard, self.settings.ping_interval),
+            Heartbeat::Answers | Heartbeat::Introduction => (Life::Asked, self.settings.client_ping_interval),
+            Heartbeat::OneWay => (Life::Told, self.settings.client_ping_interval),
+        };
+        let interval = self.wheel.ticks(interval);
         let first = self.wheel.now() + fastrand::u64(interval / 2..=interval).max(1);
         let Some(connection) = find(&mut self.connections, key) else { return };
         if connection.state == State::Open && connection.life == Life::Unknown {
-            (connection.life, connection.due) = (Life::Asked, first);
+            (connection.life, connection.due) = (life, first);
             self.wheel.at(first, key);
+        }
+    }
+
+    /// What the client sends is not read for the moment, so it cannot be blamed for an answer that is missing.
+    pub(crate) fn excuse(&mut self, key: Key) {
+        let (now, pong) = (self.wheel.now(), self.wheel.ticks(self.settings.pong_timeout).max(1));
+        let Some(connection) = find(&mut self.connections, key) else { return };
+        connection.heard = now;
+        if connection.state == State::Open && connection.life == (Life::Asking { answered: false }) {
+            // It will be looked at when it was due before, and then again.
+            connection.due = now + pong;
         }
     }
 

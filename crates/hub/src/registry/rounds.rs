@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use fanfare_protocol::{Channel, now_micros};
+use smallvec::SmallVec;
 
 use super::Registry;
 use crate::batch;
@@ -77,9 +78,18 @@ impl Registry {
                 let id = Some(connection.id);
                 let is_left_out = !member.echo && unseen.iter().any(|delivery| delivery.exclude == id);
                 if is_left_out || connection.context.is_some() || member.is_special() {
-                    let its = unseen.iter().filter(|delivery| member.echo || delivery.exclude != id);
-                    let own = Laid::new(&member, its, connection.context.as_deref_mut());
-                    if own.frames > 0 && member.fresh {
+                    let mut context = connection.context.take();
+                    let its = unseen.iter().filter(|delivery| {
+                        (member.echo || delivery.exclude != id)
+                            && !member.has(delivery)
+                            && (!member.filtered || connection.wants(index, delivery))
+                    });
+                    let own = Laid::new(&member, its, context.as_deref_mut());
+                    connection.context = context;
+                    if unseen.iter().any(|delivery| delivery.offset > member.after) {
+                        room.members[place].after = 0;
+                    }
+                    if own.publications > 0 && member.fresh {
                         room.members[place].fresh = false;
                     }
                     written.send(connection, &own, room.serial)
@@ -96,7 +106,7 @@ impl Registry {
             self.lag.record(now.saturating_sub(delivery.published_at) as f64 / 1e6);
         }
         self.kept_bytes -= room.tidy();
-        self.stats.deliveries.add(written.frames);
+        self.stats.deliveries.add(written.publications);
         self.stats.messages_out.add(written.frames);
         self.stats.bytes_out.add(written.bytes);
         self.stats.dropped.add(written.dropped);
@@ -109,6 +119,7 @@ impl Registry {
 /// What one visit after the other comes to.
 #[derive(Default)]
 struct Written {
+    publications: u64,
     frames: u64,
     bytes: u64,
     dropped: u64,
@@ -117,13 +128,14 @@ struct Written {
 impl Written {
     fn send(&mut self, connection: &mut Connection, laid: &Laid, room: u32) -> Sent {
         let mut sent = Sent::Whole;
+        self.publications += laid.publications as u64;
         self.frames += laid.frames as u64;
         self.bytes += laid.bytes as u64;
         if laid.member.when_slow == WhenSlow::Close {
             for chunk in &laid.chunks {
                 sent = sent.and(|| connection.send(chunk));
             }
-            return sent;
+            return laid.and_then(sent);
         }
         for bytes in &laid.chunks {
             let chunk = Chunk { bytes: bytes.clone(), publications: 1, droppable: Some(room) };
@@ -143,7 +155,7 @@ impl Written {
                 }
             }
         }
-        sent
+        laid.and_then(sent)
     }
 }
 
@@ -152,7 +164,11 @@ pub(super) struct Laid {
     member: Membership,
     pub(super) chunks: Vec<Bytes>,
     pub(super) frames: usize,
+    /// Those of them that are publications; the others are news.
+    pub(super) publications: usize,
     pub(super) bytes: usize,
+    /// There is more, and it cannot be said.
+    pub(super) unsayable: bool,
 }
 
 impl Laid {
@@ -162,14 +178,26 @@ impl Laid {
         deliveries: impl IntoIterator<Item = &'d Delivery>,
         context: Option<&mut Context>,
     ) -> Self {
-        let mut count = 0;
+        let (mut frames, mut publications, mut unsayable) = (SmallVec::<[_; 16]>::new(), 0, false);
         let mut format = if member.fresh { member.format.whole() } else { member.format };
-        let frames = deliveries.into_iter().filter_map(|delivery| {
-            let frame = delivery.frames.of(format)?;
-            count += 1;
-            format = member.format;
-            Some(frame)
-        });
+        for delivery in deliveries.into_iter().filter(|delivery| member.news || !delivery.news) {
+            match delivery.frames.of(format) {
+                None => {}
+                Some(None) => {
+                    unsayable = true;
+                    break;
+                }
+                Some(Some(frame)) => {
+                    frames.push(frame);
+                    if !delivery.news {
+                        publications += 1;
+                        format = member.format;
+                    }
+                }
+            }
+        }
+        let count = frames.len();
+        let frames = frames.into_iter();
         let chunks = match context {
             // Each by itself, so that it can be dropped by itself.
             None if member.when_slow != WhenSlow::Close => frames.cloned().collect(),
@@ -179,12 +207,18 @@ impl Laid {
                 batch::chunks(&frames.map(|plain| context.frame(plain)).collect::<Vec<_>>(), None)
             }
         };
-        Self { member: *member, bytes: chunks.iter().map(Bytes::len).sum(), chunks, frames: count }
+        let bytes = chunks.iter().map(Bytes::len).sum();
+        Self { member: *member, bytes, chunks, frames: count, publications, unsayable }
+    }
+
+    /// What came of writing it, if it went as `sent` says.
+    fn and_then(&self, sent: Sent) -> Sent {
+        if self.unsayable { sent.and(|| Sent::Unsayable) } else { sent }
     }
 
     /// Laid once for all who have seen the same and want the same format: in a round, mostly neighbours.
     fn shared<'l>(laid: &'l mut Vec<Self>, member: &Membership, unseen: &[Delivery]) -> &'l Self {
-        let place = laid.iter().position(|laid| laid.member.format == member.format);
+        let place = laid.iter().position(|laid| laid.member.wants_like(member));
         let place = place.unwrap_or(laid.len());
         match laid.get_mut(place) {
             Some(laid) if laid.member.is_like(member) => {}

@@ -6,7 +6,7 @@ use fanfare_protocol::Channel;
 
 use super::rounds::Laid;
 use super::{Key, Registry, find};
-use crate::connection::{Place, State};
+use crate::connection::{Place, Sent, State};
 use crate::mailbox::Delivery;
 use crate::room::{Membership, Room};
 use crate::subscription::{OnGap, Subscription};
@@ -24,9 +24,19 @@ impl Registry {
         let room = &mut self.rooms[index as usize];
         let (place, wanted) = room.join(Membership::new(key.index, slot, subscription));
         let unconfirmed = !room.confirmed;
-        self.connections[key.index as usize].places.push(Place { room: index, place });
-        self.hub.directory().join(&subscription.channel, wanted, self.worker);
+        room.count_in(self.hub.directory().join(&subscription.channel, wanted, self.worker));
+        let connection = &mut self.connections[key.index as usize];
+        connection.places.push(Place { room: index, place });
+        if let Some(filter) = &subscription.filter {
+            connection.set_filter(index, Some(filter.clone()));
+        }
+        self.changed.push(subscription.channel.clone());
         Some(unconfirmed)
+    }
+
+    /// Whether a connection is in a room.
+    pub(crate) fn is_subscribed(&mut self, key: Key, channel: &Channel) -> bool {
+        self.find_place(key, channel).is_some()
     }
 
     /// The broker has confirmed the channel.
@@ -50,20 +60,31 @@ impl Registry {
         let Place { room, place } = self.connections[key.index as usize].places[slot];
         self.finish_round(room);
         let member = &mut self.rooms[room as usize].members[place as usize];
-        (member.held, member.fresh) = (false, fresh);
+        (member.held, member.fresh, member.after) = (false, fresh, after);
         let connection = &mut self.connections[key.index as usize];
-        let mut sent = connection.send(answer);
-        self.stats.bytes_out.add(answer.len() as u64);
+        let mut sent = Sent::Whole;
+        if !answer.is_empty() {
+            sent = connection.send(answer);
+            self.stats.bytes_out.add(answer.len() as u64);
+        }
         let deliveries = connection.take_held(room);
-        let wanted = |delivery: &&Delivery| delivery.offset == 0 || delivery.offset > after;
-        let laid = Laid::new(member, deliveries.iter().filter(wanted), connection.context.as_deref_mut());
-        if laid.frames > 0 {
-            member.fresh = false;
+        let mut context = connection.context.take();
+        let wanted = |delivery: &&Delivery| {
+            !member.has(delivery) && (!member.filtered || connection.wants(room, delivery))
+        };
+        let laid = Laid::new(member, deliveries.iter().filter(wanted), context.as_deref_mut());
+        connection.context = context;
+        member.fresh &= laid.publications == 0;
+        if deliveries.iter().any(|delivery| delivery.offset > after) {
+            member.after = 0;
         }
         for chunk in &laid.chunks {
             sent = sent.and(|| connection.send(chunk));
         }
-        self.stats.deliveries.add(laid.frames as u64);
+        if laid.unsayable {
+            sent = sent.and(|| Sent::Unsayable);
+        }
+        self.stats.deliveries.add(laid.publications as u64);
         self.stats.messages_out.add(laid.frames as u64);
         self.stats.bytes_out.add(laid.bytes as u64);
         self.note(key.index, sent);
@@ -77,6 +98,7 @@ impl Registry {
         self.finish_round(place.room);
         let connection = &mut self.connections[key.index as usize];
         connection.take_held(place.room);
+        connection.set_filter(place.room, None);
         connection.places.swap_remove(slot);
         if let Some(moved) = connection.places.get(slot) {
             self.rooms[moved.room as usize].members[moved.place as usize].slot = slot as u16;
@@ -98,6 +120,8 @@ impl Registry {
             let mut lapsed = Vec::new();
             for place in 0..self.rooms[index as usize].members.len() {
                 let member = self.rooms[index as usize].members[place];
+                // What came before the gap may not be what the next difference is made against.
+                self.rooms[index as usize].members[place].fresh = true;
                 let connection = &mut self.connections[member.connection as usize];
                 match member.on_gap {
                     OnGap::Nothing => {}
@@ -151,6 +175,7 @@ impl Registry {
             its.place = place;
         }
         self.hub.directory().leave(&left.channel, unwanted, self.worker);
+        self.changed.push(left.channel.clone());
         if left.members.is_empty() {
             let Room { channel, .. } = self.rooms.remove(room as usize);
             self.by_channel.remove(&channel);

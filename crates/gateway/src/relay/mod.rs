@@ -1,0 +1,200 @@
+//! Where the broker's publications become the hub's deliveries: the only place that knows both. Each
+//! publication is encoded here once for each format, whatever the number of its receivers.
+
+mod phrases;
+mod wording;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use fanfare_broker::{Gap, GapCause, Relay};
+use fanfare_hub::{Audience, Carrier, Delivery, Format, Formats, Frames, Hub};
+use fanfare_protocol::{Channel, Control, PresenceChange, Publication, now_micros};
+use fanfare_websocket::deflate::{Compressor, Level};
+use fanfare_websocket::frame;
+use papaya::HashMap;
+
+pub use self::phrases::PHRASES;
+use self::wording::{Message, Wording};
+use crate::memory::Budget;
+
+/// What the broker hands this instance goes to its hub.
+pub struct HubRelay {
+    hub: Arc<Hub>,
+    memory: Arc<Budget>,
+    compression: Option<Compression>,
+    /// The last publication of channels in which somebody wants differences to it.
+    previous: HashMap<Channel, Bytes>,
+    gaps: [AtomicU64; GapCause::ALL.len()],
+    /// Bytes of the payloads that were deflated, and of the frames that they became.
+    deflated: [AtomicU64; 2],
+}
+
+/// Which publications are deflated, and how hard.
+#[derive(Debug, Clone, Copy)]
+pub struct Compression {
+    /// The fewest bytes of a payload.
+    pub threshold: usize,
+    /// How hard to try.
+    pub level: Level,
+}
+
+impl HubRelay {
+    /// A relay to this hub, for clients that may have agreed on `compression`.
+    pub fn new(hub: Arc<Hub>, memory: Arc<Budget>, compression: Option<Compression>) -> Self {
+        let (previous, gaps, deflated) = Default::default();
+        Self { hub, memory, compression, previous, gaps, deflated }
+    }
+
+    /// Gaps since the start, by cause.
+    pub fn gaps(&self) -> impl Iterator<Item = (GapCause, u64)> {
+        GapCause::ALL.into_iter().zip(self.gaps.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    /// Bytes of the payloads that were deflated since the start, and of the frames that they became: once
+    /// each, whatever the number of receivers.
+    pub fn deflated_bytes(&self) -> (u64, u64) {
+        let [payloads, frames] = &self.deflated;
+        (payloads.load(Ordering::Relaxed), frames.load(Ordering::Relaxed))
+    }
+
+    /// The whole frame of a message in every format that is wanted; `message` makes it for one encoding.
+    fn frames<'m>(
+        &self,
+        formats: impl IntoIterator<Item = Format>,
+        message: impl Fn(Format) -> Option<Message<'m>>,
+    ) -> Frames {
+        // Formats of one encoding are neighbours, and differ only in what carries them.
+        let mut last: Option<(Format, Option<Message>, Option<Bytes>)> = None;
+        Frames::new(formats.into_iter().map(|format| {
+            if last.as_ref().is_none_or(|(other, ..)| other.encoding != format.encoding) {
+                let message = message(format);
+                let plain = message.as_ref().map(|message| frame(message.opcode, &message.bytes));
+                last = Some((format, message, plain));
+            }
+            let carried = last.as_ref().and_then(|(_, message, plain)| {
+                Some(self.carry(format.carrier, message.as_ref()?, plain.as_ref()?))
+            });
+            (format, carried)
+        }))
+    }
+
+    fn carry(&self, carrier: Carrier, message: &Message, plain: &Bytes) -> Bytes {
+        let is_deflated = matches!(carrier, Carrier::Deflated | Carrier::DeflatedNarrowly);
+        let deflating = self
+            .compression
+            .filter(|compression| message.bytes.len() >= compression.threshold && is_deflated);
+        let Some(Compression { level, .. }) = deflating else { return plain.clone() };
+        let frame = DEFLATERS.with_borrow_mut(|deflaters| {
+            deflaters.of(carrier, level).compress_frame(message.opcode, &message.bytes)
+        });
+        for (count, bytes) in self.deflated.iter().zip([message.bytes.len(), frame.len()]) {
+            count.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    /// What the publication before this one said, for those who want differences; this one takes its place.
+    fn replace_previous(&self, channel: &Channel, payload: &Bytes, formats: Formats) -> Option<Bytes> {
+        if formats.iter().any(Format::tells_differences) {
+            return self.previous.pin().insert(channel.clone(), payload.clone()).cloned();
+        }
+        // What is not kept up to date must not be taken for the one before when somebody wants differences again.
+        self.forget(channel);
+        None
+    }
+
+    /// Forgets what a channel's last publication said: nobody is there who could want a difference to it.
+    pub fn forget(&self, channel: &Channel) {
+        if !self.previous.is_empty() {
+            self.previous.pin().remove(channel);
+        }
+    }
+}
+
+impl Relay for HubRelay {
+    fn deliver(&self, channel: &Channel, publication: Publication) {
+        let Audience { workers, formats } = self.hub.audience(channel);
+        let previous = self.replace_previous(channel, &publication.payload, formats);
+        if workers.is_empty() {
+            return;
+        }
+        let wording = Wording::new(channel, &publication, previous);
+        let frames = self.frames(formats.iter(), |format| wording.message(format.encoding));
+        let delivery = Delivery {
+            frames,
+            exclude: publication.exclude,
+            published_at: publication.published_at,
+            offset: publication.position.as_ref().map_or(0, |position| position.offset),
+            tags: publication.tags.clone(),
+            news: false,
+        };
+        self.hub.deliver(workers, channel, &delivery);
+        self.memory.tally();
+    }
+
+    fn gap(&self, gap: Gap) {
+        let index = GapCause::ALL.iter().position(|cause| *cause == gap.cause);
+        self.gaps[index.expect("ALL has every cause")].fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            cause = gap.cause.label(),
+            channels = gap.channels.as_ref().map(Vec::len),
+            "publications may have been missed"
+        );
+        self.hub.gap(gap.channels);
+    }
+
+    fn wanted(&self, channel: &Channel) -> bool {
+        !self.hub.audience(channel).workers.is_empty()
+    }
+
+    fn presence(&self, channel: &Channel, change: PresenceChange) {
+        let Audience { workers, formats } = self.hub.audience(channel);
+        let formats = || formats.iter().filter(|format| wording::has_news(format.encoding));
+        if formats().next().is_none() || !change.member().is_told() {
+            return;
+        }
+        let frames = self.frames(formats(), |format| wording::news(channel, &change, format.encoding));
+        let delivery =
+            Delivery { frames, exclude: None, published_at: now_micros(), offset: 0, tags: None, news: true };
+        self.hub.deliver(workers, channel, &delivery);
+        self.memory.tally();
+    }
+
+    fn control(&self, message: Control) {
+        self.hub.control(message);
+    }
+
+    fn subscribers(&self, channel: &Channel) -> u64 {
+        self.hub.subscribers(channel)
+    }
+}
+
+thread_local! {
+    /// One of each for a thread that delivers, which may be any publisher's: shared by all, one would make
+    /// publishers of different channels wait for each other.
+    static DEFLATERS: RefCell<Deflaters> = RefCell::default();
+}
+
+/// Made when they are first needed: each takes a third of a MiB.
+#[derive(Default)]
+struct Deflaters {
+    wide: Option<(Level, Compressor)>,
+    narrow: Option<(Level, Compressor)>,
+}
+
+impl Deflaters {
+    fn of(&mut self, carrier: Carrier, level: Level) -> &mut Compressor {
+        let (place, make): (_, fn(Level) -> Compressor) = match carrier {
+            Carrier::DeflatedNarrowly => (&mut self.narrow, Compressor::shared_narrowly),
+            _ => (&mut self.wide, Compressor::shared),
+        };
+        // Two instances of one process may differ.
+        if place.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
+            *place = None;
+        }
+        &mut place.get_or_insert_with(|| (level, make(level))).1
+    }
+}
