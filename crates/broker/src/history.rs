@@ -35,11 +35,30 @@ pub struct AppendOptions {
     pub idempotency_key: Option<String>,
     /// For how long the key is remembered.
     pub idempotency_ttl: Duration,
+    /// Neither kept nor numbered, although the channel has a history: it stands outside of that.
+    pub skip_history: bool,
+    /// Which version of something this is. If the channel's history has come so far already, nothing is published, and
+    /// the result is where the history stands. Means nothing where nothing is kept.
+    pub version: Option<Version>,
+}
+
+/// How new what is published is, by its publisher's own count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Greater is newer.
+    pub number: u64,
+    /// Numbers of different epochs say nothing about each other; the empty one goes with any.
+    pub epoch: String,
 }
 
 impl Default for AppendOptions {
     fn default() -> Self {
-        Self { idempotency_key: None, idempotency_ttl: Duration::from_secs(300) }
+        Self {
+            idempotency_key: None,
+            idempotency_ttl: Duration::from_secs(300),
+            skip_history: false,
+            version: None,
+        }
     }
 }
 

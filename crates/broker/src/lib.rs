@@ -22,7 +22,7 @@ use std::pin::Pin;
 pub use self::census::{Census, ChannelFacts, InstanceFacts};
 pub use self::claims::{Claim, Claims};
 pub use self::control::{ControlBus, Target, Unsent};
-pub use self::history::{AppendOptions, BrokerError, History, Query, Retain, Retention};
+pub use self::history::{AppendOptions, BrokerError, History, Query, Retain, Retention, Version};
 pub use self::memory::Memory;
 pub use self::paging::{Cursor, Page};
 pub use self::presence::{MemberCount, Presence};

@@ -82,13 +82,18 @@ impl Memory {
         mut publication: Publication,
         options: &AppendOptions,
     ) -> Option<Position> {
-        let retention = (self.retain)(channel);
+        let retention = (self.retain)(channel).filter(|_| !options.skip_history);
         let mut kept = self.order(channel).lock();
         if retention.is_some() || options.idempotency_key.is_some() {
             let now = Instant::now();
             kept.forget(now);
             if let Some(result) = kept.result(channel, options) {
                 return result;
+            }
+            if let (Some(retention), Some(version)) = (retention, &options.version)
+                && let Some(top) = kept.suppress(channel, version, retention, now)
+            {
+                return Some(top);
             }
             publication.position =
                 retention.map(|retention| kept.append(channel, &publication, retention, now));

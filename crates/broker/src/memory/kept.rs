@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fanfare_protocol::{Channel, Epoch, Position, Publication};
 
 use crate::history::new_epoch;
-use crate::{AppendOptions, History, Query, Retention};
+use crate::{AppendOptions, History, Query, Retention, Version};
 
 /// A part of the channels.
 #[derive(Default)]
@@ -23,6 +23,8 @@ struct Stream {
     epoch: Epoch,
     /// Of the last publication.
     offset: u64,
+    /// The newest that a publisher has given a version.
+    version: Option<Version>,
     /// The newest, without holes.
     publications: VecDeque<Publication>,
     /// When the publications go.
@@ -67,6 +69,25 @@ impl Kept {
             self.due.insert((next, Due::Stream(channel.clone())));
         }
         position
+    }
+
+    /// Where the history stands, if it has come to this version already; otherwise it has come to it now.
+    pub fn suppress(
+        &mut self,
+        channel: &Channel,
+        version: &Version,
+        retention: Retention,
+        now: Instant,
+    ) -> Option<Position> {
+        let stream = self.stream(channel, retention, now);
+        let reached = stream.version.as_ref().is_some_and(|reached| {
+            reached.number >= version.number && (version.epoch.is_empty() || version.epoch == reached.epoch)
+        });
+        if reached {
+            return Some(stream.top());
+        }
+        stream.version = Some(version.clone());
+        None
     }
 
     /// What `query` asks for, with the top; a history that was never used begins with it.
@@ -146,6 +167,7 @@ impl Kept {
         let stream = self.streams.entry(channel.clone()).or_insert_with(|| Stream {
             epoch: new_epoch(),
             offset: 0,
+            version: None,
             publications: VecDeque::new(),
             expires: forgotten,
             forgotten,

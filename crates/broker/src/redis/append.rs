@@ -15,7 +15,7 @@ use super::keys::Keys;
 use super::pool::Script;
 use super::reads::{millis, read_epoch, unexpected};
 use crate::history::new_epoch;
-use crate::{AppendOptions, BrokerError, Retention};
+use crate::{AppendOptions, BrokerError, Retention, Version};
 
 /// Numbers, appends and publishes any number of publications of one channel, in their order.
 pub(super) static APPEND: LazyLock<Script> =
@@ -35,6 +35,7 @@ pub(super) struct Append {
     pub retention: Option<Retention>,
     /// The key under which it is done once, and for how long that is remembered.
     pub once: Option<(String, Duration)>,
+    pub version: Option<Version>,
     reply: Mutex<Option<oneshot::Sender<Outcome>>>,
 }
 
@@ -42,7 +43,8 @@ impl Append {
     /// One that nobody waits for.
     pub fn unconfirmed(channel: &Channel, publication: Publication, retention: Retention) -> Self {
         let channel = channel.clone();
-        Self { channel, publication, retention: Some(retention), once: None, reply: Mutex::new(None) }
+        let (retention, reply) = (Some(retention), Mutex::new(None));
+        Self { channel, publication, retention, once: None, version: None, reply }
     }
 
     /// One whose outcome is told, unless it is dropped before.
@@ -55,7 +57,14 @@ impl Append {
         let (reply, outcome) = oneshot::channel();
         let once = options.idempotency_key.map(|key| (key, options.idempotency_ttl));
         let reply = Mutex::new(Some(reply));
-        (Self { channel: channel.clone(), publication, retention, once, reply }, outcome)
+        let retention = retention.filter(|_| !options.skip_history);
+        let version = options.version;
+        (Self { channel: channel.clone(), publication, retention, once, version, reply }, outcome)
+    }
+
+    /// Whether its script has to be called for it alone.
+    pub fn is_alone(&self) -> bool {
+        self.once.is_some() || self.version.is_some()
     }
 
     /// Whether somebody was to be told, and has been or has gone away. It is not to be published any more.
@@ -97,6 +106,11 @@ pub(super) fn begin(keys: &Keys, append: &Append, retention: Retention) -> Cmd {
     command.arg("0").arg(keys.channel(&append.channel)).arg(retention.size.max(1));
     command.arg(millis(retention.ttl)).arg(millis(retention.meta_ttl.max(retention.ttl)));
     command.arg(new_epoch().as_str()).arg(append.once.as_ref().map_or(0, |(_, ttl)| millis(*ttl)));
+    match &append.version {
+        None => command.arg("").arg(""),
+        // As a text of equal length, because Lua's numbers are not exact beyond 2^53.
+        Some(version) => command.arg(format!("{:020}", version.number)).arg(&version.epoch),
+    };
     command
 }
 

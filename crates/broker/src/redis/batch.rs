@@ -73,8 +73,8 @@ impl<'a> Batch<'a> {
     fn append(&mut self, sequence: u64, append: Arc<Append>) {
         let lane = self.lane;
         match (append.retention, &append.once) {
-            (Some(retention), once) => {
-                let joined = self.open.get(&append.channel).filter(|_| once.is_none());
+            (Some(retention), _) => {
+                let joined = self.open.get(&append.channel).filter(|_| !append.is_alone());
                 if let Some(call) = joined.and_then(|&call| self.calls.get_mut(call))
                     && let Means::Numbered(appends) = &mut call.means
                     && appends.len() < MOST_AT_ONCE
@@ -85,7 +85,7 @@ impl<'a> Batch<'a> {
                 }
                 let mut command = append::begin(&lane.keys, &append, retention);
                 append::add(&mut command, lane.append_origin, sequence, &append);
-                if once.is_none() {
+                if !append.is_alone() {
                     self.open.insert(append.channel.clone(), self.calls.len());
                 } else {
                     self.open.remove(&append.channel);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_broker::{AppendOptions, BrokerError, Query};
+use fanfare_broker::{AppendOptions, BrokerError, Query, Version};
 use fanfare_protocol::{Epoch, Info, Kind, Position, Publication};
 
 use crate::Cluster;
@@ -186,6 +186,78 @@ pub async fn a_key_publishes_once(cluster: Cluster) {
             instance.relay.until_delivered(&here, &["a", "b", "short", "short"]).await;
             instance.relay.until_delivered(&elsewhere, &["a", "end"]).await;
         }
+    }
+}
+
+pub async fn what_is_not_newer_is_not_published(cluster: Cluster) {
+    let (kept, plain) = (channel("kept:9"), channel("plain"));
+    for instance in &cluster.instances {
+        instance.join(&kept).await;
+        instance.join(&plain).await;
+    }
+    let version = |number, epoch: &str| {
+        let version = Some(Version { number, epoch: epoch.to_owned() });
+        AppendOptions { version, ..AppendOptions::default() }
+    };
+    // Beyond what a float holds, as Lua's numbers are.
+    const GREAT: u64 = u64::MAX - 1;
+    // What is published with which version, and where the history stands then.
+    let rows = [
+        ("a", version(5, ""), 1),
+        ("b", version(5, ""), 1),
+        ("c", version(4, ""), 1),
+        ("d", version(10, ""), 2),
+        ("e", AppendOptions::default(), 3),
+        ("f", version(9, ""), 3),
+        ("g", version(1, "x"), 4),
+        ("h", version(1, "x"), 4),
+        ("i", version(1, ""), 4),
+        ("j", version(2, ""), 5),
+        ("k", version(GREAT, ""), 6),
+        ("l", version(GREAT, ""), 6),
+        ("m", version(GREAT - 1, ""), 6),
+        ("n", version(u64::MAX, ""), 7),
+    ];
+    for (n, (said, options, offset)) in rows.into_iter().enumerate() {
+        let broker = &cluster.instances[n % cluster.instances.len()].broker;
+        let appended = broker.append(&kept, text(said), options.clone()).await.expect("it is appended");
+        assert_eq!(appended.map(|position| position.offset), Some(offset), "{said} {options:?}");
+        assert_eq!(broker.append(&plain, text(said), options).await, Ok(None));
+    }
+    for instance in &cluster.instances {
+        instance.relay.until_delivered(&kept, &["a", "d", "e", "g", "j", "k", "n"]).await;
+        let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n"];
+        instance.relay.until_delivered(&plain, &all).await;
+    }
+}
+
+pub async fn what_skips_the_history_stands_outside_of_it(cluster: Cluster) {
+    let kept = channel("kept:9");
+    for instance in &cluster.instances {
+        instance.join(&kept).await;
+    }
+    let broker = &cluster.instances[0].broker;
+    let skip = AppendOptions { skip_history: true, ..AppendOptions::default() };
+    let once = AppendOptions { skip_history: true, ..AppendOptions::once("key") };
+    for (said, options, position) in [
+        ("a", AppendOptions::default(), Some(1)),
+        ("b", skip.clone(), None),
+        ("c", once.clone(), None),
+        ("d", once, None),
+        ("e", AppendOptions::default(), Some(2)),
+        ("f", skip, None),
+    ] {
+        let appended = broker.append(&kept, text(said), options).await.expect("it is appended");
+        assert_eq!(appended.map(|position| position.offset), position, "{said}");
+    }
+    let numbered = [(1, "a".to_owned()), (2, "e".to_owned())];
+    for instance in &cluster.instances {
+        instance.relay.until_delivered(&kept, &["a", "b", "c", "e", "f"]).await;
+        assert_eq!(
+            (instance.relay.numbered(&kept), instance.kept(&kept).await),
+            (numbered.to_vec(), numbered.to_vec())
+        );
+        assert_eq!(instance.relay.gaps(&kept), []);
     }
 }
 

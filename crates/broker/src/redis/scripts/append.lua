@@ -2,13 +2,15 @@
 -- KEYS  1 stream  2 meta  3 result of the idempotency key, if there is one; then there is one publication
 -- ARGV  1 '1' if it is known that none of these has been appended  2 Redis channel  3 size  4 life of the stream, ms
 --       5 life of the numbering, ms  6 the epoch, if a new one begins  7 life of the result, ms
+--       8 version, 20 digits, or ''; then there is one publication  9 the version's epoch
 --       and for each publication: its envelope before the position, and after it
 -- Gives the epoch and the offset of each.
 --
 -- The meta hash holds the epoch `e`, the last offset `o`, and for each origin that has appended here what it appended
 -- last: sequence, offset, time. By that a publication is known that was sent again because nobody knew what had become
--- of it; it is neither appended nor numbered twice.
-local FIRST = 8
+-- of it; it is neither appended nor numbered twice. Where publishers give versions, it holds the newest as `v` and its
+-- epoch as `ve`: what is not newer is neither appended nor published.
+local FIRST = 10
 if KEYS[3] then
   local result = redis.call('GET', KEYS[3])
   if result then
@@ -31,6 +33,13 @@ elseif redis.call('HLEN', KEYS[2]) > 130 then
     if #fields[i] == 16 and struct.unpack('>I8', fields[i + 1], 17) + 3600e6 < now then
       redis.call('HDEL', KEYS[2], fields[i])
     end
+  end
+end
+
+if ARGV[8] ~= '' and not begins and struct.unpack('>I8', ARGV[FIRST], 21) > last then
+  local version = redis.call('HMGET', KEYS[2], 'v', 've')
+  if version[1] and version[1] >= ARGV[8] and (ARGV[9] == '' or ARGV[9] == version[2]) then
+    return { epoch, offset }
   end
 end
 
@@ -67,6 +76,7 @@ if #fresh > 0 then
   -- The first write, at which a Redis without memory or disk refuses.
   redis.call('HSET', KEYS[2], 'e', epoch, 'o', string.format('%.0f', offset),
     origin, mark .. struct.pack('>I8', offset) .. string.sub(final, 29, 36))
+  if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'v', ARGV[8], 've', ARGV[9]) end
   if begins then redis.call('DEL', KEYS[1]) end
   local place = string.char(#epoch) .. epoch .. string.rep('\0', 15 - #epoch)
   offset = offset - #fresh
