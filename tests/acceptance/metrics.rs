@@ -156,7 +156,9 @@ async fn no_client_makes_a_series() {
     assert!(!page.contains("series-"), "a channel's name stands in /metrics");
     assert!(!page.contains("127.0.0.1"), "an address stands in /metrics");
     let metrics = instance.metrics().await;
-    let known = ["protocol", "worker", "reason", "result", "cause", "version", "revision", "le", "quantile"];
+    let known = [
+        "protocol", "worker", "method", "reason", "result", "cause", "version", "revision", "le", "quantile",
+    ];
     let unknown: BTreeSet<_> =
         metrics.label_names().into_iter().filter(|name| !known.contains(name)).collect();
     assert!(unknown.is_empty(), "{unknown:?}");

@@ -7,6 +7,7 @@ use fanfare_hub::{Count, End, Hub, Stats};
 use uuid::Uuid;
 
 use crate::admission::Admission;
+use crate::api::Calls;
 use crate::config::Config;
 use crate::http::Rejected;
 use crate::identity::Verifier;
@@ -32,6 +33,8 @@ pub struct Instance {
     /// What tokens are checked with. What they open is in `config.channels`.
     pub identity: Verifier,
     pub telemetry: Telemetry,
+    /// Of the HTTP API.
+    pub calls: Arc<Calls>,
     /// What clients are shown; nothing where `listen` is plain.
     pub certificate: Option<Arc<LiveCertificate>>,
 }

@@ -3,6 +3,8 @@
 //! `serve` is what the binary makes of a configuration.
 
 mod admission;
+mod api;
+mod census;
 pub mod cli;
 mod client_address;
 pub mod config;
@@ -15,6 +17,7 @@ mod listener;
 mod memory;
 pub mod namespace;
 mod page;
+mod publish;
 mod readiness;
 mod relay;
 mod serve;

@@ -22,13 +22,11 @@ use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
 use crate::listener::Listeners;
 use crate::memory::{Budget, Gauge, keep};
+use crate::publish::payload_limit;
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;
 use crate::worker;
-
-/// The longest header of a server's frame (RFC 6455 section 5.2).
-const FRAME_HEADER: usize = 10;
 
 /// When everything has to end at once, how long each of the last things may take.
 const HURRY: Duration = Duration::from_millis(700);
@@ -82,6 +80,7 @@ pub async fn run(
         memory,
         rejected: crate::http::Rejected::default(),
         telemetry: Telemetry::new()?,
+        calls: Arc::default(),
         identity: Verifier::new(&config),
         certificate,
         config,
@@ -136,7 +135,7 @@ fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Ar
                 timeout: config.redis_timeout,
                 spool_bytes: config.redis_spool,
                 // A foreign publisher's message that no outbox can hold would cut every subscriber.
-                payload_limit: config.outbox_limit.saturating_sub(FRAME_HEADER),
+                payload_limit: payload_limit(config),
                 instance: id,
                 ..RedisConfig::new(url.expose())
             };
@@ -154,6 +153,7 @@ fn start_backend(
     tokio::spawn(heed(hangup, instance.certificate.clone()));
     tokio::spawn(keep(instance.memory.clone(), gauge, instance.hub.clone()));
     tokio::spawn(instance.readiness.clone().watch(instance.clone()));
+    tokio::spawn(crate::census::tell(instance.clone()));
     let kept = instance.clone();
     tokio::spawn(async move { kept.telemetry.upkeep().await });
     let kept = instance.clone();

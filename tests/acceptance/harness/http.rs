@@ -47,6 +47,27 @@ pub async fn request(
     path: &str,
     headers: &[(&str, &str)],
 ) -> io::Result<Response> {
+    exchange(address, method, path, headers, b"").await
+}
+
+/// The same with a body.
+pub async fn post(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Response> {
+    let length = body.len().to_string();
+    exchange(address, "POST", path, &[headers, &[("Content-Length", &length)]].concat(), body).await
+}
+
+async fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Response> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (key, value) in headers {
         text += &format!("{key}: {value}\r\n");
@@ -55,7 +76,7 @@ pub async fn request(
     let mut answer = Vec::new();
     timeout(DEADLINE, async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(text.as_bytes()).await?;
+        stream.write_all(&[text.as_bytes(), body].concat()).await?;
         stream.read_to_end(&mut answer).await
     })
     .await

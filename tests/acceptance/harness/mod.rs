@@ -19,7 +19,7 @@ use tokio::time::{Instant, interval};
 
 pub use balancer::LoadBalancer;
 pub use client::{Client, Said, fence};
-pub use http::{Response, request};
+pub use http::{Response, post, request};
 pub use instance::{Instance, refused_to_start, run_to_end};
 pub use metrics::Metrics;
 pub use proxy::{Fault, TcpProxy};

@@ -211,6 +211,12 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("--token-leeway 5s", "", "", r#"`token_leeway` ("5s", --token-leeway) needs keys, as in `token_secrets` ([], default): without keys no token is read"#),
     ("--allow-anonymous=false", "", "", "`allow_anonymous` (false, --allow-anonymous) needs keys, as in `token_secrets` ([], default): nobody could connect"),
     ("--token-jwks-refresh 2m", "", "", r#"`token_jwks_refresh` ("2m", --token-jwks-refresh) needs `token_jwks` (not set, default): there is nothing to fetch"#),
+    // HTTP API.
+    ("--api-keys hunter2", "", "", r#"`api_keys` (["***"], --api-keys) needs `internal_listen` (not set, default): what a key lets do is for back ends, and is never offered to clients"#),
+    ("--api-error-mode both", "", "", r#"`api_error_mode` (--api-error-mode): expected "response" or "transport", found "both""#),
+    ("--api-error-mode transport", "", "", r#"`api_error_mode` ("transport", --api-error-mode) needs `api_keys` ([], default): without a key there is no HTTP API"#),
+    ("--api-body-limit 1MiB", "", "", r#"`api_body_limit` ("1MiB", --api-body-limit) needs `api_keys` ([], default): without a key there is no HTTP API"#),
+    ("--api-body-limit 1 --api-keys hunter2 --internal-listen :9", "", "", r#"`api_body_limit` (--api-body-limit): expected between 1KiB and 1GiB, found 1"#),
     // Channels.
     ("", "", "channels = 3", "`channels` (fanfare.toml line 1): expected a table such as [channels], found 3"),
     ("", "", "[[channels]]", "`channels` (fanfare.toml line 1): expected a table such as [channels], found [a table]"),

@@ -11,6 +11,7 @@ use fanfare_websocket::deflate::Level;
 use ipnet::IpNet;
 
 use super::address::ListenAddress;
+use super::api::ErrorMode;
 use super::compression::Takeover;
 use super::log::{LogFormat, LogLevel};
 use super::memory::MemoryLimit;
@@ -144,6 +145,16 @@ table! {
         allow_anonymous: Option<bool> = "", <BOOL>;
         /// Whether a token may be without a user
         allow_anonymous_tokens: bool = "true", <BOOL>;
+    }
+    "HTTP API" {
+        /// Keys of the HTTP API at `internal_listen`; any of them will do
+        api_keys: Vec<TokenSecret> = "", <KEYS>;
+        /// A file of more of them, one a line
+        api_keys_file: Option<SecretsFile> = "", <FILE>;
+        /// Where its errors stand: in the response, or in the transport's status
+        api_error_mode: ErrorMode = "response", <MODE>;
+        /// The largest body of a request to it
+        api_body_limit: usize = "4MiB" in "1KiB" to "1GiB", <SIZE>;
     }
     "Draining" {
         /// How long it serves on after SIGTERM, while no longer ready

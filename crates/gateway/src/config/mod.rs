@@ -5,6 +5,7 @@
 //! there to add one.
 
 pub mod address;
+pub mod api;
 pub mod compression;
 pub mod error;
 mod file;
@@ -28,6 +29,7 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
 pub use address::{Host, ListenAddress};
+pub use api::ErrorMode;
 pub use compression::Takeover;
 pub use error::ConfigError;
 pub use keys::{Config, KEYS, Key};
@@ -61,6 +63,12 @@ impl Config {
     pub fn has_token_keys(&self) -> bool {
         let files = self.token_secrets_file.is_some() || !self.token_public_keys.is_empty();
         files || !self.token_secrets.is_empty() || self.token_jwks.is_some()
+    }
+
+    /// The keys of the HTTP API. Without any, there is none.
+    pub fn api_keys(&self) -> impl Iterator<Item = &tokens::TokenSecret> {
+        let file = self.api_keys_file.iter().flat_map(|file| &file.secrets);
+        self.api_keys.iter().chain(file)
     }
 
     /// Whether clients may come without a token: as configured, or else where no token could be checked.

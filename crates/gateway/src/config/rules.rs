@@ -145,6 +145,10 @@ fn rules(config: &Config) -> Vec<Rule> {
     let unread = "without keys no token is read";
     let no_jwks = config.token_jwks.is_none();
     let nothing = "there is nothing to fetch";
+    let inside = "what a key lets do is for back ends, and is never offered to clients";
+    let no_inside = config.internal_listen.is_none();
+    let no_api = config.api_keys().next().is_none();
+    let no_door = "without a key there is no HTTP API";
     vec![
         (
             no_jwks && config.token_jwks_refresh != default.token_jwks_refresh,
@@ -194,6 +198,22 @@ fn rules(config: &Config) -> Vec<Rule> {
             "needs keys, as in",
             "token_secrets",
             unread,
+        ),
+        (no_inside && !config.api_keys.is_empty(), "api_keys", "needs", "internal_listen", inside),
+        (no_inside && config.api_keys_file.is_some(), "api_keys_file", "needs", "internal_listen", inside),
+        (
+            no_api && config.api_error_mode != default.api_error_mode,
+            "api_error_mode",
+            "needs",
+            "api_keys",
+            no_door,
+        ),
+        (
+            no_api && config.api_body_limit != default.api_body_limit,
+            "api_body_limit",
+            "needs",
+            "api_keys",
+            no_door,
         ),
         (
             same_address,

@@ -13,6 +13,7 @@ use axum::routing::{delete, get};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::api;
 use crate::instance::Instance;
 use crate::page;
 
@@ -33,7 +34,8 @@ pub fn public(instance: &Arc<Instance>) -> Router {
 
 /// What only operators can reach.
 pub fn internal(instance: Arc<Instance>) -> Router {
-    health().route("/connections/{id}", delete(kick)).with_state(instance)
+    let api = api::routes(&instance);
+    health().route("/connections/{id}", delete(kick)).with_state(instance).merge(api)
 }
 
 /// For whoever looks in the wrong place.

@@ -109,6 +109,10 @@ pub const METRICS: &[Metric] = &[
     counter("fanfare_jwks_fetches_total", "Times that public keys were fetched"),
     counter("fanfare_jwks_failures_total", "Times that fetching them failed; the old ones stay valid"),
     gauge("fanfare_jwks_keys", "Fetched keys that tokens are checked with"),
+    counter("fanfare_api_calls_total", "Calls of the HTTP API, those in a batch included")
+        .by("method, result"),
+    counter("fanfare_api_refused_total", "Requests to the HTTP API that were no call, by reason")
+        .by("reason"),
     gauge("fanfare_ready", "1 while /readyz says so"),
     gauge("fanfare_draining", "1 from the signal to end on"),
     gauge("fanfare_drain_remaining_connections", "While draining, connections that are still there"),
@@ -130,6 +134,7 @@ mod tests {
     use fanfare_hub::End;
 
     use super::*;
+    use crate::api::{Calls, Method, Refusal};
     use crate::http::Rejection;
     use crate::identity::TokenFault;
     use crate::tls::LiveCertificate;
@@ -152,6 +157,10 @@ mod tests {
         writeln!(rows, "\n`result` of a reload: {}.", list(&LiveCertificate::RESULTS)).unwrap();
         writeln!(rows, "\n`cause` of a gap: {}.", list(&causes)).unwrap();
         writeln!(rows, "\n`reason` of a refused token: {}.", list(&TokenFault::LABELS)).unwrap();
+        let methods: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
+        writeln!(rows, "\n`method` of a call: {}.", list(&methods)).unwrap();
+        writeln!(rows, "\n`result` of a call: {}.", list(&Calls::results().collect::<Vec<_>>())).unwrap();
+        writeln!(rows, "\n`reason` of a request that was no call: {}.", list(&Refusal::LABELS)).unwrap();
         let (begin, end) = ("<!-- begin generated -->\n", "<!-- end generated -->");
         let text = std::fs::read_to_string(FILE).unwrap();
         let (before, rest) = text.split_once(begin).expect("docs/metrics.md has its begin mark");

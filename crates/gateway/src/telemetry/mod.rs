@@ -70,6 +70,7 @@ impl Telemetry {
             traffic(instance);
             broker(instance);
             lifecycle(instance, &census);
+            api(instance);
         });
         self.handle.render()
     }
@@ -111,6 +112,15 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
     counter!("fanfare_accept_errors_total").absolute(instance.rejected.accept_errors());
 }
 
+fn api(instance: &Instance) {
+    for (method, result, calls) in instance.calls.read() {
+        counter!("fanfare_api_calls_total", "method" => method, "result" => result).absolute(calls);
+    }
+    for (reason, refused) in instance.calls.read_refused() {
+        counter!("fanfare_api_refused_total", "reason" => reason).absolute(refused);
+    }
+}
+
 fn tls(instance: &Instance) {
     let certificate = instance.certificate.as_ref();
     let counts = certificate.map_or([0; 2], |certificate| certificate.reloads());
@@ -126,7 +136,8 @@ fn traffic(instance: &Instance) {
     counter!("fanfare_messages_out_total").absolute(instance.sum(|stats| &stats.messages_out));
     counter!("fanfare_bytes_in_total").absolute(instance.sum(|stats| &stats.bytes_in));
     counter!("fanfare_bytes_out_total").absolute(instance.sum(|stats| &stats.bytes_out));
-    counter!("fanfare_publications_total").absolute(instance.sum(|stats| &stats.publications));
+    let published = instance.sum(|stats| &stats.publications) + instance.calls.publications();
+    counter!("fanfare_publications_total").absolute(published);
     counter!("fanfare_deliveries_total").absolute(instance.sum(|stats| &stats.deliveries));
     let (payloads, frames) = instance.relay.deflated_bytes();
     counter!("fanfare_deflated_payload_bytes_total").absolute(payloads);

@@ -1,0 +1,166 @@
+//! The HTTP API for back ends, at the operators' address: `POST /api/{method}` with a key (specification, section 11). It is
+//! made for that specification's client libraries. What a method does is not decided here, only who may call it, how a
+//! request is read and where an error stands.
+
+mod batch;
+mod calls;
+mod clients;
+mod data;
+mod error;
+mod keys;
+mod methods;
+mod openapi;
+mod publishing;
+mod reading;
+mod refusal;
+mod reply;
+mod shape;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, Method as Verb, Response, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::{any, get};
+use bytes::Bytes;
+use fanfare_protocol::Channel;
+use http_body_util::LengthLimitError;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+pub use self::calls::Calls;
+use self::error::ApiError;
+use self::keys::Keys;
+use self::methods::Failure;
+pub use self::methods::Method;
+pub use self::refusal::Refusal;
+use crate::config::ErrorMode;
+use crate::instance::Instance;
+use crate::namespace::Namespace;
+
+/// What calls share.
+pub struct Api {
+    instance: Arc<Instance>,
+    keys: Keys,
+    calls: Arc<Calls>,
+    document: Bytes,
+}
+
+/// The routes, for the operators' address alone. Where there is no key, there is no API, and that is said.
+pub fn routes(instance: &Arc<Instance>) -> Router {
+    let document = serde_json::to_vec_pretty(&openapi::document()).expect("a JSON value is written");
+    let api = Api {
+        keys: Keys::new(&instance.config),
+        calls: instance.calls.clone(),
+        instance: instance.clone(),
+        document: document.into(),
+    };
+    Router::new()
+        .route("/api/openapi.json", get(describe))
+        .route("/api", any(nameless))
+        .route("/api/", any(nameless))
+        .route("/api/{*method}", any(call))
+        .with_state(Arc::new(api))
+}
+
+/// What programs and people read to learn what there is. It holds no secret.
+async fn describe(State(api): State<Arc<Api>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, JSON)], api.document.clone())
+}
+
+async fn nameless(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
+    api.answer("", request).await
+}
+
+async fn call(State(api): State<Arc<Api>>, Path(method): Path<String>, request: Request) -> Response<Body> {
+    api.answer(&method, request).await
+}
+
+impl Api {
+    async fn answer(&self, name: &str, request: Request) -> Response<Body> {
+        let (method, mode, body) = match self.read(name, request).await {
+            Ok(read) => read,
+            Err(refusal) => {
+                self.calls.refuse(&refusal);
+                tracing::debug!(method = name, "HTTP API: {refusal}");
+                return refusal.answer();
+            }
+        };
+        let outcome = method.call(self, &body).await;
+        self.calls.count(method, outcome.as_ref().map(|_| ()).map_err(Failure::code));
+        answer(method, mode, outcome)
+    }
+
+    /// What a request calls, where it wants errors to stand, and its body. The key comes first: whoever has none learns
+    /// nothing.
+    async fn read(&self, name: &str, request: Request) -> Result<(Method, ErrorMode, Bytes), Refusal> {
+        let config = &self.instance.config;
+        let (head, body) = request.into_parts();
+        if self.keys.are_none() {
+            return Err(Refusal::Off);
+        }
+        if !self.keys.let_in(&head) {
+            return Err(Refusal::Key);
+        }
+        let method = Method::named(name).ok_or_else(|| Refusal::Method(name.to_owned()))?;
+        if head.method != Verb::POST {
+            return Err(Refusal::Verb(head.method));
+        }
+        let mode = match head.headers.get(ERROR_MODE) {
+            None => config.api_error_mode,
+            Some(wish) => {
+                let mode = wish.to_str().ok().and_then(ErrorMode::named);
+                mode.ok_or_else(|| Refusal::Mode(wish.clone()))?
+            }
+        };
+        let (span, most) = (config.handshake_timeout, config.api_body_limit);
+        let body = timeout(span, to_bytes(body, most)).await.map_err(|_| Refusal::Late(span))?;
+        let body = body.map_err(|error| match is_too_large(&error) {
+            true => Refusal::TooLarge(most),
+            false => Refusal::Broken(error),
+        })?;
+        Ok((method, mode, body))
+    }
+
+    /// A channel by name, and what holds for it.
+    fn channel(&self, name: &str) -> Result<(Channel, Arc<Namespace>), ApiError> {
+        let channel = Channel::new(name)?;
+        let namespace = self.instance.config.channels.resolve(&channel)?.clone();
+        if !namespace.admits_raw(&channel) {
+            return Err(ApiError::bad(format!(
+                "the channel's name {name:?} does not match its namespace's name_pattern"
+            )));
+        }
+        Ok((channel, namespace))
+    }
+}
+
+fn answer(method: Method, mode: ErrorMode, outcome: Result<Box<RawValue>, Failure>) -> Response<Body> {
+    match outcome {
+        Ok(result) if method.is_bare() => json(StatusCode::OK, &result),
+        Ok(result) => json(StatusCode::OK, &reply::Reply::Result(result)),
+        Err(Failure::Undecodable(error)) => json(StatusCode::BAD_REQUEST, &error),
+        Err(Failure::Error(error)) => match mode {
+            ErrorMode::Response => json(StatusCode::OK, &reply::Reply::<()>::Error(error)),
+            ErrorMode::Transport => json(error.code.status(), &error),
+        },
+    }
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(body).expect("what is answered can be written");
+    let headers: [(HeaderName, HeaderValue); 2] =
+        [(CONTENT_TYPE, JSON), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    (status, headers, body).into_response()
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
+}
+
+const ERROR_MODE: &str = "x-centrifugo-error-mode";
+const JSON: HeaderValue = HeaderValue::from_static("application/json");

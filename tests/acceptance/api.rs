@@ -1,0 +1,480 @@
+//! The HTTP API: who may call it, what each method does to everybody else, and what is said of every wrong request.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Client, Instance, RedisServer, Response, Said, eventually, post, request};
+
+const KEY: &str = "a key that only the tests have";
+
+/// Channels of every sort.
+const CHANNELS: &str = "
+    [channels]
+    may_subscribe = \"anonymous\"
+    may_publish = \"anonymous\"
+    [namespaces.kept]
+    may_subscribe = \"anonymous\"
+    history_size = 5
+    presence = true
+    [namespaces.json]
+    may_subscribe = \"anonymous\"
+    data_format = \"json_object\"
+    [namespaces.binary]
+    may_subscribe = \"anonymous\"
+    data_format = \"binary\"
+    [namespaces.named]
+    may_subscribe = \"anonymous\"
+    name_pattern = \"named:[a-z]+\"
+";
+
+/// An instance with an API, these keys before its channels, and perhaps a Redis.
+async fn serving(keys: &str, redis: Option<&RedisServer>) -> (Instance, TempDir) {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("some.toml");
+    fs::write(&file, format!("api_keys = [\"{KEY}\", \"another\"]\n{keys}\n{CHANNELS}")).unwrap();
+    let mut flags = vec!["--config", file.to_str().unwrap(), "--internal-listen", "127.0.0.1:0"];
+    let url = redis.map(RedisServer::url);
+    if let Some(url) = &url {
+        flags.extend(["--redis", url]);
+    }
+    (Instance::start(&flags).await, home)
+}
+
+async fn raw_call(instance: &Instance, method: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    let path = format!("/api/{method}");
+    post(instance.internal_address(), &path, headers, body).await.expect("the instance answers")
+}
+
+/// The body of what must be answered with 200.
+async fn call(instance: &Instance, method: &str, body: Value) -> Value {
+    let answer = raw_call(instance, method, &[("X-API-Key", KEY)], body.to_string().as_bytes()).await;
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("application/json")),
+        "{method} {body}"
+    );
+    answer.json()
+}
+
+async fn result(instance: &Instance, method: &str, body: Value) -> Value {
+    let answer = call(instance, method, body.clone()).await;
+    answer.get("result").unwrap_or_else(|| panic!("{method} {body}: {answer}")).clone()
+}
+
+#[tokio::test]
+async fn a_key_is_asked_for_and_any_of_several_will_do() {
+    let (instance, _home) = serving("", None).await;
+    // (headers, query, status)
+    type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, u16);
+    let bearer = format!("Bearer {KEY}");
+    let apikey = format!("apikey {KEY}");
+    let rows: &[Row] = &[
+        (&[], "", 401),
+        (&[("X-API-Key", "wrong")], "", 401),
+        (&[("X-API-Key", "")], "", 401),
+        (&[("Authorization", &bearer)], "", 401),
+        (&[("Authorization", "apikey wrong")], "", 401),
+        (&[], "?api_key=wrong", 401),
+        (&[("X-API-Key", "wrong")], "?api_key=another", 401),
+        (&[("X-API-Key", KEY)], "", 200),
+        (&[("x-api-key", "another")], "", 200),
+        (&[("Authorization", &apikey)], "", 200),
+        (&[("authorization", "ApiKey another")], "", 200),
+        (&[], "?api_key=another", 200),
+        (&[], "?api_key=a%20key%20that%20only%20the%20tests%20have", 200),
+    ];
+    for (headers, query, status) in rows {
+        // Without a key nobody learns what methods there are.
+        for method in ["info", "nonsense"] {
+            let answer = raw_call(&instance, &format!("{method}{query}"), headers, b"{}").await;
+            let expected = if *status == 200 && method == "nonsense" { 404 } else { *status };
+            assert_eq!(answer.status, expected, "{method} {headers:?} {query}: {}", answer.body);
+            if expected == 401 {
+                assert_eq!(answer.body, "");
+                assert!(answer.header("www-authenticate").is_some());
+            }
+            assert!(!answer.body.contains(KEY));
+        }
+    }
+    let refused = instance.metric("fanfare_api_refused_total", &[("reason", "key")]).await;
+    assert_eq!(refused, 14.0);
+    let at_the_clients = post(instance.address(), "/api/info", &[("X-API-Key", KEY)], b"{}").await.unwrap();
+    assert_eq!(at_the_clients.status, 404, "clients cannot reach it");
+    let without = Instance::start(&["--internal-listen", "127.0.0.1:0"]).await;
+    let answer = raw_call(&without, "info", &[("X-API-Key", "")], b"{}").await;
+    assert_eq!(answer.status, 404);
+    assert!(answer.json()["message"].as_str().unwrap().contains("api_keys"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn every_wrong_request_says_what_is_wrong() {
+    let (instance, _home) =
+        serving("api_body_limit = \"4KiB\"\noutbox_limit = \"1KiB\"\nmessage_limit = \"1KiB\"", None).await;
+    let key = [("X-API-Key", KEY)];
+    for (verb, path, headers, status, says) in [
+        ("GET", "/api/publish", &key[..], 405, "expected POST"),
+        ("PUT", "/api/publish", &key, 405, "expected POST"),
+        ("DELETE", "/api/info", &key, 405, "expected POST"),
+        ("POST", "/api/nonsense", &key, 404, "no method \"nonsense\"; expected one of publish, broadcast"),
+        ("POST", "/api/publish/more", &key, 404, "no method \"publish/more\""),
+        ("POST", "/api/Publish", &key, 404, "no method \"Publish\""),
+        ("POST", "/api/", &key, 404, "no method \"\""),
+        ("POST", "/api", &key, 404, "no method \"\""),
+        (
+            "POST",
+            "/api/info",
+            &[key[0], ("X-Centrifugo-Error-Mode", "both")],
+            400,
+            "expected response or transport",
+        ),
+        ("POST", "/api/info", &key, 400, "EOF"),
+    ] {
+        let answer = request(instance.internal_address(), verb, path, headers).await.unwrap();
+        assert_eq!(answer.status, status, "{verb} {path}: {}", answer.body);
+        assert!(answer.json()["message"].as_str().unwrap().contains(says), "{verb} {path}: {}", answer.body);
+        assert_eq!(answer.header("allow"), (status == 405).then_some("POST"), "{verb} {path}");
+    }
+    // Bodies that are no requests: 400 in either mode.
+    let deep = format!(r#"{{"channel":"a","data":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+    let large = format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat(4096));
+    for (method, body, status, says) in [
+        ("publish", "", 400, "EOF"),
+        ("publish", "nonsense", 400, "expected"),
+        ("publish", "[]", 400, "invalid type: sequence, expected a JSON object"),
+        ("publish", r#"["a", 1]"#, 400, "expected a JSON object"),
+        ("publish", "null", 400, "invalid type: null, expected a JSON object"),
+        ("publish", "7", 400, "invalid type: integer `7`"),
+        ("publish", "{\"channel\": \"a\", \"data\": {}", 400, "EOF"),
+        ("publish", "{\"channel\": \"a\", \"data\": {}} {}", 400, "goes on behind"),
+        ("publish", r#"{"channel": 5, "data": {}}"#, 400, "`channel`: invalid type: integer `5`"),
+        ("publish", r#"{"channel": ["a"], "data": {}}"#, 400, "`channel`"),
+        ("publish", r#"{"channel": "a", "channel": "b", "data": {}}"#, 400, "duplicate field"),
+        ("publish", r#"{"channel": "a", "data": {}, "tags": {"a": 1}}"#, 400, "`tags.a`"),
+        ("publish", r#"{"channel": "a", "data": {}, "tags": "a"}"#, 400, "`tags`"),
+        ("publish", r#"{"channel": "a", "data": {}, "skip_history": "yes"}"#, 400, "`skip_history`"),
+        ("publish", r#"{"channel": "a", "data": {}, "version": -1}"#, 400, "`version`"),
+        ("publish", r#"{"channel": "a", "data": {}, "version": 1.5}"#, 400, "`version`"),
+        ("publish", r#"{"channel": "a", "b64data": 5}"#, 400, "`b64data`"),
+        ("broadcast", r#"{"channels": "a", "data": {}}"#, 400, "`channels`"),
+        ("broadcast", r#"{"channels": ["a", 5], "data": {}}"#, 400, "`channels[1]`"),
+        ("history", r#"{"channel": "kept:a", "since": 5}"#, 400, "`since`"),
+        ("history", r#"{"channel": "kept:a", "since": [1, "x"]}"#, 400, "`since`"),
+        ("history", r#"{"channel": "kept:a", "since": {"offset": -1}}"#, 400, "`since.offset`"),
+        ("history", r#"{"channel": "kept:a", "limit": 2147483648}"#, 400, "`limit`"),
+        ("disconnect", r#"{"user": 42}"#, 400, "`user`"),
+        ("disconnect", r#"{"user": "42", "whitelist": "a"}"#, 400, "`whitelist`"),
+        ("batch", r#"{"commands": {}}"#, 400, "`commands`"),
+        ("publish", &large, 413, "more than 4096 bytes"),
+    ] {
+        for mode in ["response", "transport"] {
+            let headers = [key[0], ("X-Centrifugo-Error-Mode", mode)];
+            let answer = raw_call(&instance, method, &headers, body.as_bytes()).await;
+            assert_eq!(answer.status, status, "{method} {body}: {}", answer.body);
+            let error = answer.json();
+            assert_eq!(error["code"], 107, "{method} {body}");
+            assert!(error["message"].as_str().unwrap().contains(says), "{method} {body}: {error}");
+        }
+    }
+    let not_utf8 = raw_call(&instance, "publish", &key, b"{\"channel\": \"\xff\", \"data\": {}}").await;
+    assert_eq!(not_utf8.status, 400);
+    // Requests that can be read and are wrong: the error stands where the mode says.
+    let id = "0195d1a0-0000-7000-8000-000000000000";
+    let long = "x".repeat(256);
+    let reason = "x".repeat(124);
+    let (bad, unknown, none, lost, absent) = ((107, 400), (102, 404), (108, 400), (112, 416), (104, 404));
+    let data = json!({});
+    for (method, body, (code, status), says) in [
+        ("publish", json!({}), bad, "channel name is empty"),
+        ("publish", json!({ "channel": null, "data": data }), bad, "channel name is empty"),
+        ("publish", json!({ "channel": "", "data": data }), bad, "channel name is empty"),
+        ("publish", json!({ "channel": long, "data": data }), bad, "256 bytes"),
+        ("publish", json!({ "channel": "a" }), bad, "neither `data` nor `b64data`"),
+        ("publish", json!({ "channel": "a", "data": null }), bad, "neither `data` nor `b64data`"),
+        ("publish", json!({ "channel": "a", "b64data": "" }), bad, "neither `data` nor `b64data`"),
+        ("publish", json!({ "channel": "a", "b64data": "no base64" }), bad, "`b64data` is not base64"),
+        ("publish", json!({ "channel": "a", "b64data": "YQ" }), bad, "`b64data` is not base64"),
+        ("publish", json!({ "channel": "json:a", "data": [] }), bad, "not a JSON object"),
+        ("publish", json!({ "channel": "json:a", "b64data": "YQ==" }), bad, "not JSON"),
+        ("publish", json!({ "channel": "named:A", "data": data }), bad, "name_pattern"),
+        ("publish", json!({ "channel": "nowhere:a", "data": data }), unknown, "no namespace \"nowhere\""),
+        (
+            "publish",
+            json!({ "channel": "a", "data": "x".repeat(2000) }),
+            bad,
+            "data has 2002 bytes; at most 1014",
+        ),
+        ("publish", serde_json::from_str(&deep).unwrap_or(json!({ "channel": "" })), bad, ""),
+        ("publish", json!({ "channel": "a", "data": data, "tags": { &long: "" } }), bad, "key of a tag"),
+        (
+            "publish",
+            json!({ "channel": "a", "data": data, "idempotency_key": long }),
+            bad,
+            "`idempotency_key` has 256 bytes",
+        ),
+        (
+            "publish",
+            json!({ "channel": "a", "data": data, "version": 1, "version_epoch": long }),
+            bad,
+            "`version_epoch`",
+        ),
+        ("publish", json!({ "channel": "a", "data": data, "version": 1 }), none, "version needs a history"),
+        ("broadcast", json!({ "data": data }), bad, "`channels` is empty"),
+        ("broadcast", json!({ "channels": [], "data": data }), bad, "`channels` is empty"),
+        ("broadcast", json!({ "channels": ["a"], "b64data": "?" }), bad, "not base64"),
+        ("subscribe", json!({ "channel": "a" }), bad, "no `user`"),
+        ("subscribe", json!({ "user": "42" }), bad, "channel name is empty"),
+        ("subscribe", json!({ "user": "42", "channel": "nowhere:a" }), unknown, "nowhere"),
+        (
+            "subscribe",
+            json!({ "user": "42", "channel": "a", "client": "me" }),
+            bad,
+            "`client`: \"me\" is no connection's id",
+        ),
+        ("subscribe", json!({ "user": "42", "channel": "a", "b64info": "?" }), bad, "`b64info`"),
+        ("subscribe", json!({ "user": "42", "channel": "a", "b64data": "?" }), bad, "`b64data`"),
+        ("unsubscribe", json!({ "channel": "a" }), bad, "no `user`"),
+        ("unsubscribe", json!({ "user": "42", "channel": "nowhere:a" }), unknown, "nowhere"),
+        ("disconnect", json!({}), bad, "no `user`"),
+        ("disconnect", json!({ "user": "42", "whitelist": [id, "me"] }), bad, "`whitelist`: \"me\""),
+        ("disconnect", json!({ "user": "42", "disconnect": { "code": 1000 } }), bad, "expected 3000 to 4999"),
+        ("disconnect", json!({ "user": "42", "disconnect": { "code": 5000 } }), bad, "expected 3000 to 4999"),
+        (
+            "disconnect",
+            json!({ "user": "42", "disconnect": { "code": 4000, "reason": reason } }),
+            bad,
+            "124 bytes",
+        ),
+        ("refresh", json!({ "expired": true }), bad, "no `user`"),
+        ("presence", json!({}), bad, "channel name is empty"),
+        ("presence", json!({ "channel": "a" }), none, "no presence"),
+        ("presence", json!({ "channel": "nowhere:a" }), unknown, "nowhere"),
+        ("presence_stats", json!({ "channel": "a" }), none, "no presence"),
+        ("history", json!({ "channel": "a" }), none, "keeps no history"),
+        ("history", json!({ "channel": "nowhere:a" }), unknown, "nowhere"),
+        (
+            "history",
+            json!({ "channel": "kept:a", "limit": 1, "reverse": true, "since": { "offset": 0 } }),
+            bad,
+            "`since.offset`",
+        ),
+        (
+            "history",
+            json!({ "channel": "kept:a", "since": { "offset": 1, "epoch": "other" } }),
+            lost,
+            "`since.epoch`",
+        ),
+        ("history_remove", json!({ "channel": "a" }), none, "keeps no history"),
+        ("rpc", json!({}), bad, "no `method`"),
+        ("rpc", json!({ "method": "mine", "params": {} }), absent, "no method \"mine\""),
+    ] {
+        let text = body.to_string();
+        let answer = raw_call(&instance, method, &key, text.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{method} {text}: {}", answer.body);
+        let in_response = answer.json()["error"].clone();
+        let headers = [key[0], ("X-Centrifugo-Error-Mode", "transport")];
+        let answer = raw_call(&instance, method, &headers, text.as_bytes()).await;
+        assert_eq!((answer.status, &answer.json()), (status, &in_response), "{method} {text}");
+        assert_eq!(in_response["code"], code, "{method} {text}: {in_response}");
+        let message = in_response["message"].as_str().unwrap();
+        assert!(message.contains(says), "{method} {text}: {message}");
+    }
+    // What a method does not know is passed over, as the specification has it.
+    result(&instance, "publish", json!({ "channel": "a", "data": 1, "colour": "red", "tags": null })).await;
+    let answer = raw_call(&instance, "publish", &key, deep.as_bytes()).await;
+    assert!(answer.body.contains("too deeply"), "{}", answer.body);
+    // Of a batch, each command by itself.
+    let commands = json!({ "commands": [
+        null, 7, {}, { "publish": {}, "info": {} }, { "nonsense": {} }, { "batch": { "commands": [] } },
+        { "publish": { "channel": 5 } }, { "publish": { "channel": "nowhere:a", "data": 1 } },
+        { "history": { "channel": "kept:a" } },
+    ] });
+    let replies = call(&instance, "batch", commands).await;
+    let codes: Vec<_> =
+        replies["replies"].as_array().unwrap().iter().map(|reply| reply["error"]["code"].clone()).collect();
+    assert_eq!(json!(codes), json!([107, 107, 107, 107, 107, 107, 107, 102, null]), "{replies}");
+    assert_eq!(replies["replies"][8]["history"]["offset"], 0);
+}
+
+#[tokio::test]
+async fn the_mode_of_errors_can_be_configured() {
+    let (instance, _home) = serving("api_error_mode = \"transport\"", None).await;
+    for (headers, status) in [
+        (&[("X-API-Key", KEY)][..], 404),
+        (&[("X-API-Key", KEY), ("X-Centrifugo-Error-Mode", "response")], 200),
+    ] {
+        let answer = raw_call(&instance, "history", headers, br#"{"channel": "nowhere:a"}"#).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+}
+
+/// From the API to raw subscribers and Redis listeners, on whatever instance.
+#[tokio::test]
+async fn a_back_end_reaches_everybody() {
+    let redis = RedisServer::start().await;
+    let (one, _home) = serving("", Some(&redis)).await;
+    let (other, _home_too) = serving("", Some(&redis)).await;
+    let mut clients = Vec::new();
+    for instance in [&one, &other] {
+        for channel in ["news", "kept:a", "binary:a"] {
+            clients.push((channel, Client::connect(instance.url(channel)).await));
+        }
+    }
+    assert_eq!(
+        result(&one, "publish", json!({ "channel": "news", "data": { "n": [1, "ž"] } })).await,
+        json!({})
+    );
+    let kept = result(&other, "publish", json!({ "channel": "kept:a", "data": "text" })).await;
+    assert_eq!(kept["offset"], 1);
+    let again = json!({ "channel": "kept:a", "data": 2, "idempotency_key": "once", "tags": { "a": "b" } });
+    for instance in [&one, &other] {
+        let twice = result(instance, "publish", again.clone()).await;
+        assert_eq!((&twice["offset"], &twice["epoch"]), (&json!(2), &kept["epoch"]));
+    }
+    result(&one, "publish", json!({ "channel": "kept:a", "data": 3, "skip_history": true })).await;
+    result(&one, "publish", json!({ "channel": "binary:a", "b64data": "AP8Q" })).await;
+    result(&one, "publish", json!({ "channel": "binary:a" })).await;
+    let channels = json!(["news", "nowhere:a", "kept:a", "", "json:a"]);
+    let answer = result(&other, "broadcast", json!({ "channels": channels, "data": [4] })).await;
+    let responses = &answer["responses"];
+    assert_eq!((&responses[0], &responses[1]["error"]["code"]), (&json!({ "result": {} }), &json!(102)));
+    assert_eq!(responses[2]["result"]["offset"], 3);
+    assert_eq!((&responses[3]["error"]["code"], &responses[4]["error"]["code"]), (&json!(107), &json!(107)));
+    for (version, offset) in [(5, 4), (5, 4), (4, 4), (6, 5)] {
+        let publish = json!({ "channel": "kept:a", "data": { "version": version }, "version": version });
+        assert_eq!(result(&one, "publish", publish).await["offset"], offset, "{version}");
+    }
+    for (channel, client) in &mut clients {
+        let expected: Vec<Said> = match *channel {
+            "news" => vec![r#"{"n":[1,"ž"]}"#.into(), "[4]".into()],
+            "kept:a" => {
+                ["\"text\"", "2", "3", "[4]", r#"{"version":5}"#, r#"{"version":6}"#].map(Said::from).into()
+            }
+            _ => vec![Said::Binary(vec![0, 0xFF, 0x10]), Said::Binary(vec![])],
+        };
+        assert_eq!(client.take(expected.len()).await, expected, "{channel}");
+    }
+    let history = result(&one, "history", json!({ "channel": "kept:a", "limit": -1 })).await;
+    let said = history["publications"].as_array().unwrap();
+    let offsets: Vec<_> = said.iter().map(|said| said["offset"].clone()).collect();
+    assert_eq!((json!(offsets), &history["offset"]), (json!([1, 2, 3, 4, 5]), &json!(5)));
+    assert_eq!((&said[1]["data"], &said[1]["tags"]), (&json!(2), &json!({ "a": "b" })));
+    for (query, offsets) in [
+        (json!({}), json!([])),
+        (json!({ "limit": 2 }), json!([1, 2])),
+        (json!({ "limit": 2, "reverse": true }), json!([5, 4])),
+        (json!({ "limit": 9, "since": { "offset": 3, "epoch": history["epoch"] } }), json!([4, 5])),
+        (json!({ "limit": 9, "since": { "offset": 3 } }), json!([4, 5])),
+        (json!({ "limit": 9, "reverse": true, "since": { "offset": 3 } }), json!([2, 1])),
+    ] {
+        let mut request = json!({ "channel": "kept:a" });
+        request.as_object_mut().unwrap().extend(query.as_object().unwrap().clone());
+        let read = result(&other, "history", request).await;
+        let found: Vec<_> =
+            read["publications"].as_array().unwrap().iter().map(|said| said["offset"].clone()).collect();
+        assert_eq!((json!(found), &read["offset"]), (offsets, &json!(5)), "{query}");
+    }
+    assert_eq!(result(&one, "history_remove", json!({ "channel": "kept:a" })).await, json!({}));
+    let read = result(&other, "history", json!({ "channel": "kept:a", "limit": 9 })).await;
+    assert_eq!((&read["publications"], &read["offset"]), (&json!([]), &json!(5)));
+    let counted = one.metric("fanfare_api_calls_total", &[("method", "publish"), ("result", "ok")]).await;
+    assert_eq!(counted, 9.0);
+    assert_eq!(
+        other.metric("fanfare_api_calls_total", &[("method", "history"), ("result", "ok")]).await,
+        7.0
+    );
+}
+
+#[tokio::test]
+async fn channels_and_instances_are_listed_over_all_instances() {
+    let redis = RedisServer::start().await;
+    let (one, _home) = serving("", Some(&redis)).await;
+    let (other, _home_too) = serving("", Some(&redis)).await;
+    let mut clients = Vec::new();
+    for (instance, channel) in [(&one, "a"), (&one, "kept:b"), (&other, "a"), (&other, "kept:c")] {
+        clients.push(Client::connect(instance.url(channel)).await);
+    }
+    let counts = |found: &Value| -> Vec<(String, u64)> {
+        let channels = found["channels"].as_object().unwrap().iter();
+        channels.map(|(name, facts)| (name.clone(), facts["num_clients"].as_u64().unwrap())).collect()
+    };
+    let expected = [("a", 2), ("kept:b", 1), ("kept:c", 1)].map(|(name, count)| (name.to_owned(), count));
+    eventually("all channels are listed", async || {
+        counts(&result(&one, "channels", json!({})).await) == expected
+    })
+    .await;
+    let found = result(&other, "channels", json!({ "pattern": "kept:*" })).await;
+    assert_eq!(counts(&found), expected[1..]);
+    let (mut pages, mut cursor) = (Vec::new(), json!(""));
+    while !cursor.is_null() {
+        let page = result(&one, "channels", json!({ "limit": 1, "cursor": cursor })).await;
+        pages.extend(counts(&page));
+        cursor = page["next"].clone();
+    }
+    pages.sort();
+    pages.dedup();
+    assert_eq!(pages, expected);
+    eventually("both instances are listed, with what they have", async || {
+        let info = result(&other, "info", json!({})).await;
+        let nodes = info["nodes"].as_array().unwrap();
+        nodes.len() == 2
+            && nodes.iter().all(|node| {
+                node["num_clients"] == 2
+                    && node["num_subs"] == 2
+                    && node["num_channels"] == 2
+                    && node["process"]["rss"].as_u64().unwrap() > 1 << 20
+            })
+    })
+    .await;
+    drop(clients);
+    eventually("nobody is left", async || counts(&result(&other, "channels", json!({})).await).is_empty())
+        .await;
+}
+
+#[tokio::test]
+async fn the_document_is_served_and_knows_every_method() {
+    let (instance, _home) = serving("", None).await;
+    let answer = request(instance.internal_address(), "GET", "/api/openapi.json", &[]).await.unwrap();
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    let document = answer.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    for path in document["paths"].as_object().unwrap().keys() {
+        let method = path.strip_prefix("/api/").unwrap();
+        let answer = raw_call(&instance, method, &[("X-API-Key", KEY)], b"{}").await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    }
+}
+
+/// While Redis is away, whoever publishes with a confirmation is told so, and what is asked of others fails.
+#[tokio::test]
+async fn a_broker_that_is_away_is_said_to_be() {
+    let mut redis = RedisServer::start().await;
+    let (instance, _home) = serving("redis_timeout = \"500ms\"", Some(&redis)).await;
+    let up = async || instance.metric("fanfare_broker_up", &[]).await;
+    eventually("the broker is up", async || up().await == 1.0).await;
+    redis.kill().await;
+    eventually("the broker is away", async || up().await == 0.0).await;
+    for (method, body) in [
+        ("publish", json!({ "channel": "a", "data": 1 })),
+        ("publish", json!({ "channel": "kept:a", "data": 1 })),
+        ("history", json!({ "channel": "kept:a" })),
+        ("history_remove", json!({ "channel": "kept:a" })),
+        ("presence", json!({ "channel": "kept:a" })),
+        ("presence_stats", json!({ "channel": "kept:a" })),
+        ("channels", json!({})),
+        ("info", json!({})),
+        ("disconnect", json!({ "user": "42" })),
+    ] {
+        let answer = call(&instance, method, body.clone()).await;
+        let error = &answer["error"];
+        assert_eq!(error["code"], 100, "{method} {body}: {answer}");
+        assert!(error["message"].as_str().unwrap().contains("Redis at"), "{method} {body}: {answer}");
+    }
+    redis.restart().await;
+    eventually("it publishes again", async || {
+        let answer = call(&instance, "publish", json!({ "channel": "kept:a", "data": 1 })).await;
+        answer["result"]["offset"] == 1
+    })
+    .await;
+}
