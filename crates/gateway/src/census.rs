@@ -40,7 +40,7 @@ pub async fn tell(instance: Arc<Instance>) {
             name: name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connections: total(|census| census.connections),
-            users: 0,
+            users: instance.users.count(),
             subscriptions: total(|census| census.subscriptions),
             channels: instance.hub.channels() as u64,
             uptime: started.elapsed(),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{ConnectionId, Kind, now_micros};
-use fanfare_websocket::{Event, Limits, Offence, Opcode, frame};
+use fanfare_websocket::{CloseCode, Event, Limits, Offence, Opcode, frame};
 
 use crate::worker::{SCRATCH, Worker};
 
@@ -32,6 +32,8 @@ pub struct Inbound {
     deaf: bool,
     /// It was a goodbye, so nothing comes after it.
     closed_by_client: bool,
+    /// And one for good: a page that is left may be on its way back.
+    for_good: bool,
 }
 
 /// What came of one look at the socket.
@@ -48,12 +50,27 @@ impl Inbound {
     /// Of a connection that has been opened.
     pub fn new(worker: Rc<Worker>, key: Key, id: ConnectionId, limits: Limits) -> Self {
         let controls = Controls::default();
-        Self { worker, key, id, limits, controls, crumbs: true, deaf: false, closed_by_client: false }
+        Self {
+            worker,
+            key,
+            id,
+            limits,
+            controls,
+            crumbs: true,
+            deaf: false,
+            closed_by_client: false,
+            for_good: false,
+        }
     }
 
     /// Whether both have said goodbye: closing now spares the wait for a peer that waits for this.
     pub fn is_over(&self) -> bool {
         self.closed_by_client && self.worker.shard.is_written(self.key)
+    }
+
+    /// Whether the client has said goodbye, and does not merely leave a page.
+    pub fn said_goodbye(&self) -> bool {
+        self.for_good
     }
 
     /// Reads once. `take` gets each message, and may end the connection.
@@ -117,6 +134,7 @@ impl Inbound {
                         Event::Pong(_) => {}
                         Event::Close(code, _) => {
                             self.closed_by_client = true;
+                            self.for_good = code != Some(CloseCode::GOING_AWAY);
                             end = Some(End::ClosedByClient(code));
                         }
                     }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use fanfare_broker::Broker;
-use fanfare_hub::{Count, End, Hub, Stats};
+use fanfare_hub::{Count, End, Hub, Protocol, Stats};
 use uuid::Uuid;
 
 use crate::admission::Admission;
 use crate::api::Calls;
+use crate::client::{Counts, Users};
 use crate::config::Config;
 use crate::http::Rejected;
 use crate::identity::Verifier;
@@ -32,6 +33,10 @@ pub struct Instance {
     pub rejected: Rejected,
     /// What tokens are checked with. What they open is in `config.channels`.
     pub identity: Verifier,
+    /// The users of its connections.
+    pub users: Users,
+    /// What its sessions of the client protocol count.
+    pub counts: Counts,
     pub telemetry: Telemetry,
     /// Of the HTTP API.
     pub calls: Arc<Calls>,
@@ -56,9 +61,14 @@ impl Instance {
         self.hub.stats().map(|stats| of(stats).read()).sum()
     }
 
+    /// Connections whose handshake was answered.
+    pub fn opened(&self) -> u64 {
+        Protocol::ALL.into_iter().map(|protocol| self.sum(|stats| &stats.opened[protocol as usize])).sum()
+    }
+
     /// Open connections by the books, without asking the workers to count.
     pub fn connections(&self) -> u64 {
         let closed: u64 = (0..End::COUNT).map(|index| self.sum(|stats| &stats.closed[index])).sum();
-        self.sum(|stats| &stats.opened).saturating_sub(closed)
+        self.opened().saturating_sub(closed)
     }
 }

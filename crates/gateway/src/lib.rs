@@ -6,6 +6,7 @@ mod admission;
 mod api;
 mod census;
 pub mod cli;
+mod client;
 mod client_address;
 pub mod config;
 mod http;

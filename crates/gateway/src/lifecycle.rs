@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::admission::Admission;
+use crate::client::{Counts, Users};
 use crate::config::Config;
 use crate::http::internal;
 use crate::identity::Verifier;
@@ -82,6 +83,8 @@ pub async fn run(
         telemetry: Telemetry::new()?,
         calls: Arc::default(),
         identity: Verifier::new(&config),
+        users: Users::default(),
+        counts: Counts::new(&config.channels),
         certificate,
         config,
         hub,

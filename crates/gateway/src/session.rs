@@ -155,7 +155,7 @@ pub async fn wait_for_room(worker: &Worker, key: Key) {
 }
 
 /// A token bucket: `rate` a second, `burst` at once.
-struct Bucket {
+pub struct Bucket {
     tokens: f32,
     rate: f32,
     burst: f32,
@@ -163,13 +163,13 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(config: &crate::config::Config) -> Option<Box<Self>> {
+    pub fn new(config: &crate::config::Config) -> Option<Box<Self>> {
         let rate = config.message_rate?.get() as f32;
         let burst = config.message_burst.map_or(rate, |burst| burst.get() as f32).max(1.0);
         Some(Box::new(Self { tokens: burst, rate, burst, filled: Instant::now() }))
     }
 
-    fn take(&mut self) -> bool {
+    pub fn take(&mut self) -> bool {
         let now = Instant::now();
         let fresh = now.duration_since(self.filled).as_secs_f32() * self.rate;
         self.filled = now;

@@ -16,7 +16,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use fanfare_broker::Broker;
 use fanfare_hub::{End, Inbox, Key, Observer, Settings, Shard, Socket};
-use fanfare_protocol::Channel;
+use fanfare_protocol::{Channel, Control};
 use fanfare_websocket::deflate::Inflater;
 use fanfare_websocket::{Decoder, Role};
 use http::HeaderValue;
@@ -33,7 +33,8 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
 
-use crate::http::{Goes, Handoff, Rejection, Upgrade, id_value, is_upgrade, judge, public, upgrade};
+use crate::client::{self, Roster};
+use crate::http::{Goes, Handoff, Purpose, Rejection, Upgrade, id_value, is_upgrade, judge, public, upgrade};
 use crate::identity::Expiry;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, Heads, accept, read_header};
@@ -63,6 +64,8 @@ pub struct Worker {
     pub shard: Shard,
     pub scratch: RefCell<Box<[u8]>>,
     pub inflater: RefCell<Inflater>,
+    /// The sessions that may be wanted by others.
+    pub roster: Rc<Roster>,
     /// The instance's id, ready to be put into answers.
     pub instance_id: HeaderValue,
     router: Router,
@@ -101,7 +104,8 @@ impl Worker {
     fn new(inbox: Inbox, instance: Arc<Instance>) -> Rc<Self> {
         let (broker, relay, memory) =
             (instance.broker.clone(), instance.relay.clone(), instance.memory.clone());
-        let watch = Watch { broker, relay, memory };
+        let roster = Rc::<Roster>::default();
+        let watch = Watch { broker, relay, memory, roster: roster.clone() };
         let (settings, lag) = (settings(&instance), instance.telemetry.lag());
         let alive = Rc::new(());
         let counted = alive.clone();
@@ -112,6 +116,7 @@ impl Worker {
             instance_id: id_value(instance.id),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             inflater: RefCell::default(),
+            roster,
             draining: Cell::new(false),
             turns: Semaphore::new(1),
             shard: Shard::start(inbox, settings, lag, watch, tasks),
@@ -272,7 +277,7 @@ impl Worker {
     /// Takes the socket out of hyper and starts the session on it, in a task that holds no more than
     /// an idle connection needs.
     async fn begin(self: Rc<Self>, upgrade: Upgrade) {
-        let Upgrade { stream, placed, id, terms, agreed, permit, expiry } = upgrade;
+        let Upgrade { stream, placed, id, purpose, agreed, permit } = upgrade;
         let Some((socket, early)) = take_socket(stream.await) else { return placed.fail() };
         let socket = Rc::new(socket);
         let decoder = agreed.as_ref().map(|agreed| Decoder::with_deflate(Role::Server, agreed));
@@ -281,16 +286,26 @@ impl Worker {
         if self.is_draining() {
             self.shard.end(key, End::Drained);
         }
-        // Boxed by the task itself: a session is small, the handshake that ends here is not.
-        let mut session = Session::new(self.clone(), key, id, terms, permit);
-        session.hear(&early);
-        // Even an empty remainder would keep the handshake's whole read buffer for the connection's life.
-        drop(early);
-        let session = session.run(socket);
-        match expiry {
-            None => spawn_local(session),
-            Some(expiry) => spawn_local(self.expire(key, expiry, session)),
-        };
+        // Boxed by the task itself: a session is small, the handshake that ends here is not. And even an empty
+        // remainder would keep the handshake's whole read buffer for the connection's life.
+        match purpose {
+            Purpose::Raw(terms, expiry) => {
+                let mut session = Session::new(self.clone(), key, id, terms, permit);
+                session.hear(&early);
+                drop(early);
+                let session = session.run(socket);
+                match expiry {
+                    None => spawn_local(session),
+                    Some(expiry) => spawn_local(self.expire(key, expiry, session)),
+                };
+            }
+            Purpose::Client(dialect, limits) => {
+                let mut session = client::Session::new(self, key, id, dialect, limits, permit);
+                session.hear(&early);
+                drop(early);
+                spawn_local(session.run(socket));
+            }
+        }
     }
 
     /// Ends a session when its token does, if it has not ended by then.
@@ -360,6 +375,7 @@ fn take_socket(upgraded: hyper::Result<Upgraded>) -> Option<(Socket, Bytes)> {
 struct Watch {
     broker: Arc<dyn Broker>,
     relay: Arc<HubRelay>,
+    roster: Rc<Roster>,
     memory: Arc<Budget>,
 }
 
@@ -373,8 +389,13 @@ impl Observer for Watch {
         self.broker.subscribers_changed(channel);
     }
 
-    /// No subscription here ends by a gap: a WebSocket that asked for notices gets one.
-    fn lapsed(&self, _key: Key, _channel: &Channel) {}
+    fn lapsed(&self, key: Key, channel: &Channel) {
+        self.roster.lapsed(key, channel);
+    }
+
+    fn control(&self, message: &Arc<Control>) {
+        self.roster.control(message);
+    }
 
     fn turned(&self) {
         self.memory.tally();
@@ -418,8 +439,8 @@ fn settings(instance: &Instance) -> Settings {
         ping_interval: config.ping_interval,
         idle_timeout: config.idle_timeout,
         close_timeout: config.close_timeout,
-        client_ping_interval: config.ping_interval,
-        pong_timeout: config.close_timeout,
+        client_ping_interval: config.client_ping_interval,
+        pong_timeout: config.client_pong_timeout,
         stale_timeout: config.handshake_timeout,
     }
 }

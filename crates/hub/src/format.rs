@@ -93,6 +93,46 @@ impl Format {
     }
 }
 
+/// What is spoken on a connection, for those who count by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Messages are publications.
+    Raw,
+    /// The client protocol in JSON.
+    Json,
+    /// The client protocol in Protobuf.
+    Protobuf,
+    /// The client protocol for those who only listen.
+    Uni,
+}
+
+impl Protocol {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Json, Self::Protobuf, Self::Uni];
+
+    /// The value of the metric label `protocol`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Json => "json",
+            Self::Protobuf => "protobuf",
+            Self::Uni => "uni",
+        }
+    }
+}
+
+impl Encoding {
+    /// Of what it is a part.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Self::Raw => Protocol::Raw,
+            Self::Json | Self::JsonString | Self::JsonDelta => Protocol::Json,
+            Self::Protobuf | Self::ProtobufDelta => Protocol::Protobuf,
+            Self::Uni => Protocol::Uni,
+        }
+    }
+}
+
 const ENCODINGS: [Encoding; 7] = [
     Encoding::Raw,
     Encoding::Json,

@@ -26,7 +26,7 @@ mod wheel;
 pub use context::Context;
 pub use directory::{Audience, Workers};
 pub use end::End;
-pub use format::{Carrier, Encoding, Format, Formats, Frames};
+pub use format::{Carrier, Encoding, Format, Formats, Frames, Protocol};
 pub use mailbox::{Bounds, Census, Delivery, Event, Hub, Inbox};
 pub use phrases::Phrases;
 pub use pressure::Shed;

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::directory::{Audience, Directory, Workers};
-use crate::format::Frames;
+use crate::format::{Frames, Protocol};
 use crate::phrases::Phrases;
 use crate::pressure::Urgent;
 use crate::stats::Stats;
@@ -93,6 +93,8 @@ pub enum Event {
 pub struct Census {
     /// Connections that can send and receive.
     pub connections: u64,
+    /// The same by `Protocol`.
+    pub by_protocol: [u64; Protocol::ALL.len()],
     /// Connections that are told of their end and have not gone yet.
     pub closing: u64,
     /// Subscriptions of open connections.

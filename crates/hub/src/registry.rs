@@ -202,7 +202,7 @@ impl Registry {
         connection.heard = self.wheel.now();
         if connection.state == State::Joining {
             connection.state = State::Open;
-            self.stats.opened.add(1);
+            self.stats.opened[connection.format.encoding.protocol() as usize].add(1);
         }
         self.look_again(key);
         self.flush(key);
@@ -275,7 +275,7 @@ impl Registry {
         let connection = &mut self.connections[key.index as usize];
         if connection.state == State::Joining {
             // It ends before its handshake was answered to the end; it still counts as one of each.
-            self.stats.opened.add(1);
+            self.stats.opened[connection.format.encoding.protocol() as usize].add(1);
         }
         connection.state = State::Closing;
         (connection.held, connection.filters) = (None, Vec::new());
@@ -342,7 +342,10 @@ impl Registry {
         let mut census = Census { tasks: (self.tasks)() as u64, ..Census::default() };
         for (_, connection) in &self.connections {
             match connection.state {
-                State::Open => census.connections += 1,
+                State::Open => {
+                    census.connections += 1;
+                    census.by_protocol[connection.format.encoding.protocol() as usize] += 1;
+                }
                 State::Closing => census.closing += 1,
                 State::Joining => {}
             }

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,7 +40,7 @@ pub struct Shard(Rc<Inner>);
 
 struct Inner {
     registry: RefCell<Registry>,
-    stats: std::sync::Arc<Stats>,
+    stats: Arc<Stats>,
     observer: Box<dyn Observer>,
 }
 
@@ -55,7 +56,7 @@ pub trait Observer: 'static {
     fn subscribers_changed(&self, _channel: &Channel) {}
 
     /// The back end wants something of clients, in its order with what is published.
-    fn control(&self, _message: &Control) {}
+    fn control(&self, _message: &Arc<Control>) {}
 
     /// A turn is over, in which not much can have been allocated and freed.
     fn turned(&self) {}

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::end::End;
+use crate::format::Protocol;
 
 /// A count with a single writer: an addition is a load and a store, not a locked instruction.
 #[derive(Debug, Default)]
@@ -29,8 +30,8 @@ impl Count {
 /// One worker's counts since the start.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Connections whose handshake was answered.
-    pub opened: Count,
+    /// Connections whose handshake was answered, by `Protocol`.
+    pub opened: [Count; Protocol::ALL.len()],
     /// Connections that ended, by `End::index`.
     pub closed: [Count; End::COUNT],
     /// Messages that clients sent.

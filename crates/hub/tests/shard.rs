@@ -284,7 +284,7 @@ fn an_abandoned_handshake_leaves_nothing_behind() {
         drop(placed);
         assert_eq!((bench.shard.len(), bench.hub.channels()), (0, 0));
         assert_eq!(*bench.heard.released.borrow(), [Channel::lobby()]);
-        assert_eq!(bench.shard.stats().opened.read(), 0);
+        assert_eq!(bench.shard.stats().opened[0].read(), 0);
     });
 }
 

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::address::ListenAddress;
 use super::api::ErrorMode;
+use super::clients::PersonalChannel;
 use super::compression::Takeover;
 use super::log::{LogFormat, LogLevel};
 use super::memory::MemoryLimit;
@@ -103,6 +104,22 @@ table! {
         memory_limit: MemoryLimit = "none", <SIZE>;
         /// What a client that was turned away is told to wait, in whole seconds
         retry_after: Duration = "5s" in "1s" to "1h", <DURATION>;
+    }
+    "Clients" {
+        /// How often a client of the Centrifuge protocol is pinged
+        client_ping_interval: Duration = "25s" in "10ms" to "1h", <DURATION>;
+        /// How long such a client may take to answer
+        client_pong_timeout: Duration = "8s" in "5ms" to "5m", <DURATION>;
+        /// How long after its token's end a client may still refresh it
+        refresh_grace: Duration = "25s" in "0s" to "1h", <DURATION>;
+        /// Channels that one connection is subscribed to, 0 for no limit
+        max_channels: Option<NonZeroU32> = "128" in "0" to "65000", <COUNT>;
+        /// Connections of one user, over all instances, 0 for no limit
+        max_connections_per_user: Option<NonZeroU32> = "0" in "0" to "100000", <COUNT>;
+        /// Publications that a client recovers or reads at a time
+        history_limit: Option<NonZeroU32> = "300" in "1" to "100000", <COUNT>;
+        /// What stands before a user's name in its own channel
+        personal_channel: Option<PersonalChannel> = "", <TEXT>;
     }
     "Compression" {
         /// Whether permessage-deflate is agreed on with clients that offer it

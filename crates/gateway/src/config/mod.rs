@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod api;
+pub mod clients;
 pub mod compression;
 pub mod error;
 mod file;
@@ -30,6 +31,7 @@ use std::thread::available_parallelism;
 
 pub use address::{Host, ListenAddress};
 pub use api::ErrorMode;
+pub use clients::PersonalChannel;
 pub use compression::Takeover;
 pub use error::ConfigError;
 pub use keys::{Config, KEYS, Key};

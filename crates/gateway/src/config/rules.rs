@@ -12,6 +12,13 @@ use crate::namespace::Namespace;
 pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     let said = |key| said(Key::named(key), key, config, settings.layer(key));
     hold(rules(config), said)?;
+    if let Some(personal) = &config.personal_channel
+        && let Ok(channel) = personal.of("user")
+        && let Err(unknown) = config.channels.resolve(&channel)
+    {
+        let said = said("personal_channel");
+        return Err(ConfigError::Combination(format!("{said} is in no namespace of the file: {unknown}")));
+    }
     let has_users = config.has_token_keys();
     for (namespace, section) in sections(config, settings) {
         let said = |name| {
@@ -259,6 +266,27 @@ fn rules(config: &Config) -> Vec<Rule> {
             "must be shorter than",
             "idle_timeout",
             "a quiet client would be cut before its first ping",
+        ),
+        (
+            config.client_pong_timeout >= config.client_ping_interval,
+            "client_pong_timeout",
+            "must be shorter than",
+            "client_ping_interval",
+            "a client is asked again only after it has answered",
+        ),
+        (
+            no_keys && config.personal_channel.is_some(),
+            "personal_channel",
+            "needs keys, as in",
+            "token_secrets",
+            "without keys no client has a user",
+        ),
+        (
+            no_keys && config.max_connections_per_user.is_some(),
+            "max_connections_per_user",
+            "needs keys, as in",
+            "token_secrets",
+            "without keys no client has a user",
         ),
         (
             mute,

@@ -1,6 +1,7 @@
 //! Everything that speaks HTTP: the handshake of a WebSocket, and the ordinary routes. What happens on
 //! a connection after its handshake is the session's.
 
+mod client;
 mod door;
 mod framing;
 mod rejection;
@@ -11,4 +12,4 @@ pub use door::{MayPublish, check_publication};
 pub use framing::{Goes, judge};
 pub use rejection::{Rejected, Rejection};
 pub use routes::{internal, public};
-pub use upgrade::{Handoff, Terms, Upgrade, id_value, is_upgrade, upgrade};
+pub use upgrade::{Handoff, Purpose, Terms, Upgrade, id_value, is_upgrade, upgrade};

@@ -9,8 +9,10 @@ use axum::body::Body;
 use fanfare_hub::{Carrier, Context, Format, Heartbeat, OnGap, Opening, Placed, Subscription};
 use fanfare_protocol::{Channel, ConnectionId};
 use fanfare_websocket::deflate::{Agreed, Compressor, negotiate};
-use fanfare_websocket::{Role, handshake};
-use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, UPGRADE};
+use fanfare_websocket::{Limits, Role, handshake};
+use http::header::{
+    CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -18,9 +20,11 @@ use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use super::client;
 use super::door::{self, Entry, MayPublish};
 use super::rejection::Rejection;
 use crate::admission::Permit;
+use crate::client::Dialect;
 use crate::client_address::client_address;
 use crate::config::Config;
 use crate::identity::Expiry;
@@ -31,12 +35,18 @@ pub struct Upgrade {
     pub stream: OnUpgrade,
     pub placed: Placed,
     pub id: ConnectionId,
-    pub terms: Terms,
+    pub purpose: Purpose,
     /// How messages are compressed, if at all.
     pub agreed: Option<Agreed>,
     pub permit: Permit,
-    /// When it ends, if it is not to go on for ever.
-    pub expiry: Option<Expiry>,
+}
+
+/// What is spoken on it.
+pub enum Purpose {
+    /// Messages are publications in one channel; it ends then, if it is not to go on for ever.
+    Raw(Terms, Option<Expiry>),
+    /// Messages are the client protocol's.
+    Client(Dialect, Limits),
 }
 
 /// Where a connection publishes, and what it may do.
@@ -71,7 +81,7 @@ const CONNECTION_ID: HeaderName = HeaderName::from_static("fanfare-connection");
 
 /// Whether a path is a WebSocket's.
 pub fn is_upgrade(config: &Config, path: &str) -> bool {
-    path == "/ws" || path.starts_with("/ws/") || is_echo(config, path)
+    path == "/ws" || path.starts_with("/ws/") || client::is_path(path) || is_echo(config, path)
 }
 
 /// Answers a handshake: 101 with the rest in `handoff`, or a refusal, which is counted.
@@ -113,28 +123,47 @@ async fn accept(
         return Err(Rejection::Body);
     }
     let id = Uuid::now_v7();
-    let (mut subscription, mut terms) = wish(&instance.config, &request, id)?;
+    let wish = match client::wish(&instance.config, &request)? {
+        Some(wish) => Wish::Client(wish),
+        None => Wish::raw(&instance.config, &request, id)?,
+    };
     let agreed = compression(&instance.config, headers)?;
     let context = agreed.and_then(|agreed| context(&instance.config, &agreed));
-    if let (Some(agreed), None) = (&agreed, &context) {
-        subscription.format = subscription.format.carried_by(carrier(agreed));
-    }
+    let shared = agreed.as_ref().filter(|_| context.is_none()).map(carrier);
+    let carried = |format: Format| shared.map_or(format, |carrier| format.carried_by(carrier));
     if !instance.config.allowed_origins.allows(text(headers, &ORIGIN), text(headers, &HOST)) {
         return Err(Rejection::Origin);
     }
     let permit = instance.admission.admit(client)?;
-    let entry =
-        if terms.alone { Entry::OPEN } else { door::enter(instance, &request, &terms.channel).await? };
-    terms.may_publish = entry.may_publish;
-    let outbox_limit = if terms.alone { 4 * ECHO_MESSAGE } else { instance.config.outbox_limit };
-    let (format, heartbeat) = (subscription.format, Heartbeat::AnyFrame);
-    let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
-    let unconfirmed = worker.shard.subscribe(placed.key(), &subscription);
-    if unconfirmed == Some(true) && !terms.alone {
-        instance.broker.subscribe(&terms.channel).await;
-        worker.shard.confirm(&terms.channel);
-    }
-    tracing::debug!(%id, %client, channel = %terms.channel, "connection accepted");
+    let outbox_limit = instance.config.outbox_limit;
+    let (placed, purpose, protocol) = match wish {
+        Wish::Client(client::Wish { mut dialect, protocol, heartbeat }) => {
+            dialect.format = carried(dialect.format);
+            let opening = Opening { id, format: dialect.format, heartbeat, outbox_limit, context };
+            let limits = Limits { message: instance.config.message_limit, fragments: FRAGMENTS };
+            tracing::debug!(%id, %client, encoding = ?dialect.encoding, "connection accepted");
+            (worker.shard.place(opening), Purpose::Client(dialect, limits), protocol)
+        }
+        Wish::Raw(mut subscription, mut terms) => {
+            subscription.format = carried(subscription.format);
+            let entry = if terms.alone {
+                Entry::OPEN
+            } else {
+                door::enter(instance, &request, &terms.channel).await?
+            };
+            terms.may_publish = entry.may_publish;
+            let outbox_limit = if terms.alone { 4 * ECHO_MESSAGE } else { outbox_limit };
+            let (format, heartbeat) = (subscription.format, Heartbeat::AnyFrame);
+            let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
+            let unconfirmed = worker.shard.subscribe(placed.key(), &subscription);
+            if unconfirmed == Some(true) && !terms.alone {
+                instance.broker.subscribe(&terms.channel).await;
+                worker.shard.confirm(&terms.channel);
+            }
+            tracing::debug!(%id, %client, channel = %terms.channel, "connection accepted");
+            (placed, Purpose::Raw(terms, entry.expiry), None)
+        }
+    };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -144,10 +173,13 @@ async fn accept(
     if let Some(agreed) = &agreed {
         headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header_value());
     }
+    if let Some(protocol) = protocol {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
     headers.insert(INSTANCE_ID, worker.instance_id.clone());
     headers.insert(CONNECTION_ID, id_value(id));
     let stream = hyper::upgrade::on(&mut request);
-    *handoff.borrow_mut() = Some(Upgrade { stream, placed, id, terms, agreed, permit, expiry: entry.expiry });
+    *handoff.borrow_mut() = Some(Upgrade { stream, placed, id, purpose, agreed, permit });
     Ok(response)
 }
 
@@ -177,8 +209,20 @@ fn is_echo(config: &Config, path: &str) -> bool {
     config.echo && path == "/echo"
 }
 
-/// What a path and its query ask for.
-fn wish(
+/// What a request asks for.
+enum Wish {
+    Raw(Subscription, Terms),
+    Client(client::Wish),
+}
+
+impl Wish {
+    fn raw(config: &Config, request: &Request<Incoming>, id: ConnectionId) -> Result<Self, Rejection> {
+        raw_wish(config, request, id).map(|(subscription, terms)| Self::Raw(subscription, terms))
+    }
+}
+
+/// What a raw endpoint's path and query ask for.
+fn raw_wish(
     config: &Config,
     request: &Request<Incoming>,
     id: ConnectionId,

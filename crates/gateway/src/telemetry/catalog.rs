@@ -96,6 +96,22 @@ pub const METRICS: &[Metric] = &[
         "fanfare_unknown_envelopes_total",
         "Messages on the bus that no version of the envelope explains",
     ),
+    counter(
+        "fanfare_healed_publications_total",
+        "Publications that the bus did not bring and that came out of their channel's history",
+    ),
+    counter("fanfare_heals_total", "Holes that were made good out of a history, by result").by("result"),
+    counter("fanfare_history_reads_total", "Reads of a channel's history"),
+    counter("fanfare_history_read_failures_total", "Of these, those that the broker did not answer"),
+    gauge("fanfare_history_read_seconds", "How long one of them has taken, on average since the start"),
+    counter("fanfare_commands_total", "Commands of the client protocol, by method and result")
+        .by("method, result"),
+    counter("fanfare_recoveries_total", "Subscriptions that wanted what they had missed, by outcome")
+        .by("outcome"),
+    counter("fanfare_namespace_publications_total", "Publications of clients, by namespace").by("namespace"),
+    counter("fanfare_namespace_subscribed_total", "Subscriptions that clients were given, by namespace")
+        .by("namespace"),
+    gauge("fanfare_users", "Different users of the open connections"),
     gauge("fanfare_presence_members", "Members of all channels that are connections of this instance"),
     counter("fanfare_presence_reads_total", "Questions about presence, instances and channels"),
     counter("fanfare_presence_read_failures_total", "Of these, those that the broker did not answer"),
@@ -131,10 +147,11 @@ mod tests {
     use std::fmt::Write;
 
     use fanfare_broker::GapCause;
-    use fanfare_hub::End;
+    use fanfare_hub::{End, Protocol};
 
     use super::*;
     use crate::api::{Calls, Method, Refusal};
+    use crate::client::{Counts, Outcome};
     use crate::http::Rejection;
     use crate::identity::TokenFault;
     use crate::tls::LiveCertificate;
@@ -161,6 +178,12 @@ mod tests {
         writeln!(rows, "\n`method` of a call: {}.", list(&methods)).unwrap();
         writeln!(rows, "\n`result` of a call: {}.", list(&Calls::results().collect::<Vec<_>>())).unwrap();
         writeln!(rows, "\n`reason` of a request that was no call: {}.", list(&Refusal::LABELS)).unwrap();
+        writeln!(rows, "\n`protocol` of a connection: {}.", list(&Protocol::ALL.map(Protocol::label)))
+            .unwrap();
+        writeln!(rows, "\n`method` of a command: {}.", list(&Counts::METHODS)).unwrap();
+        writeln!(rows, "\n`result` of a command: {}.", list(&Counts::RESULTS)).unwrap();
+        writeln!(rows, "\n`outcome` of a recovery: {}.", list(&Outcome::LABELS)).unwrap();
+        writeln!(rows, "\n`result` of a heal: `whole`, `gap`.").unwrap();
         let (begin, end) = ("<!-- begin generated -->\n", "<!-- end generated -->");
         let text = std::fs::read_to_string(FILE).unwrap();
         let (before, rest) = text.split_once(begin).expect("docs/metrics.md has its begin mark");

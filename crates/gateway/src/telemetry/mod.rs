@@ -5,7 +5,7 @@ mod catalog;
 
 use std::time::Duration;
 
-use fanfare_hub::{Census, End};
+use fanfare_hub::{Census, End, Protocol};
 use metrics::{
     counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder,
 };
@@ -68,6 +68,7 @@ impl Telemetry {
             self.process.collect();
             connections(instance, &census);
             traffic(instance);
+            clients(instance);
             broker(instance);
             lifecycle(instance, &census);
             api(instance);
@@ -79,7 +80,13 @@ impl Telemetry {
 fn connections(instance: &Instance, census: &[Option<Census>]) {
     let counted = || census.iter().flatten();
     let total = |of: fn(&Census) -> u64| counted().map(of).sum::<u64>() as f64;
-    gauge!("fanfare_connections", "protocol" => "raw").set(total(|c| c.connections));
+    for protocol in Protocol::ALL {
+        let (label, place) = (protocol.label(), protocol as usize);
+        let open: u64 = counted().map(|census| census.by_protocol[place]).sum();
+        gauge!("fanfare_connections", "protocol" => label).set(open as f64);
+        counter!("fanfare_connections_opened_total", "protocol" => label)
+            .absolute(instance.sum(|stats| &stats.opened[place]));
+    }
     gauge!("fanfare_closing_connections").set(total(|c| c.closing));
     gauge!("fanfare_subscriptions").set(total(|c| c.subscriptions));
     gauge!("fanfare_compressed_subscriptions").set(total(|c| c.compressed));
@@ -96,8 +103,6 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
     }
     counter!("fanfare_slow_consumers_total")
         .absolute(instance.sum(|stats| &stats.closed[End::SlowConsumer.index()]));
-    counter!("fanfare_connections_opened_total", "protocol" => "raw")
-        .absolute(instance.sum(|stats| &stats.opened));
     for (label, rejected) in Rejection::LABELS.into_iter().zip(instance.rejected.read()) {
         counter!("fanfare_handshakes_rejected_total", "reason" => label).absolute(rejected);
     }
@@ -144,6 +149,23 @@ fn traffic(instance: &Instance) {
     counter!("fanfare_deflated_frame_bytes_total").absolute(frames);
 }
 
+fn clients(instance: &Instance) {
+    let counts = &instance.counts;
+    for (method, result, commands) in counts.commands() {
+        counter!("fanfare_commands_total", "method" => method, "result" => result).absolute(commands);
+    }
+    for (outcome, recoveries) in counts.recoveries() {
+        counter!("fanfare_recoveries_total", "outcome" => outcome).absolute(recoveries);
+    }
+    for (namespace, publications, subscriptions) in counts.namespaces() {
+        let namespace = namespace.to_owned();
+        counter!("fanfare_namespace_publications_total", "namespace" => namespace.clone())
+            .absolute(publications);
+        counter!("fanfare_namespace_subscribed_total", "namespace" => namespace).absolute(subscriptions);
+    }
+    gauge!("fanfare_users").set(instance.users.count() as f64);
+}
+
 fn broker(instance: &Instance) {
     let status = instance.broker.status();
     gauge!("fanfare_broker_up").set(f64::from(u8::from(status.up)));
@@ -153,6 +175,13 @@ fn broker(instance: &Instance) {
     counter!("fanfare_broker_reconnects_total").absolute(status.reconnects);
     counter!("fanfare_broker_duplicates_total").absolute(status.duplicates);
     counter!("fanfare_unknown_envelopes_total").absolute(status.unknown_envelopes);
+    counter!("fanfare_healed_publications_total").absolute(status.healed_publications);
+    for (result, heals) in [("whole", status.heals_whole), ("gap", status.heals_with_gap)] {
+        counter!("fanfare_heals_total", "result" => result).absolute(heals);
+    }
+    counter!("fanfare_history_reads_total").absolute(status.history_reads);
+    counter!("fanfare_history_read_failures_total").absolute(status.history_failures);
+    gauge!("fanfare_history_read_seconds").set(average(status.history_micros, status.history_reads));
     let presence = instance.broker.presence_status();
     gauge!("fanfare_presence_members").set(presence.members as f64);
     counter!("fanfare_presence_reads_total").absolute(presence.reads);

@@ -89,7 +89,7 @@ impl Registry {
                     if unseen.iter().any(|delivery| delivery.offset > member.after) {
                         room.members[place].after = 0;
                     }
-                    if own.publications > 0 && member.fresh {
+                    if own.begun {
                         room.members[place].fresh = false;
                     }
                     written.send(connection, &own, room.serial)
@@ -166,6 +166,8 @@ pub(super) struct Laid {
     pub(super) frames: usize,
     /// Those of them that are publications; the others are news.
     pub(super) publications: usize,
+    /// Something is in it to which the next difference is made.
+    pub(super) begun: bool,
     pub(super) bytes: usize,
     /// There is more, and it cannot be said.
     pub(super) unsayable: bool,
@@ -178,7 +180,8 @@ impl Laid {
         deliveries: impl IntoIterator<Item = &'d Delivery>,
         context: Option<&mut Context>,
     ) -> Self {
-        let (mut frames, mut publications, mut unsayable) = (SmallVec::<[_; 16]>::new(), 0, false);
+        let (mut frames, mut publications) = (SmallVec::<[_; 16]>::new(), 0);
+        let (mut begun, mut unsayable) = (false, false);
         let mut format = if member.fresh { member.format.whole() } else { member.format };
         for delivery in deliveries.into_iter().filter(|delivery| member.news || !delivery.news) {
             match delivery.frames.of(format) {
@@ -189,8 +192,10 @@ impl Laid {
                 }
                 Some(Some(frame)) => {
                     frames.push(frame);
-                    if !delivery.news {
-                        publications += 1;
+                    publications += usize::from(!delivery.news);
+                    // Until its position is reached, what comes without a number is not what others' differences are to.
+                    if !delivery.news && (member.after == 0 || delivery.offset > member.after) {
+                        begun = true;
                         format = member.format;
                     }
                 }
@@ -208,7 +213,7 @@ impl Laid {
             }
         };
         let bytes = chunks.iter().map(Bytes::len).sum();
-        Self { member: *member, bytes, chunks, frames: count, publications, unsayable }
+        Self { member: *member, bytes, chunks, frames: count, publications, begun, unsayable }
     }
 
     /// What came of writing it, if it went as `sent` says.

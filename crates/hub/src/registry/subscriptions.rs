@@ -74,7 +74,7 @@ impl Registry {
         };
         let laid = Laid::new(member, deliveries.iter().filter(wanted), context.as_deref_mut());
         connection.context = context;
-        member.fresh &= laid.publications == 0;
+        member.fresh &= !laid.begun;
         if deliveries.iter().any(|delivery| delivery.offset > after) {
             member.after = 0;
         }

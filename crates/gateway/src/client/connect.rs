@@ -1,0 +1,160 @@
+//! The first command of every connection (specification, section 3.2): who the client is, whether there is room for it,
+//! and what it is subscribed to from the start. All of it succeeds, or nothing is left of it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fanfare_broker::Claim;
+use fanfare_hub::Heartbeat;
+use fanfare_protocol::Channel;
+use fanfare_protocol::centrifuge::{
+    Answer, Connect, ConnectRequest, ConnectResult, DisconnectCode, ErrorCode, Event, Named, Push, Refusal,
+    SubscribeRequest, SubscribeResult,
+};
+use futures_util::future::join_all;
+
+use super::commands::{refusal, seconds_left};
+use super::session::{Client, Stage};
+use super::subscribe::{Origin, establish, undo};
+use crate::identity::{Grant, Identity};
+use crate::namespace::may_subscribe;
+
+/// What the server calls itself.
+pub const VERSION: &str = concat!("Fanfare ", env!("CARGO_PKG_VERSION"));
+
+impl Client {
+    pub(super) async fn connect(
+        &mut self,
+        id: u32,
+        request: ConnectRequest,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let identity = self.identify(&request.token).await?;
+        self.enter(&identity);
+        let wanted = self.at_the_start(&identity, &request)?;
+        let most = self.worker.instance.config.max_channels;
+        if most.is_some_and(|most| wanted.len() > most.get() as usize) {
+            return Err(DisconnectCode::ChannelLimit.into());
+        }
+        let ttl = seconds_left(identity.expiry, ErrorCode::Expired.into())?;
+        self.claim().await?;
+        let asked = SubscribeRequest::default();
+        let plans = wanted.into_iter().map(|(channel, (grant, origin))| {
+            let request = request.subs.get(channel.as_str()).unwrap_or(&asked);
+            self.plan(channel, request, grant, origin)
+        });
+        let plans = plans.collect::<Result<Vec<_>, _>>()?;
+        let established = join_all(plans.iter().map(establish)).await;
+        if let Some(refusal) = established.iter().find_map(|outcome| outcome.as_ref().err()) {
+            let made = plans.iter().zip(&established).filter(|(_, outcome)| outcome.is_ok());
+            made.for_each(|(plan, _)| undo(plan));
+            return Err(*refusal);
+        }
+        let mut established: Vec<_> = established.into_iter().flatten().collect();
+        let mut subs = Vec::with_capacity(plans.len());
+        for (plan, established) in plans.iter().zip(&mut established) {
+            subs.push(Named::from((plan.channel.as_str(), std::mem::take(&mut established.result))));
+        }
+        self.stage = Stage::Connected;
+        self.welcome(id, ttl, subs, out);
+        // Before what was held of their publications.
+        self.flush(out);
+        for (plan, established) in plans.into_iter().zip(established) {
+            self.install(plan, &Bytes::new(), established.after);
+        }
+        let heartbeat = if self.one_way { Heartbeat::AnyFrame } else { Heartbeat::Answers };
+        self.worker.shard.introduce(self.key, heartbeat);
+        Ok(())
+    }
+
+    async fn identify(&self, token: &str) -> Result<Identity, Refusal> {
+        let verifier = &self.worker.instance.identity;
+        if token.is_empty() || !verifier.has_keys() {
+            return verifier.without_token().ok_or(DisconnectCode::BadRequest.into());
+        }
+        verifier.connection(token).await.map_err(|fault| refusal(fault.on_connect()))
+    }
+
+    /// From now on what is for its user reaches it.
+    fn enter(&mut self, identity: &Identity) {
+        self.user = identity.user.clone();
+        self.info = identity.info.clone();
+        self.expiry = identity.expiry;
+        self.worker.roster.enter(self.key, &self.user, &self.mail);
+        self.worker.instance.users.enter(&self.user);
+        self.entered = true;
+    }
+
+    /// Takes one of its user's places, where those are counted.
+    async fn claim(&mut self) -> Result<(), Refusal> {
+        let instance = &self.worker.instance;
+        let limit = instance.config.max_connections_per_user.filter(|_| !self.user.is_anonymous());
+        let Some(limit) = limit else { return Ok(()) };
+        match instance.broker.claim(self.user.as_str(), self.id, limit.get()).await {
+            Claim::Full => Err(DisconnectCode::ConnectionLimit.into()),
+            // While the bus is away, nobody knows; to turn everybody away would be worse.
+            Claim::Held | Claim::Unproven(_) => {
+                self.claimed = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// The channels that the token names, the user's own, and those that the client names and might subscribe to
+    /// itself; others that it names are passed over.
+    fn at_the_start(
+        &self,
+        identity: &Identity,
+        request: &ConnectRequest,
+    ) -> Result<BTreeMap<Channel, (Grant, Origin)>, Refusal> {
+        let config = &self.worker.instance.config;
+        let mut wanted = BTreeMap::new();
+        for (channel, grant) in &identity.subs {
+            let namespace = config.channels.resolve(channel).map_err(|_| ErrorCode::UnknownChannel)?;
+            if !namespace.admits(channel) {
+                return Err(ErrorCode::BadRequest.into());
+            }
+            wanted.insert(channel.clone(), (grant.clone(), Origin::Token));
+        }
+        if let Some(personal) = config.personal_channel.as_ref().filter(|_| !self.user.is_anonymous()) {
+            let channel = personal.of(self.user.as_str()).map_err(|_| ErrorCode::BadRequest)?;
+            wanted.entry(channel).or_insert_with(|| (Grant::default(), Origin::Server));
+        }
+        for name in request.subs.keys() {
+            let Ok(channel) = Channel::new(name) else { continue };
+            if wanted.contains_key(&channel) {
+                continue;
+            }
+            let namespace = config.channels.resolve(&channel).map_err(|_| DisconnectCode::BadRequest)?;
+            let may = may_subscribe(namespace, &channel, &self.user, false);
+            if namespace.admits(&channel) && may.is_ok() {
+                wanted.insert(channel, (Grant::default(), Origin::Server));
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn welcome(&mut self, id: u32, ttl: Option<u32>, subs: Vec<Named<SubscribeResult>>, out: &mut Vec<u8>) {
+        let (client, version) = (self.id.to_string(), VERSION.to_owned());
+        let (expires, ttl) = (ttl.is_some(), ttl.unwrap_or(0));
+        if self.one_way {
+            let connect = Connect { client, version, subs, expires, ttl, ..Connect::default() };
+            let push = Push { id: 0, channel: String::new(), event: Event::Connect(connect) };
+            return self.push(out, &push);
+        }
+        let interval = self.worker.instance.config.client_ping_interval;
+        // In whole seconds, and 0 would be none at all.
+        let ping = interval.as_millis().div_ceil(1000) as u32;
+        let result = ConnectResult {
+            client,
+            version,
+            subs,
+            expires,
+            ttl,
+            ping,
+            pong: true,
+            ..ConnectResult::default()
+        };
+        self.answer(out, id, &Answer::Connect(result));
+    }
+}

@@ -1,0 +1,28 @@
+//! The session of a connection that speaks the Centrifuge client protocol, version 2: what its commands do and how they
+//! are answered. It knows no HTTP and reads no socket but through [`crate::inbound`]; what a right or a token is worth is
+//! asked of [`crate::namespace`] and [`crate::identity`].
+//!
+//! One connection's commands are handled one after the other, and what the instance has for it of its own accord, its
+//! [`Mail`](mail::Mail), comes between two of them. So nothing here has to be guarded against a command that overtakes
+//! another. Publications do not come by here: the hub writes those.
+
+mod alarm;
+mod commands;
+mod connect;
+mod control;
+mod counts;
+mod mail;
+mod publish;
+mod reading;
+mod recovery;
+mod session;
+mod subscribe;
+mod subscriptions;
+mod users;
+
+pub use counts::Counts;
+pub use mail::Roster;
+#[cfg(test)]
+pub use recovery::Outcome;
+pub use session::{Dialect, Session};
+pub use users::Users;

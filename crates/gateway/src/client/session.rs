@@ -1,0 +1,368 @@
+//! The life of one connection that speaks the client protocol: it waits for commands, for mail and for the end of its
+//! tokens, and does one thing after the other. What a command does is in the files beside this one.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfare_hub::{End, Format, Key, Socket};
+use fanfare_protocol::centrifuge::{
+    Answer, Command, DisconnectCode, Encoding, Format as PushFormat, NotJson, Offence, Push, Request,
+};
+use fanfare_protocol::{ConnectionId, Info};
+use fanfare_websocket::{Limits, Opcode, frame};
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use super::alarm::Alarm;
+use super::mail::Mail;
+use super::subscriptions::{Presence, Subs};
+use crate::admission::Permit;
+use crate::identity::{Expiry, User};
+use crate::inbound::{Inbound, Read};
+use crate::session::{Bucket, is_pressed, wait_for_room};
+use crate::worker::{SCRATCH, Worker};
+
+/// How long a command may take before the client is excused for not having answered a ping: meanwhile it is not read.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long others wait for somebody to come back before they are told that he has left, if he has not said so.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How a client and its session speak with one another.
+#[derive(Debug, Clone)]
+pub struct Dialect {
+    pub encoding: Encoding,
+    /// The client only listens, once it has said who it is.
+    pub one_way: bool,
+    /// What such a client has said already.
+    pub greeting: Option<Bytes>,
+    /// How its publications are written.
+    pub format: Format,
+}
+
+/// One connection's session, from its first byte to its last.
+pub struct Session {
+    inbound: Inbound,
+    client: Client,
+    _permit: Permit,
+    /// Counted as long as the task lives that this is in.
+    _alive: Rc<()>,
+}
+
+/// What is known of the client.
+pub(super) struct Client {
+    pub worker: Rc<Worker>,
+    pub key: Key,
+    pub id: ConnectionId,
+    pub format: Format,
+    pub one_way: bool,
+    pub stage: Stage,
+    pub user: User,
+    /// What others are shown of it.
+    pub info: Option<Bytes>,
+    pub expiry: Option<Expiry>,
+    pub subs: Subs,
+    pub mail: Rc<Mail>,
+    /// It is in the worker's roster.
+    pub entered: bool,
+    /// It holds one of its user's places.
+    pub claimed: bool,
+    /// Commands that were heard and not handled yet. What is no command ends the connection in its turn.
+    heard: VecDeque<Result<Command, Offence>>,
+    alarm: Alarm,
+    bucket: Option<Box<Bucket>>,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has yet to connect.
+    New,
+    /// It tried to, in vain, and may do nothing any more.
+    Refused,
+    Connected,
+    /// It was told to go.
+    Over,
+}
+
+impl Session {
+    /// The session of a connection that has been opened.
+    pub fn new(
+        worker: Rc<Worker>,
+        key: Key,
+        id: ConnectionId,
+        dialect: Dialect,
+        limits: Limits,
+        permit: Permit,
+    ) -> Self {
+        let alive = worker.alive.clone();
+        let mut client = Client {
+            key,
+            id,
+            format: dialect.format,
+            one_way: dialect.one_way,
+            stage: Stage::New,
+            user: User::anonymous(),
+            info: None,
+            expiry: None,
+            subs: Subs::default(),
+            mail: Mail::new(id),
+            entered: false,
+            claimed: false,
+            heard: VecDeque::new(),
+            alarm: Alarm::default(),
+            bucket: Bucket::new(&worker.instance.config),
+            worker: worker.clone(),
+        };
+        if let Some(greeting) = dialect.greeting {
+            client.hear(&greeting);
+        }
+        Self { inbound: Inbound::new(worker, key, id, limits), client, _permit: permit, _alive: alive }
+    }
+
+    /// Takes in what came with the handshake, before anything is read.
+    pub fn hear(&mut self, early: &[u8]) {
+        let Self { inbound, client, .. } = self;
+        inbound.take_in(&mut early.to_vec(), |_, message| client.hear(message));
+    }
+
+    /// Serves the client until it has gone or was made to.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice: 200 bytes a connection"
+    )]
+    pub fn run(mut self, socket: Rc<Socket>) -> impl Future<Output = ()> {
+        async move {
+            // All of it, and borrowed: what an async block does not name is dropped before it runs, and what is moved
+            // inside of it is kept twice.
+            let Self { inbound, client, .. } = &mut self;
+            let mut rush = 0;
+            loop {
+                if client.has_work() {
+                    // Boxed, or every idle connection would keep the room for it.
+                    Box::pin(client.work_patiently()).await;
+                }
+                if inbound.is_over() {
+                    break;
+                }
+                tokio::select! {
+                    readable = socket.readable() => {
+                        if readable.is_err() {
+                            break;
+                        }
+                    }
+                    () = client.mail.arrived() => continue,
+                    () = client.alarm.rings() => {
+                        client.look_at_ends();
+                        continue;
+                    }
+                }
+                // Asked just before reading, or all who were silent till now could come in at the same time.
+                if is_pressed(&client.worker) {
+                    Box::pin(wait_for_room(&client.worker, client.key)).await;
+                }
+                match inbound.read(&socket, |_, message| client.hear(message)) {
+                    Read::Ended => break,
+                    Read::Dry => rush = 0,
+                    Read::Bytes(bytes) => rush += bytes,
+                }
+                // A socket that never runs dry would keep the thread from everybody else.
+                if rush >= SCRATCH {
+                    rush = 0;
+                    yield_now().await;
+                }
+            }
+            // What it said before it went counts.
+            if client.has_work() {
+                Box::pin(client.work_patiently()).await;
+            }
+            // The socket first: what follows may be slow, and the client may be back meanwhile.
+            client.worker.shard.remove(client.key);
+            client.leave(if inbound.said_goodbye() { Duration::ZERO } else { GRACE });
+        }
+    }
+}
+
+impl Client {
+    /// Takes a message apart into commands, which wait for their turn. Ends nothing by itself: what came before an
+    /// offence is still to be done.
+    fn hear(&mut self, message: &[u8]) -> Option<End> {
+        if self.heard.back().is_some_and(Result::is_err) {
+            return None;
+        }
+        if self.one_way {
+            let request = fanfare_protocol::centrifuge::ConnectRequest::read(Encoding::Json, message);
+            let command =
+                request.map(|request| Command { id: 1, request: Request::Connect(Box::new(request)) });
+            self.heard.push_back(command);
+        } else {
+            self.heard.extend(self.encoding().commands(message));
+        }
+        None
+    }
+
+    pub(super) fn encoding(&self) -> Encoding {
+        encoding_of(self.format)
+    }
+
+    pub(super) fn push_format(&self) -> PushFormat {
+        match self.one_way {
+            true => PushFormat::UniJson,
+            false => self.encoding().format(),
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.heard.is_empty() || !self.mail.is_empty()
+    }
+
+    /// Works off what there is. While that takes long, the client is not blamed for an answer that is not read.
+    async fn work_patiently(&mut self) {
+        let (worker, key) = (self.worker.clone(), self.key);
+        {
+            let mut work = pin!(self.work());
+            while timeout(LOOK, &mut work).await.is_err() {
+                worker.shard.excuse(key);
+            }
+        }
+        self.set_alarm();
+    }
+
+    async fn work(&mut self) {
+        let mut out = Vec::new();
+        loop {
+            if let Some(letter) = self.mail.take() {
+                self.open(letter, &mut out).await;
+            } else if let Some(command) = self.heard.pop_front() {
+                self.handle(command, &mut out).await;
+            } else {
+                break;
+            }
+            if self.stage == Stage::Over {
+                self.heard = VecDeque::new();
+            }
+        }
+        self.flush(&mut out);
+        self.heard = VecDeque::new();
+    }
+
+    /// The next command, if it is one of these.
+    pub(super) fn next_if(&mut self, is_one: impl Fn(&Request) -> bool) -> Option<Command> {
+        let next = self.heard.front()?.as_ref().ok().filter(|command| is_one(&command.request));
+        if next.is_some() { self.heard.pop_front()?.ok() } else { None }
+    }
+
+    /// Whether the client may send one more message now.
+    pub(super) fn is_in_rate(&mut self) -> bool {
+        self.bucket.as_mut().is_none_or(|bucket| bucket.take())
+    }
+
+    /// Adds an answer to what is to be written.
+    pub(super) fn answer(&mut self, out: &mut Vec<u8>, id: u32, answer: &Answer) {
+        if let Err(NotJson) = self.encoding().put_answer(out, id, answer) {
+            self.end(DisconnectCode::InappropriateProtocol, out);
+        }
+    }
+
+    /// Adds a push to what is to be written.
+    pub(super) fn push(&mut self, out: &mut Vec<u8>, push: &Push) {
+        if self.put_push(out, push).is_err() {
+            self.end(DisconnectCode::InappropriateProtocol, out);
+        }
+    }
+
+    /// The same, for those who do not end by it.
+    pub(super) fn put_push(&self, out: &mut Vec<u8>, push: &Push) -> Result<(), NotJson> {
+        if self.one_way {
+            // Each message of theirs is a frame of its own.
+            let mut unit = Vec::new();
+            self.push_format().put_push(&mut unit, push)?;
+            out.extend_from_slice(&frame(Opcode::Text, &unit));
+            return Ok(());
+        }
+        self.push_format().put_push(out, push)
+    }
+
+    /// Writes what has come together, in one frame.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>) {
+        let frames = self.take_frames(out);
+        if !frames.is_empty() {
+            self.worker.shard.send(self.key, &frames);
+        }
+    }
+
+    /// What has come together, as it is to be written.
+    pub(super) fn take_frames(&self, out: &mut Vec<u8>) -> Bytes {
+        let messages = std::mem::take(out);
+        match (messages.is_empty(), self.one_way) {
+            (true, _) => Bytes::new(),
+            (false, true) => messages.into(),
+            (false, false) => {
+                let opcode = match self.encoding() {
+                    Encoding::Json => Opcode::Text,
+                    Encoding::Protobuf => Opcode::Binary,
+                };
+                frame(opcode, &messages)
+            }
+        }
+    }
+
+    /// Closes the connection, after what was to be written before.
+    pub(super) fn end(&mut self, why: DisconnectCode, out: &mut Vec<u8>) {
+        self.flush(out);
+        self.stage = Stage::Over;
+        self.worker.shard.end(self.key, End::Disconnected(why));
+    }
+
+    /// How others see the client; in a channel where it is subscribed, with what is shown of it there.
+    pub(super) fn seen(&self, chan_info: Option<&Bytes>) -> Info {
+        Info {
+            user: self.user.as_str().to_owned(),
+            client: self.id.to_string(),
+            conn_info: self.info.clone().unwrap_or_default(),
+            chan_info: chan_info.cloned().unwrap_or_default(),
+        }
+    }
+
+    fn set_alarm(&mut self) {
+        let ends = self.subs.iter().filter_map(|sub| sub.expiry).chain(self.expiry);
+        let grace = self.worker.instance.config.refresh_grace;
+        self.alarm.set(ends, grace);
+    }
+
+    /// The alarm has rung: whatever is over ends.
+    fn look_at_ends(&mut self) {
+        let mut out = Vec::new();
+        self.end_what_is_over(&mut out);
+        self.flush(&mut out);
+        self.set_alarm();
+    }
+
+    /// The connection is no more. Others are told that it has left its channels after `grace`, unless its user is back.
+    fn leave(&mut self, grace: Duration) {
+        let broker = &self.worker.instance.broker;
+        for sub in self.subs.take() {
+            if sub.presence != Presence::Absent {
+                broker.leave(&sub.channel, self.id, grace);
+            }
+        }
+        if self.claimed {
+            broker.give_back(self.user.as_str(), self.id);
+        }
+        if self.entered {
+            self.worker.roster.leave(self.key, &self.user);
+            self.worker.instance.users.leave(&self.user);
+        }
+    }
+}
+
+/// How a client that gets its publications so is spoken with.
+pub(super) fn encoding_of(format: Format) -> Encoding {
+    match format.encoding {
+        fanfare_hub::Encoding::Protobuf | fanfare_hub::Encoding::ProtobufDelta => Encoding::Protobuf,
+        _ => Encoding::Json,
+    }
+}

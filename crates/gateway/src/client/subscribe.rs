@@ -1,0 +1,346 @@
+//! Subscribing, and the ends of subscriptions (specification, sections 4.1 to 4.3 and 4.8).
+//!
+//! What makes that nothing is lost and nothing doubled is an order: the hub *holds* the channel's publications for this
+//! connection; the broker confirms that all that is published from now on comes; only then is the history read, up to a
+//! position; and the hub lets go what comes after that position, behind the answer. Nobody who delivers waits for any of
+//! it. If what is held has a gap, the hub has ended the subscription when the answer is ready, and it is made anew.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfare_broker::Query;
+use fanfare_hub::{Encoding as Written, Key, OnGap, Subscription, WhenSlow};
+use fanfare_protocol::centrifuge::{
+    Answer, DisconnectCode, Encoding, ErrorCode, Event, FOSSIL, Publication, Push, Refusal, SubscribeRequest,
+    SubscribeResult, Unsubscribe, UnsubscribeCode,
+};
+use fanfare_protocol::{Channel, ConnectionId, Epoch, Filter, Member, Position};
+
+use super::alarm::has_passed;
+use super::commands::{refusal, seconds_left};
+use super::recovery::{self, Outcome};
+use super::session::Client;
+use super::subscriptions::{Presence, Sub};
+use crate::identity::Grant;
+use crate::namespace::{
+    Namespace, Refusal as Refused, SlowConsumers, Wish, may_read_presence, may_subscribe,
+};
+use crate::worker::Worker;
+
+/// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
+const ATTEMPTS: u32 = 3;
+
+/// Bit 2 of a request's flags: a position that cannot be recovered is an error.
+const REJECT_UNRECOVERED: i64 = 2;
+
+/// Who has made a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The client asked for it.
+    Client,
+    /// The server did, because the connection's token says so.
+    Token,
+    /// The server did, for another reason.
+    Server,
+}
+
+/// A subscription that may be made, and how.
+pub(super) struct Plan {
+    pub channel: Channel,
+    worker: Rc<Worker>,
+    key: Key,
+    id: ConnectionId,
+    encoding: Encoding,
+    namespace: Arc<Namespace>,
+    grant: Grant,
+    ttl: Option<u32>,
+    origin: Origin,
+    subscription: Subscription,
+    presence: Presence,
+    member: Member,
+    positioned: bool,
+    recoverable: bool,
+    delta: bool,
+    /// From where on the client wants what it has missed.
+    since: Option<Position>,
+    must_recover: bool,
+}
+
+/// A subscription that is made, and whose publications are held until its answer is on its way.
+pub(super) struct Established {
+    pub result: SubscribeResult,
+    /// The client has everything up to this offset.
+    pub after: u64,
+}
+
+impl Client {
+    /// Subscribes as a client asks for it, and answers.
+    pub(super) async fn subscribe(
+        &mut self,
+        id: u32,
+        request: SubscribeRequest,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let channel = Channel::new(&request.channel)?;
+        if self.subs.get(&channel).is_some() {
+            return Err(ErrorCode::AlreadySubscribed.into());
+        }
+        let most = self.worker.instance.config.max_channels;
+        if most.is_some_and(|most| self.subs.len() >= most.get() as usize) {
+            return Err(ErrorCode::LimitExceeded.into());
+        }
+        let grant = self.granted(&channel, &request.token).await?;
+        for _ in 0..ATTEMPTS {
+            let plan = self.plan(channel.clone(), &request, grant.clone(), Origin::Client)?;
+            let Established { result, after } = establish(&plan).await?;
+            if !self.worker.shard.is_subscribed(self.key, &channel) {
+                undo(&plan);
+                continue;
+            }
+            if self.encoding().put_answer(out, id, &Answer::Subscribe(result)).is_err() {
+                undo(&plan);
+                return Err(DisconnectCode::InappropriateProtocol.into());
+            }
+            let answer = self.take_frames(out);
+            self.install(plan, &answer, after);
+            return Ok(());
+        }
+        Err(ErrorCode::Internal.into())
+    }
+
+    /// What a token gives the client in a channel, or that it needs none.
+    async fn granted(&self, channel: &Channel, token: &str) -> Result<Grant, Refusal> {
+        let instance = &self.worker.instance;
+        let namespace = instance.config.channels.resolve(channel).map_err(|_| ErrorCode::UnknownChannel)?;
+        if !namespace.admits(channel) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let mut grant = None;
+        if !token.is_empty() && instance.identity.has_keys() {
+            let checked =
+                instance.identity.subscription(token, channel, &self.user, &self.id.to_string()).await;
+            grant = Some(checked.map_err(|fault| refusal(fault.on_subscribe()))?);
+        }
+        may_subscribe(namespace, channel, &self.user, grant.is_some()).map_err(Refused::code)?;
+        Ok(grant.unwrap_or_default())
+    }
+
+    /// What becomes of a client's wishes in a channel that is open to it.
+    pub(super) fn plan(
+        &self,
+        channel: Channel,
+        request: &SubscribeRequest,
+        grant: Grant,
+        origin: Origin,
+    ) -> Result<Plan, Refusal> {
+        let namespaces = &self.worker.instance.config.channels;
+        let namespace = namespaces.resolve(&channel).map_err(|_| ErrorCode::UnknownChannel)?.clone();
+        let ttl = seconds_left(grant.expiry, ErrorCode::Expired.into())?;
+        let filter = request.tf.clone().map(Filter::parse).transpose()?;
+        let features = namespace.features(&grant.overrides);
+        let has = |wish: Wish, asked: bool| wish == Wish::Force || (wish == Wish::Allow && asked);
+        let recoverable = has(features.recovery, request.recoverable || request.recover);
+        let positioned = recoverable || has(features.positioning, request.positioned);
+        let may_see = || may_read_presence(&namespace, &channel, &self.user, true).is_ok();
+        let news = has(features.join_leave, request.join_leave && may_see());
+        // A difference to what was left out is of no use.
+        let delta = request.delta == FOSSIL && namespace.delta && filter.is_none() && !self.one_way;
+        let mut format = self.format;
+        match (delta, format.encoding) {
+            (true, Written::Json) => format.encoding = Written::JsonDelta,
+            (true, Written::Protobuf) => format.encoding = Written::ProtobufDelta,
+            _ => {}
+        }
+        let presence = match (features.presence, features.join_leave) {
+            (false, _) => Presence::Absent,
+            (true, Wish::Off) => Presence::Quiet,
+            (true, _) => Presence::Told,
+        };
+        let subscription = Subscription {
+            held: true,
+            on_gap: if positioned { OnGap::Lapse } else { OnGap::Nothing },
+            when_slow: match namespace.slow_consumers {
+                SlowConsumers::Close => WhenSlow::Close,
+                SlowConsumers::DropOldest => WhenSlow::DropOldest,
+                SlowConsumers::KeepLatest => WhenSlow::KeepLatest,
+            },
+            news,
+            filter: filter.map(Rc::new),
+            ..Subscription::new(channel.clone(), format)
+        };
+        let since = (recoverable && request.recover)
+            .then(|| Position { offset: request.offset, epoch: Epoch::claimed(&request.epoch) });
+        Ok(Plan {
+            worker: self.worker.clone(),
+            key: self.key,
+            id: self.id,
+            encoding: self.encoding(),
+            member: Member::of(self.id, &self.seen(grant.info.as_ref()), presence == Presence::Told),
+            must_recover: request.flag & REJECT_UNRECOVERED != 0,
+            channel,
+            namespace,
+            grant,
+            ttl,
+            origin,
+            subscription,
+            presence,
+            positioned,
+            recoverable,
+            delta,
+            since,
+        })
+    }
+
+    /// Takes in a subscription that is made, and lets go what was held of it, behind `answer`. False, and nothing is
+    /// written, if a gap has ended it meanwhile.
+    pub(super) fn install(&mut self, plan: Plan, answer: &Bytes, after: u64) -> bool {
+        self.worker.instance.counts.subscription(plan.namespace.index);
+        self.subs.add(Sub {
+            channel: plan.channel.clone(),
+            info: plan.grant.info,
+            expiry: plan.grant.expiry,
+            by_server: plan.origin != Origin::Client,
+            in_token: plan.origin == Origin::Token,
+            presence: plan.presence,
+        });
+        // The first publication is whole where others are differences: what is read and what is delivered may overlap.
+        self.worker.shard.release(self.key, &plan.channel, answer, after, true)
+    }
+
+    /// Ends a subscription, if there is one, without a word to the client.
+    pub(super) fn drop_subscription(&mut self, channel: &Channel) -> bool {
+        let Some(sub) = self.subs.remove(channel) else { return false };
+        // Presence first, so that its own leave is no news to it that it still gets.
+        self.worker.shard.unsubscribe(self.key, channel);
+        if sub.presence != Presence::Absent {
+            self.worker.instance.broker.leave(channel, self.id, Duration::ZERO);
+        }
+        true
+    }
+
+    /// Ends a subscription and tells the client why.
+    pub(super) fn end_subscription(&mut self, channel: &Channel, why: Unsubscribe, out: &mut Vec<u8>) {
+        // What it is owed still comes before the word of its end.
+        if self.drop_subscription(channel) {
+            let event = Event::Unsubscribe(why);
+            self.push(out, &Push { id: 0, channel: channel.as_str().to_owned(), event });
+        }
+    }
+
+    /// The hub has ended a subscription because of a gap.
+    pub(super) fn lapsed(&mut self, channel: &Channel, out: &mut Vec<u8>) {
+        let Some(sub) = self.subs.get(channel) else { return };
+        // News of one that was there before.
+        if self.worker.shard.is_subscribed(self.key, channel) {
+            return;
+        }
+        if sub.by_server {
+            return self.end(DisconnectCode::InsufficientState, out);
+        }
+        self.end_subscription(channel, UnsubscribeCode::InsufficientState.into(), out);
+    }
+
+    /// Ends what was not refreshed in time.
+    pub(super) fn end_what_is_over(&mut self, out: &mut Vec<u8>) {
+        let grace = self.worker.instance.config.refresh_grace;
+        if self.expiry.is_some_and(|end| has_passed(end, grace)) {
+            return self.end(DisconnectCode::Expired, out);
+        }
+        let over = |sub: &&Sub| sub.expiry.is_some_and(|end| has_passed(end, grace));
+        let over: Vec<_> =
+            self.subs.iter().filter(over).map(|sub| (sub.channel.clone(), sub.by_server)).collect();
+        for (channel, by_server) in over {
+            if by_server {
+                return self.end(DisconnectCode::SubscriptionExpired, out);
+            }
+            self.end_subscription(&channel, UnsubscribeCode::Expired.into(), out);
+        }
+    }
+}
+
+/// Makes a subscription, up to the answer. Of one that fails, nothing is left.
+pub(super) async fn establish(plan: &Plan) -> Result<Established, Refusal> {
+    let established = try_establish(plan).await;
+    if established.is_err() {
+        undo(plan);
+    }
+    established
+}
+
+/// Takes back what was made.
+pub(super) fn undo(plan: &Plan) {
+    plan.worker.shard.unsubscribe(plan.key, &plan.channel);
+    if plan.presence != Presence::Absent {
+        plan.worker.instance.broker.leave(&plan.channel, plan.id, Duration::ZERO);
+    }
+}
+
+async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
+    let (shard, broker) = (&plan.worker.shard, &plan.worker.instance.broker);
+    // Nothing, if the connection is closing: what the command comes to does not matter any more.
+    let unconfirmed =
+        shard.subscribe(plan.key, &plan.subscription).ok_or(DisconnectCode::ConnectionClosed)?;
+    if unconfirmed {
+        broker.subscribe(&plan.channel).await;
+        shard.confirm(&plan.channel);
+    }
+    if plan.presence != Presence::Absent {
+        // While the bus is away others will see it later.
+        let _ = broker.enter(&plan.channel, plan.member.clone()).await;
+    }
+    let mut result = SubscribeResult {
+        expires: plan.ttl.is_some(),
+        ttl: plan.ttl.unwrap_or(0),
+        data: plan.grant.data.clone().unwrap_or_default(),
+        positioned: plan.positioned,
+        recoverable: plan.recoverable,
+        delta: plan.delta,
+        ..SubscribeResult::default()
+    };
+    if !plan.positioned {
+        return Ok(Established { result, after: 0 });
+    }
+    let query = match plan.since {
+        None => Query::TOP,
+        Some(since) => Query::since(since, history_limit(&plan.worker)),
+    };
+    let history = broker.history(&plan.channel, query).await.map_err(|error| {
+        tracing::debug!(channel = %plan.channel, "a subscription fails: {error}");
+        ErrorCode::Internal
+    })?;
+    let top = history.top;
+    (result.offset, result.epoch) = (top.offset, top.epoch.to_string());
+    if let Some(since) = plan.since {
+        let outcome = recovery::judge(since.offset, &history);
+        plan.worker.instance.counts.recovery(outcome);
+        if plan.must_recover && !outcome.is_whole() {
+            return Err(ErrorCode::UnrecoverablePosition.into());
+        }
+        result.was_recovering = true;
+        if outcome.is_whole() {
+            result.recovered = true;
+            result.offset = since.offset;
+        }
+        if outcome == Outcome::Recovered {
+            result.publications = missed(plan, &history.publications)?;
+        }
+    }
+    Ok(Established { result, after: top.offset })
+}
+
+/// What a client has missed, as it gets it.
+fn missed(plan: &Plan, publications: &[fanfare_protocol::Publication]) -> Result<Vec<Publication>, Refusal> {
+    let filter = plan.subscription.filter.as_deref();
+    let wanted = publications
+        .iter()
+        .filter(|publication| filter.is_none_or(|filter| filter.matches(publication.tags.as_deref())));
+    let said: Vec<_> = wanted.map(Publication::from).collect();
+    if plan.delta { Ok(plan.encoding.with_differences(&said)?) } else { Ok(said) }
+}
+
+/// The most publications that a client gets at a time.
+pub(super) fn history_limit(worker: &Worker) -> usize {
+    worker.instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
+}

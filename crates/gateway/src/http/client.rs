@@ -1,0 +1,75 @@
+//! The endpoints of the Centrifuge client protocol over WebSocket: which paths they are, and which encoding a handshake
+//! asks for. Who the client is, it says after the handshake.
+
+use fanfare_hub::{Carrier, Encoding as Written, Format, Heartbeat};
+use fanfare_protocol::centrifuge::Encoding;
+use http::Request;
+use http::header::SEC_WEBSOCKET_PROTOCOL;
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use super::rejection::Rejection;
+use crate::client::Dialect;
+use crate::config::Config;
+
+const BOTH_WAYS: &str = "/connection/websocket";
+const ONE_WAY: &str = "/connection/uni_websocket";
+
+const JSON: &str = "centrifuge-json";
+const PROTOBUF: &str = "centrifuge-protobuf";
+
+/// What a handshake at one of these endpoints asks for.
+pub struct Wish {
+    pub dialect: Dialect,
+    /// The subprotocol that is agreed on, where the client has offered any.
+    pub protocol: Option<&'static str>,
+    pub heartbeat: Heartbeat,
+}
+
+/// Whether a path is one of these.
+pub fn is_path(path: &str) -> bool {
+    [BOTH_WAYS, ONE_WAY].contains(&path)
+}
+
+/// What the handshake asks for; nothing at another path.
+pub fn wish(config: &Config, request: &Request<Incoming>) -> Result<Option<Wish>, Rejection> {
+    let one_way = match request.uri().path() {
+        BOTH_WAYS => false,
+        ONE_WAY => true,
+        _ => return Ok(None),
+    };
+    let offered = |protocol: &str| {
+        let lines = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
+        let mut names = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
+        names.any(|name| name.trim_ascii() == protocol)
+    };
+    let protocol = [PROTOBUF, JSON].into_iter().find(|protocol| offered(protocol)).filter(|_| !one_way);
+    let (mut encoding, mut greeting) = match protocol {
+        Some(PROTOBUF) => (Encoding::Protobuf, None),
+        _ => (Encoding::Json, None),
+    };
+    for pair in request.uri().query().unwrap_or_default().split('&') {
+        match pair.split_once('=') {
+            // What is agreed on as a subprotocol counts more.
+            Some(("format" | "cf_protocol", "protobuf")) if !one_way && protocol.is_none() => {
+                encoding = Encoding::Protobuf;
+            }
+            Some(("cf_connect", value)) if one_way => {
+                let text: Vec<u8> = percent_decode_str(value).collect();
+                if text.len() > config.message_limit {
+                    return Err(Rejection::HeadersTooLarge);
+                }
+                greeting = Some(text.into());
+            }
+            _ => {}
+        }
+    }
+    let written = match (one_way, encoding) {
+        (true, _) => Written::Uni,
+        (false, Encoding::Json) => Written::Json,
+        (false, Encoding::Protobuf) => Written::Protobuf,
+    };
+    let heartbeat = if one_way { Heartbeat::Introduction } else { Heartbeat::Answers };
+    let format = Format { encoding: written, carrier: Carrier::Frame };
+    Ok(Some(Wish { dialect: Dialect { encoding, one_way, greeting, format }, protocol, heartbeat }))
+}
