@@ -157,7 +157,19 @@ async fn no_client_makes_a_series() {
     assert!(!page.contains("127.0.0.1"), "an address stands in /metrics");
     let metrics = instance.metrics().await;
     let known = [
-        "protocol", "worker", "method", "reason", "result", "cause", "version", "revision", "le", "quantile",
+        "protocol",
+        "worker",
+        "reason",
+        "result",
+        "cause",
+        "method",
+        "outcome",
+        // Of the configuration, and no more than fifty.
+        "namespace",
+        "version",
+        "revision",
+        "le",
+        "quantile",
     ];
     let unknown: BTreeSet<_> =
         metrics.label_names().into_iter().filter(|name| !known.contains(name)).collect();

@@ -3,7 +3,7 @@
 
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -68,12 +68,7 @@ class Redis extends Process {
 
   async begin() {
     this.start("redis-server", ["--bind", "127.0.0.1", "--port", `${this.port}`, "--save", "", "--appendonly", "no"]);
-    const answers = () =>
-      new Promise((done) => {
-        const socket = connect(this.port, "127.0.0.1", () => done(true) && socket.destroy());
-        socket.once("error", () => done(false));
-      });
-    await Promise.race([this.failed, eventually("redis-server answers", answers)]);
+    await Promise.race([this.failed, eventually("redis-server answers", () => accepts(this.port))]);
     return this;
   }
 
@@ -121,6 +116,51 @@ class Instance extends Process {
     return this;
   }
 }
+
+/** A HAProxy in front of instances: round robin, no stickiness. */
+class Balancer extends Process {
+  constructor(port, instances) {
+    super();
+    this.port = port;
+    this.instances = instances;
+  }
+
+  async begin() {
+    const home = mkdtempSync(join(tmpdir(), "haproxy-"));
+    const servers = this.instances.map(({ port }, turn) => `  server gw${turn} 127.0.0.1:${port}`);
+    const lines = [
+      "defaults",
+      "  mode http",
+      "  timeout connect 5s",
+      "  timeout client 60s",
+      "  timeout server 60s",
+      "  timeout tunnel 1h",
+      "listen gateway",
+      `  bind 127.0.0.1:${this.port}`,
+      "  balance roundrobin",
+      ...servers,
+      "",
+    ];
+    writeFileSync(join(home, "haproxy.cfg"), lines.join("\n"));
+    const path = existsSync("/usr/sbin/haproxy") ? "/usr/sbin/haproxy" : "haproxy";
+    this.start(path, ["-db", "-f", join(home, "haproxy.cfg")]);
+    this.ended.then(() => rmSync(home, { recursive: true, force: true }));
+    await Promise.race([this.failed, eventually("haproxy answers", () => accepts(this.port))]);
+    return this;
+  }
+}
+
+/** A balancer in front of these instances. */
+export async function balanced(instances) {
+  return new Balancer(await freePort(), instances).begin();
+}
+
+/** Whether something listens there. */
+const accepts = (port) =>
+  new Promise((done) => {
+    const socket = connect(port, "127.0.0.1", () => done(true) && socket.destroy());
+    socket.once("error", () => done(false));
+  });
 
 /** One instance that serves from memory. */
 export async function alone(flags = []) {
