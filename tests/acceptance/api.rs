@@ -162,7 +162,18 @@ async fn every_wrong_request_says_what_is_wrong() {
         ("history", r#"{"channel": "kept:a", "since": 5}"#, 400, "`since`"),
         ("history", r#"{"channel": "kept:a", "since": [1, "x"]}"#, 400, "`since`"),
         ("history", r#"{"channel": "kept:a", "since": {"offset": -1}}"#, 400, "`since.offset`"),
-        ("history", r#"{"channel": "kept:a", "limit": 2147483648}"#, 400, "`limit`"),
+        (
+            "history",
+            r#"{"channel": "kept:a", "limit": 2147483648}"#,
+            400,
+            "`limit`: 2147483648 is out of range",
+        ),
+        (
+            "history",
+            r#"{"channel": "kept:a", "limit": 1.5}"#,
+            400,
+            "`limit`: invalid value: floating point `1.5`",
+        ),
         ("disconnect", r#"{"user": 42}"#, 400, "`user`"),
         ("disconnect", r#"{"user": "42", "whitelist": "a"}"#, 400, "`whitelist`"),
         ("batch", r#"{"commands": {}}"#, 400, "`commands`"),
@@ -266,6 +277,7 @@ async fn every_wrong_request_says_what_is_wrong() {
             "`since.epoch`",
         ),
         ("history_remove", json!({ "channel": "a" }), none, "keeps no history"),
+        ("batch", json!({}), bad, "no `commands`"),
         ("rpc", json!({}), bad, "no `method`"),
         ("rpc", json!({ "method": "mine", "params": {} }), absent, "no method \"mine\""),
     ] {
@@ -282,6 +294,8 @@ async fn every_wrong_request_says_what_is_wrong() {
     }
     // What a method does not know is passed over, as the specification has it.
     result(&instance, "publish", json!({ "channel": "a", "data": 1, "colour": "red", "tags": null })).await;
+    result(&instance, "history", json!({ "channel": "kept:a", "limit": 2.0, "since": { "offset": 1e3 } }))
+        .await;
     let answer = raw_call(&instance, "publish", &key, deep.as_bytes()).await;
     assert!(answer.body.contains("too deeply"), "{}", answer.body);
     // Of a batch, each command by itself.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use futures_util::stream::{self, StreamExt};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::Api;
 use super::error::{ApiError, Code};
@@ -29,7 +29,7 @@ requests! {
     /// Calls a method of the application's.
     Rpc {
         /// Which
-        needed method: String,
+        needed method: MethodName,
         /// Whatever the method takes
         optional params: Box<RawValue>,
     }
@@ -64,6 +64,16 @@ fn commands() -> impl Iterator<Item = Method> {
     Method::ALL.iter().copied().filter(|method| method.is_command())
 }
 
+/// The name of a method of the application's, still to be looked at.
+#[derive(Debug, Deserialize)]
+pub struct MethodName(String);
+
+impl Shape for MethodName {
+    fn shape() -> Value {
+        json!({ "type": "string", "minLength": 1 })
+    }
+}
+
 /// What came of one command.
 #[derive(Debug)]
 pub struct CommandReply(Result<(Method, Box<RawValue>), ApiError>);
@@ -89,7 +99,8 @@ impl Shape for CommandReply {
 
 /// See [`Batch`].
 pub async fn batch(api: &Api, request: Batch) -> Result<Replies, ApiError> {
-    let commands = request.commands.unwrap_or_default();
+    let commands =
+        request.commands.ok_or_else(|| ApiError::bad("there is no `commands`; expected a list"))?;
     let replies = stream::iter(commands).map(|command| async { CommandReply(one(api, command).await) });
     let at_once = if request.parallel.unwrap_or_default() { AT_ONCE } else { 1 };
     Ok(Replies { replies: replies.buffered(at_once).collect().await })
@@ -114,7 +125,7 @@ async fn one(api: &Api, command: Command) -> Result<(Method, Box<RawValue>), Api
 
 /// See [`Rpc`].
 pub async fn rpc(_: &Api, request: Rpc) -> Result<RpcResult, ApiError> {
-    match request.method.filter(|method| !method.is_empty()) {
+    match request.method.map(|method| method.0).filter(|name| !name.is_empty()) {
         None => Err(ApiError::bad("there is no `method`; expected a name")),
         Some(name) => Err(ApiError::new(Code::NotFound, format!("no method {name:?} is configured"))),
     }

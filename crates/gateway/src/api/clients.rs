@@ -4,13 +4,15 @@
 use fanfare_broker::Target;
 use fanfare_protocol::centrifuge::{DisconnectCode, UnsubscribeCode};
 use fanfare_protocol::{ConnectionId, Control, control};
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::Api;
 use super::data::{self, payload};
 use super::error::ApiError;
 use super::reading::Since;
-use super::shape::{Base64, ConnectionName, Done, Name, requests};
+use super::shape::{Base64, ConnectionName, Done, Name, Shape, Whole, requests};
 
 /// The longest reason: what fits into a Close frame (RFC 6455 section 5.5).
 const REASON: usize = 123;
@@ -23,7 +25,7 @@ requests! {
         /// To which channel
         needed channel: Name,
         /// When the subscription expires, in seconds since 1970; 0 for never
-        optional expire_at: u64,
+        optional expire_at: Whole<u64>,
         /// What others are shown of the subscriber
         optional info: Box<RawValue>,
         /// The same in base64, instead of `info`
@@ -91,7 +93,7 @@ requests! {
     /// What a connection is told when it is closed.
     Words {
         /// A code from 3000 to 4999; 0 for 3503. From 3500 to 3999 and from 4500 on, clients do not come back
-        optional code: u32,
+        optional code: CloseCode,
         /// Up to 123 bytes
         optional reason: String,
     }
@@ -107,9 +109,20 @@ requests! {
         /// They are expired now
         optional expired: bool,
         /// When they expire, in seconds since 1970; 0 for never
-        optional expire_at: u64,
+        optional expire_at: Whole<u64>,
         /// What others are shown of the user from now on
         optional info: Box<RawValue>,
+    }
+}
+
+/// A code that closes, still to be looked at.
+#[derive(Debug, Default, Deserialize)]
+pub struct CloseCode(Whole<u32>);
+
+impl Shape for CloseCode {
+    fn shape() -> Value {
+        let codes = json!([{ "const": 0 }, { "minimum": 3000, "maximum": 4999 }, { "type": "null" }]);
+        json!({ "type": "integer", "anyOf": codes })
     }
 }
 
@@ -122,11 +135,11 @@ pub async fn subscribe(api: &Api, request: Subscribe) -> Result<Done, ApiError> 
     let message = control::Subscribe {
         whom,
         channel,
-        expire_at: request.expire_at.filter(|at| *at > 0),
+        expire_at: request.expire_at.map(|at| at.0).filter(|at| *at > 0),
         info: payload("info", request.info, request.b64info)?,
         data: payload("data", request.data, request.b64data)?,
         since: request.recover_since.map(|since| control::Since {
-            offset: since.offset.unwrap_or_default(),
+            offset: since.offset.unwrap_or_default().0,
             epoch: since.epoch.unwrap_or_default(),
         }),
         overrides: control::Overrides {
@@ -157,7 +170,7 @@ pub async fn disconnect(api: &Api, request: Disconnect) -> Result<Done, ApiError
     let spared: Vec<_> = spared.iter().map(|name| connection("whitelist", name)).collect::<Result<_, _>>()?;
     let usual = DisconnectCode::ForceDisconnect;
     let words = request.disconnect.unwrap_or_default();
-    let code = words.code.filter(|code| *code > 0).unwrap_or(usual.code());
+    let code = words.code.map(|code| code.0.0).filter(|code| *code > 0).unwrap_or(usual.code());
     if !(3000..5000).contains(&code) {
         return Err(ApiError::bad(format!("`disconnect.code` is {code}; expected 3000 to 4999")));
     }
@@ -180,7 +193,7 @@ pub async fn refresh(api: &Api, request: Refresh) -> Result<Done, ApiError> {
     let message = control::Refresh {
         whom,
         expired: request.expired.unwrap_or_default(),
-        expire_at: request.expire_at.filter(|at| *at > 0),
+        expire_at: request.expire_at.map(|at| at.0).filter(|at| *at > 0),
         info: request.info.map(|info| data::json("info", info)).transpose()?,
     };
     tell(api, Control::Refresh(message)).await

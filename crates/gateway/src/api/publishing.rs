@@ -14,7 +14,7 @@ use super::Api;
 use super::data::{self, decode};
 use super::error::{ApiError, Code};
 use super::reply::Reply;
-use super::shape::{Base64, Name, requests, results};
+use super::shape::{AtLeastOne, Base64, Name, Whole, requests, results};
 use crate::publish::publish;
 
 /// How many channels of a broadcast are published to at a time.
@@ -41,7 +41,7 @@ requests! {
         /// Asks that subscribers that take differences get one; they do so anyway, where the channel's namespace allows it
         optional delta: bool,
         /// Publishes only what is newer than what was published in the channel with a version before; needs a history
-        optional version: u64,
+        optional version: Whole<u64>,
         /// What the version is a version of; those of different epochs say nothing about each other
         optional version_epoch: String,
     }
@@ -49,7 +49,7 @@ requests! {
     /// Publishes the same to many channels.
     Broadcast {
         /// To which channels
-        needed channels: Vec<Name>,
+        needed channels: AtLeastOne<Name>,
         /// Any JSON. Needed, if there is no `b64data`, unless the channels' namespaces take binary data
         optional data: Box<RawValue>,
         /// Any bytes, in base64, instead of `data`: binary publications
@@ -63,7 +63,7 @@ requests! {
         /// As of `publish`
         optional delta: bool,
         /// As of `publish`, for each channel by itself
-        optional version: u64,
+        optional version: Whole<u64>,
         /// As of `publish`
         optional version_epoch: String,
     }
@@ -108,7 +108,7 @@ pub async fn broadcast(api: &Api, request: Broadcast) -> Result<Broadcasted, Api
         version_epoch,
         ..
     } = request;
-    let channels = channels.unwrap_or_default();
+    let channels = channels.unwrap_or_default().0;
     if channels.is_empty() {
         return Err(ApiError::bad("`channels` is empty; expected at least one"));
     }
@@ -191,7 +191,7 @@ impl What {
 fn options(
     skip_history: Option<bool>,
     idempotency_key: Option<String>,
-    version: Option<u64>,
+    version: Option<Whole<u64>>,
     version_epoch: Option<String>,
 ) -> Result<AppendOptions, ApiError> {
     let epoch = version_epoch.unwrap_or_default();
@@ -202,7 +202,8 @@ fn options(
         }
     }
     // 0 is none, as in the protocol's other encoding.
-    let version = version.filter(|number| *number > 0).map(|number| Version { number, epoch });
+    let version =
+        version.map(|version| version.0).filter(|number| *number > 0).map(|number| Version { number, epoch });
     let skip_history = skip_history.unwrap_or_default();
     Ok(AppendOptions { idempotency_key, skip_history, version, ..AppendOptions::default() })
 }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::Api;
 use super::data::{encode, raw};
 use super::error::{ApiError, Code};
-use super::shape::{Done, Name, requests, results};
+use super::shape::{Done, Name, Whole, requests, results};
 
 /// What is asked of the broker at a time.
 const PAGE: usize = 1000;
@@ -27,7 +27,7 @@ requests! {
         /// To which channel
         needed channel: Name,
         /// About how many at most; 0 for as many as possible
-        optional limit: u32,
+        optional limit: Whole<u32>,
         /// Where to go on: `next` of the answer before
         optional cursor: String,
     }
@@ -43,7 +43,7 @@ requests! {
         /// In which channel
         needed channel: Name,
         /// How many publications at most, and never more than 1000; 0 for where the history stands alone, below 0 for as many as possible
-        optional limit: i32,
+        optional limit: Whole<i32>,
         /// After this place; in reverse, before it
         optional since: Since,
         /// The newest first
@@ -53,7 +53,7 @@ requests! {
     /// A place in a channel's history.
     Since {
         /// Of a publication
-        optional offset: u64,
+        optional offset: Whole<u64>,
         /// Of the history; the empty one is any
         optional epoch: String,
     }
@@ -69,7 +69,7 @@ requests! {
         /// Which names: `*` is anything, `?` any character, `[a-z]` one of these, `\` says that the next is meant as such
         optional pattern: String,
         /// About how many at most; 0 for as many as possible
-        optional limit: u32,
+        optional limit: Whole<u32>,
         /// Where to go on: `next` of the answer before
         optional cursor: String,
     }
@@ -209,10 +209,10 @@ pub async fn presence_stats(api: &Api, request: PresenceStats) -> Result<Presenc
 /// See [`History`].
 pub async fn history(api: &Api, request: History) -> Result<HistoryResult, ApiError> {
     let (channel, _) = api.channel(&request.channel.unwrap_or_default().0)?;
-    let limit = usize::try_from(request.limit.unwrap_or_default()).unwrap_or(usize::MAX);
+    let limit = usize::try_from(request.limit.unwrap_or_default().0).unwrap_or(usize::MAX);
     let reverse = request.reverse.unwrap_or_default();
     let since = request.since.map(|since| Position {
-        offset: since.offset.unwrap_or_default(),
+        offset: since.offset.unwrap_or_default().0,
         epoch: Epoch::claimed(&since.epoch.unwrap_or_default()),
     });
     if reverse && since.is_some_and(|since| since.offset == 0) {
@@ -296,14 +296,17 @@ pub async fn info(api: &Api, _: Info) -> Result<InfoResult, ApiError> {
 /// Reads a list from a cursor on, until there is enough of it. What comes in two pages is in the list twice, for whoever
 /// makes a map of it.
 async fn pages<T, F>(
-    limit: Option<u32>,
+    limit: Option<Whole<u32>>,
     cursor: Option<String>,
     mut read: impl FnMut(Cursor, usize) -> F,
 ) -> Result<(Vec<T>, Option<String>), ApiError>
 where
     F: Future<Output = Result<Page<T>, Away>>,
 {
-    let limit = limit.filter(|limit| *limit > 0).map_or(MOST, |limit| (limit as usize).min(MOST));
+    let limit = limit
+        .map(|limit| limit.0)
+        .filter(|limit| *limit > 0)
+        .map_or(MOST, |limit| (limit as usize).min(MOST));
     let mut next = Some(cursor.filter(|cursor| !cursor.is_empty()).map_or_else(Cursor::start, Cursor::new));
     let mut items = Vec::new();
     while items.len() < limit

@@ -2,8 +2,10 @@
 //! document (JSON Schema 2020-12, as OpenAPI 3.1 has it). It knows no method.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -29,9 +31,7 @@ pub struct Field<'a> {
 pub fn object<const N: usize>(fields: [Field<'_>; N]) -> Value {
     let needed: Vec<&str> = fields.iter().filter(|field| field.is_needed).map(|field| field.name).collect();
     let properties = fields.into_iter().map(|Field { name, says, mut shape, .. }| {
-        if let Some(schema) = shape.as_object_mut() {
-            schema.insert("description".to_owned(), says.trim().into());
-        }
+        shape["description"] = says.trim().into();
         (name.to_owned(), shape)
     });
     let properties: serde_json::Map<_, _> = properties.collect();
@@ -40,6 +40,15 @@ pub fn object<const N: usize>(fields: [Field<'_>; N]) -> Value {
         object["required"] = needed.into();
     }
     object
+}
+
+/// The schema of a field that may be null instead.
+pub fn nullable(mut shape: Value) -> Value {
+    // What has no type may be anything.
+    if let Some(kind) = shape.get("type").cloned() {
+        shape["type"] = json!([kind, "null"]);
+    }
+    shape
 }
 
 /// The schema of a whole number.
@@ -99,8 +108,11 @@ macro_rules! requests {
                 $crate::api::shape::object([$($crate::api::shape::Field {
                     name: stringify!($field).trim_start_matches("r#"),
                     says: concat!($($says),+),
-                    is_needed: matches!(stringify!($need).as_bytes(), b"needed"),
-                    shape: <$Type as $crate::api::shape::Shape>::shape(),
+                    is_needed: stringify!($need) == "needed",
+                    shape: match stringify!($need) {
+                        "needed" => <$Type as $crate::api::shape::Shape>::shape(),
+                        _ => $crate::api::shape::nullable(<$Type as $crate::api::shape::Shape>::shape()),
+                    },
                 }),*])
             }
         }
@@ -123,7 +135,7 @@ macro_rules! results {
                 $crate::api::shape::object([$($crate::api::shape::Field {
                     name: stringify!($field),
                     says: concat!($($says),+),
-                    is_needed: matches!(stringify!($need).as_bytes(), b"always"),
+                    is_needed: stringify!($need) == "always",
                     shape: <$Type as $crate::api::shape::Shape>::shape(),
                 }),*])
             }
@@ -173,6 +185,49 @@ pub struct Base64(pub String);
 #[derive(Debug, Default, Deserialize)]
 pub struct ConnectionName(pub String);
 
+/// A whole number, also if it is written with a point and zeros, as some languages do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Whole<T>(pub T);
+
+impl<'de, T: TryFrom<i128>> Deserialize<'de> for Whole<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = i128;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<i128, E> {
+                Ok(number.into())
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<i128, E> {
+                Ok(number.into())
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<i128, E> {
+                if number.fract() == 0.0 && number.abs() < 1e30 {
+                    return Ok(number as i128);
+                }
+                Err(E::invalid_value(Unexpected::Float(number), &self))
+            }
+        }
+
+        let number = from.deserialize_any(Number)?;
+        let range = || de::Error::custom(format_args!("{number} is out of range"));
+        T::try_from(number).map(Self).map_err(|_| range())
+    }
+}
+
+impl<T: Shape> Shape for Whole<T> {
+    fn shape() -> Value {
+        T::shape()
+    }
+}
+
 impl Shape for Name {
     fn shape() -> Value {
         json!({ "type": "string", "minLength": 1, "maxLength": 255 })
@@ -192,6 +247,22 @@ impl Shape for Base64 {
 impl Shape for ConnectionName {
     fn shape() -> Value {
         json!({ "type": "string", "format": "uuid" })
+    }
+}
+
+/// A list that must not be empty; still to be looked at.
+#[derive(Debug, Deserialize)]
+pub struct AtLeastOne<T>(pub Vec<T>);
+
+impl<T> Default for AtLeastOne<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Shape> Shape for AtLeastOne<T> {
+    fn shape() -> Value {
+        json!({ "type": "array", "items": T::shape(), "minItems": 1 })
     }
 }
 
