@@ -28,7 +28,7 @@ export async function eventually(what, condition, deadline = DEADLINE) {
 }
 
 /** A port that no outgoing connection takes, so that a server can have it again. */
-async function freePort() {
+export async function freePort() {
   for (;;) {
     const port = 12_000 + Math.floor(Math.random() * 20_000);
     const server = createServer();
@@ -167,12 +167,12 @@ export async function alone(flags = []) {
   return new Instance(await freePort(), flags).begin();
 }
 
-/** A Redis and `count` instances over it; `flags` go to each of them. */
+/** A Redis and `count` instances over it; `flags` go to each of them, or are asked for by its turn. */
 export async function cluster(count, flags = []) {
   const redis = await new Redis(await freePort()).begin();
   const instances = [];
   for (let turn = 0; turn < count; turn += 1) {
-    instances.push(await new Instance(await freePort(), ["--redis", redis.url, ...flags]).begin());
+    instances.push(await new Instance(await freePort(), ["--redis", redis.url, ...(typeof flags === "function" ? flags(turn) : flags)]).begin());
   }
   return {
     redis,
