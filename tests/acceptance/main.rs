@@ -19,6 +19,7 @@ mod heartbeat;
 mod hostile;
 mod identity;
 mod limits;
+mod memory;
 mod metrics;
 mod promises;
 mod redis_faults;

@@ -15,9 +15,13 @@ use crate::worker::{SCRATCH, Worker};
 /// What a frame costs at least, as bytes of a large one.
 const FRAME: usize = 128;
 
-/// After a read that was all small frames, the next is of so many bytes: a millisecond of them at a time would be
-/// noticed by every neighbour.
+/// After a read that was more than it looked, all small frames or deflated a hundred times, the next is of so many
+/// bytes: a millisecond of them at a time would be noticed by every neighbour, and a whole scratch buffer of them could
+/// become 64 MiB before anybody is asked whether there is room.
 const CRUMBS: usize = 4 << 10;
+
+/// What is read may become so many times as much.
+const SWOLLEN: usize = 4;
 
 /// The reading side of one connection.
 pub struct Inbound {
@@ -26,7 +30,7 @@ pub struct Inbound {
     pub id: ConnectionId,
     limits: Limits,
     controls: Controls,
-    /// The last read was all small frames.
+    /// The last read was more than it looked.
     crumbs: bool,
     /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
     deaf: bool,
@@ -44,6 +48,15 @@ pub enum Read {
     Dry,
     /// Nothing will come any more.
     Ended,
+}
+
+/// What was in some bytes.
+#[derive(Default)]
+pub struct Taken {
+    /// Whole messages and control frames.
+    frames: usize,
+    /// The messages' bytes, as they are after inflating.
+    bytes: usize,
 }
 
 impl Inbound {
@@ -82,9 +95,10 @@ impl Inbound {
         match socket.try_read(&mut scratch[..most]) {
             Ok(0) => Read::Ended,
             Ok(read) => {
-                let work = self.take_in(&mut scratch[..read], take) * FRAME;
-                self.crumbs = work > read;
-                Read::Bytes(read.max(work))
+                let Taken { frames, bytes } = self.take_in(&mut scratch[..read], take);
+                let work = frames * FRAME;
+                self.crumbs = work > read || bytes > read * SWOLLEN;
+                Read::Bytes(read.max(work).max(bytes))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 // What comes next may be anything: a little of it shows what.
@@ -95,22 +109,21 @@ impl Inbound {
         }
     }
 
-    /// Decodes what has come. `take` gets each message, and may end the connection. Gives how many whole messages
-    /// and control frames there were.
+    /// Decodes what has come. `take` gets each message, and may end the connection.
     pub fn take_in(
         &mut self,
         mut bytes: &mut [u8],
         mut take: impl FnMut(Kind, &[u8]) -> Option<End>,
-    ) -> usize {
+    ) -> Taken {
         let worker = self.worker.clone();
         let shard = &worker.shard;
         shard.stats().bytes_in.add(bytes.len() as u64);
         let Some(mut decoder) = shard.take_decoder(self.key) else {
             // It was ended for want of memory, and what it had begun to say is gone.
             self.deaf = true;
-            return 0;
+            return Taken::default();
         };
-        let (mut pongs, mut end, mut frames) = (BytesMut::new(), None, 0);
+        let (mut pongs, mut end, mut taken) = (BytesMut::new(), None, Taken::default());
         let control_rate = worker.instance.config.control_rate.map_or(u32::MAX, NonZeroU32::get);
         let mut inflater = worker.inflater.borrow_mut();
         while !self.deaf && end.is_none() {
@@ -118,8 +131,9 @@ impl Inbound {
                 Ok(None) => break,
                 Ok(Some(event)) => {
                     shard.heard(self.key);
-                    frames += 1;
-                    let mut message = |kind, payload| {
+                    taken.frames += 1;
+                    let mut message = |kind, payload: &[u8]| {
+                        taken.bytes += payload.len();
                         shard.stats().messages_in.add(1);
                         take(kind, payload)
                     };
@@ -157,7 +171,7 @@ impl Inbound {
             self.end(end);
         }
         worker.instance.memory.tally();
-        frames
+        taken
     }
 
     /// Ends the connection, unless it has ended, and hears nothing of it any more.

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::http::internal;
 use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
-use crate::listener::Listeners;
+use crate::listener::{Listeners, hold_within};
 use crate::memory::{Budget, Gauge, keep};
 use crate::publish::payload_limit;
 use crate::relay::{Compression, HubRelay, PHRASES};
@@ -69,6 +69,9 @@ pub async fn run(
     let (address, internal_address) = (listeners.address()?, listeners.internal_address()?);
     let gauge = Gauge::find().context("cannot find out how much memory is in use")?;
     let memory = Arc::new(Budget::new(config.memory_limit, &gauge));
+    if let Some(limit) = memory.limit() {
+        listeners.public.iter().try_for_each(|listener| hold_within(listener, limit))?;
+    }
     let (hub, inboxes) = hub(listeners.public.len(), &memory);
     let relay = Arc::new(HubRelay::new(hub.clone(), memory.clone(), compression(&config)));
     let id = Uuid::new_v4();

@@ -10,7 +10,7 @@ use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{Channel, ConnectionId, Kind, Publication};
 use fanfare_websocket::Limits;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::admission::Permit;
 use crate::http::{MayPublish, Terms, check_publication};
@@ -140,14 +140,23 @@ pub fn is_pressed(worker: &Worker) -> bool {
 pub async fn wait_for_room(worker: &Worker, key: Key) {
     let instance = &worker.instance;
     let room = async {
-        instance.hub.relieved().await;
-        instance.broker.ready().await;
-        instance.memory.relieved().await;
+        loop {
+            instance.memory.relieved().await;
+            instance.hub.relieved().await;
+            instance.broker.ready().await;
+            // All who wait are woken together, and the first of them may have taken what room there was.
+            if !is_pressed(worker) {
+                return;
+            }
+        }
     };
     tokio::pin!(room);
-    while timeout(LOOK, &mut room).await.is_err() {
-        if worker.shard.is_closing(key) {
-            return;
+    while !worker.shard.is_closing(key) {
+        // Whoever is ended for want of memory must let go of its socket before others are ended, too.
+        tokio::select! {
+            () = &mut room => return,
+            () = worker.shard.shed() => {}
+            () = sleep(LOOK) => {}
         }
         // What it has sent meanwhile is not read, so its silence says nothing.
         worker.shard.heard(key);

@@ -29,7 +29,7 @@ pub use end::End;
 pub use format::{Carrier, Encoding, Format, Formats, Frames, Protocol};
 pub use mailbox::{Bounds, Census, Delivery, Event, Hub, Inbox};
 pub use phrases::Phrases;
-pub use pressure::Shed;
+pub use pressure::{Leaving, Shed};
 pub use registry::{Heartbeat, Key, Opening, Settings};
 pub use shard::{Observer, Placed, Shard};
 pub use socket::Socket;

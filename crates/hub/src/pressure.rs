@@ -9,6 +9,10 @@ use crate::mailbox::{ANSWER, Hub};
 /// So many connections of each worker are looked at in one go, so that asking takes no memory to speak of.
 const LARGEST: usize = 4096;
 
+/// Whoever holds less than this part of what the largest holds is not ended together with it: ending the large ones
+/// may be enough, and a client that keeps up always has a little on its way.
+const APART: usize = 64;
+
 /// What was ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shed {
@@ -17,6 +21,17 @@ pub struct Shed {
     /// What they held. They may have shared it with others, so it says how large they were and not what was
     /// freed.
     pub bytes: usize,
+    /// What is still held by connections that have been told to go, and freed when they do.
+    pub leaving: usize,
+}
+
+/// What is to become of those that were told to go and still hold something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// They may take their time.
+    Wait,
+    /// They had it.
+    Cut,
 }
 
 /// What does not wait behind the publications in a worker's mailbox.
@@ -25,46 +40,44 @@ pub(crate) enum Urgent {
     /// Say what the largest connections hold, in bytes, the largest first.
     Weigh(oneshot::Sender<Vec<usize>>),
     /// End so many of the largest.
-    Shed(usize, oneshot::Sender<Shed>),
+    Shed(usize, Leaving, oneshot::Sender<Shed>),
 }
 
 impl Hub {
     /// Ends the connections that hold the most, the largest first over all workers, until they held `bytes` or
-    /// nobody holds anything. A worker that does not answer for a second is left out.
-    pub async fn shed(&self, bytes: usize) -> Shed {
-        let weights = self.ask(|_| Some(Urgent::Weigh)).await;
+    /// what others hold is little beside it. A worker that does not answer for a second is left out.
+    pub async fn shed(&self, bytes: usize, leaving: Leaving) -> Shed {
+        let weights = self.ask(|_| Urgent::Weigh).await;
         let weights: Vec<Vec<usize>> = weights.into_iter().map(Option::unwrap_or_default).collect();
         let shares = shares(&weights, bytes);
-        let share = |worker: usize| match shares[worker] {
-            0 => None,
-            share => Some(move |answer| Urgent::Shed(share, answer)),
+        let share = |worker: usize| {
+            let share = shares[worker];
+            move |answer| Urgent::Shed(share, leaving, answer)
         };
         let shed = self.ask(share).await.into_iter().flatten();
         shed.fold(Shed::default(), |all, one| Shed {
             connections: all.connections + one.connections,
             bytes: all.bytes + one.bytes,
+            leaving: all.leaving + one.leaving,
         })
     }
 
     /// Asks all workers at once, and waits for their answers.
-    async fn ask<T, Q>(&self, question: impl Fn(usize) -> Option<Q>) -> Vec<Option<T>>
+    async fn ask<T, Q>(&self, question: impl Fn(usize) -> Q) -> Vec<Option<T>>
     where
         Q: FnOnce(oneshot::Sender<T>) -> Urgent,
     {
         let asked: Vec<_> = (0..self.workers())
             .map(|worker| {
                 let (answer, answered) = oneshot::channel();
-                self.urge(worker, question(worker)?(answer));
-                Some(answered)
+                self.urge(worker, question(worker)(answer));
+                answered
             })
             .collect();
         let deadline = Instant::now() + ANSWER;
         let mut answers = Vec::with_capacity(asked.len());
         for answered in asked {
-            answers.push(match answered {
-                Some(answered) => timeout_at(deadline, answered).await.ok().and_then(Result::ok),
-                None => None,
-            });
+            answers.push(timeout_at(deadline, answered).await.ok().and_then(Result::ok));
         }
         answers
     }
@@ -77,9 +90,10 @@ fn shares(weights: &[Vec<usize>], bytes: usize) -> Vec<usize> {
         all.extend(weights.iter().map(|weight| (*weight, worker)));
     }
     all.sort_unstable_by(|one, other| other.cmp(one));
+    let least = all.first().map_or(0, |(largest, _)| largest / APART);
     let (mut shares, mut freed) = (vec![0; weights.len()], 0);
     for (weight, worker) in all {
-        if freed >= bytes {
+        if freed >= bytes || weight < least {
             break;
         }
         freed += weight;
@@ -114,6 +128,7 @@ mod tests {
             (&[&[9, 5, 1], &[7, 6]], 1000, &[3, 2]),
             (&[&[4, 4], &[4, 4]], 8, &[0, 2]),
             (&[&[], &[3]], 1, &[0, 1]),
+            (&[&[6400, 100, 99], &[]], 10_000, &[2, 0]),
             (&[&[], &[]], 1, &[0, 0]),
         ];
         for (weights, bytes, expected) in rows {

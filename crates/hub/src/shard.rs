@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanfare_protocol::{Channel, Control};
 use fanfare_websocket::Decoder;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -42,6 +43,8 @@ struct Inner {
     registry: RefCell<Registry>,
     stats: Arc<Stats>,
     observer: Box<dyn Observer>,
+    /// Somebody has been ended for want of memory.
+    shed: Notify,
 }
 
 /// Who hears what the shard does of its own accord. It is called after the shard has done it, on its thread.
@@ -85,7 +88,8 @@ impl Shard {
             Registry::new(inbox.worker, inbox.hub.clone(), settings, stats.clone(), lag, Box::new(tasks));
         let tick = registry.tick_length();
         let observer = Box::new(observer);
-        let shard = Self(Rc::new(Inner { registry: RefCell::new(registry), stats, observer }));
+        let shed = Notify::new();
+        let shard = Self(Rc::new(Inner { registry: RefCell::new(registry), stats, observer, shed }));
         spawn_local(Vital::watch(shard.clone().serve(inbox)));
         spawn_local(Vital::watch(shard.clone().beat(tick)));
         spawn_local(Vital::watch(shard.clone().answer(urgent)));
@@ -186,6 +190,12 @@ impl Shard {
         self.with(|registry| registry.is_closing(key))
     }
 
+    /// Resolves when connections of this worker may have been ended for want of memory: whoever waits meanwhile
+    /// for something else should look whether it is one of them.
+    pub async fn shed(&self) {
+        self.0.shed.notified().await;
+    }
+
     /// Nobody reads this connection any more: ends it if need be, and frees its place.
     pub fn remove(&self, key: Key) {
         self.with(|registry| {
@@ -259,6 +269,7 @@ impl Shard {
         while let Some(urgent) = urgent.recv().await {
             self.with(|registry| registry.answer(urgent));
             self.0.observer.turned();
+            self.0.shed.notify_waiters();
         }
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_hub::{
-    Bounds, Carrier, Context, Delivery, Encoding, End, Format, Frames, Heartbeat, Hub, Key, Observer, OnGap,
-    Opening, Phrases, Settings, Shard, Socket, Subscription, WhenSlow,
+    Bounds, Carrier, Context, Delivery, Encoding, End, Format, Frames, Heartbeat, Hub, Key, Leaving,
+    Observer, OnGap, Opening, Phrases, Settings, Shard, Shed, Socket, Subscription, WhenSlow,
 };
 use fanfare_protocol::centrifuge::{DisconnectCode, FilterNode};
 use fanfare_protocol::{Channel, ConnectionId, Filter};
@@ -666,7 +666,7 @@ fn the_largest_are_ended_first_and_let_go_of_everything() {
         let ended = |reason: End| bench.shard.stats().closed[reason.index()].read();
         let mut last = outbox().await;
         for (count, peer) in [(1, 1), (2, 2), (3, 0)] {
-            let shed = bench.hub.shed(1).await;
+            let shed = bench.hub.shed(1, Leaving::Wait).await;
             assert_eq!((shed.connections, ended(End::MemoryPressure)), (1, count));
             let now = outbox().await;
             assert!(now + shed.bytes as u64 / 2 < last, "{last} to {now}, of {} bytes", shed.bytes);
@@ -674,12 +674,12 @@ fn the_largest_are_ended_first_and_let_go_of_everything() {
             last = now;
         }
         assert!(last < 3 * (17 << 10), "{last} bytes stay");
-        // Those who were ended still hold the rest of a frame; after that there is nothing.
-        let mut cut = 0;
-        while let shed @ 1.. = bench.hub.shed(usize::MAX).await.connections {
-            cut += shed;
-        }
-        assert!(cut <= 3, "{cut} were cut");
+        // Those who were ended still hold the rest of a frame, and nobody else holds anything.
+        let none = Shed::default();
+        let shed = bench.hub.shed(usize::MAX, Leaving::Wait).await;
+        assert_eq!(Shed { leaving: 0, ..shed }, none);
+        assert!(shed.leaving as u64 >= last, "{shed:?}");
+        assert_eq!(bench.hub.shed(usize::MAX, Leaving::Cut).await, none);
         assert_eq!((outbox().await, ended(End::MemoryPressure)), (0, 3));
         bench.publish("small", b"still here", None);
         reader.expect(&[binary(b"still here")]).await;
@@ -700,12 +700,12 @@ fn an_unfinished_message_is_given_up_and_its_sender_told_why() {
         let held = decoder.held_bytes();
         assert!(held >= 64 << 10);
         bench.shard.return_decoder(peer.key, decoder);
-        let shed = bench.hub.shed(1).await;
+        let shed = bench.hub.shed(1, Leaving::Wait).await;
         assert_eq!((shed.connections, shed.bytes), (1, held));
         assert!(bench.shard.take_decoder(peer.key).is_none(), "what it had sent is still there");
         let goodbye = close_frame(CloseCode::TRY_AGAIN_LATER, "memory pressure");
         assert_eq!(peer.read_to_end().await, goodbye);
-        assert_eq!(bench.hub.shed(usize::MAX).await.connections, 0);
+        assert_eq!(bench.hub.shed(usize::MAX, Leaving::Wait).await.connections, 0);
         bench.publish("a", b"still here", None);
         other.expect(&[binary(b"still here")]).await;
     });

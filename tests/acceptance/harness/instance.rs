@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::process::Process;
-use super::{DEADLINE, Metrics, Response, request};
+use super::{Cgroup, DEADLINE, Metrics, Response, request};
 
 /// A running instance. Dropping it kills it.
 pub struct Instance {
@@ -34,6 +34,15 @@ impl Instance {
         let home = tempfile::tempdir().unwrap();
         let mut command = Command::new(binary());
         command.arg("serve").args(flags);
+        Self::launch(command, home).await
+    }
+
+    /// As `start`, in this cgroup.
+    pub async fn start_in(cgroup: &Cgroup, flags: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ >\"$1\"; shift; exec \"$@\"", "sh"]).arg(cgroup.door());
+        command.arg(binary()).arg("serve").args(flags);
         Self::launch(command, home).await
     }
 

@@ -2,6 +2,7 @@
 //! It judges nothing about Fanfare; that is the tests' part.
 
 mod balancer;
+mod cgroup;
 mod client;
 mod http;
 mod instance;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 
 pub use balancer::LoadBalancer;
+pub use cgroup::Cgroup;
 pub use client::{Client, Said, fence};
 pub use http::{Response, post, request};
 pub use instance::{Instance, refused_to_start, run_to_end};

@@ -100,8 +100,8 @@ table! {
         max_connections: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// Connections from one client address, 0 for no limit
         max_connections_per_address: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
-        /// The most memory; auto is what the cgroup allows, less a tenth
-        memory_limit: MemoryLimit = "none", <SIZE>;
+        /// The most memory; auto is what the cgroup allows, less a reserve
+        memory_limit: MemoryLimit = "auto", <SIZE>;
         /// What a client that was turned away is told to wait, in whole seconds
         retry_after: Duration = "5s" in "1s" to "1h", <DURATION>;
     }

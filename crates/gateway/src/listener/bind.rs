@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Context;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::{Config, ListenAddress};
 
@@ -17,6 +17,13 @@ const UNSENT: u32 = 128 << 10;
 
 /// So many bytes may wait to be read, and as much again for the kernel's bookkeeping.
 const RECEIVED: usize = 128 << 10;
+
+/// Where memory is limited, neither is more than this part of it: what the kernel holds can be told only by asking for
+/// it, and a thousand sockets that fill at once should not be the end …
+const PART: usize = 2048;
+
+/// … nor less than this.
+const LEAST: usize = 16 << 10;
 
 /// The instance's bound sockets.
 pub struct Listeners {
@@ -95,6 +102,18 @@ fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let address = first.local_addr()?;
     let others = (1..count).map(|_| listen(address, true));
     std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// Has the sockets that will be accepted hold less, where an instance may take so much `memory` and no more.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn hold_within(listener: &TcpListener, memory: usize) -> io::Result<()> {
+    let most = |usual| (memory / PART).clamp(LEAST, usual);
+    let socket = SockRef::from(listener);
+    socket.set_tcp_notsent_lowat(most(UNSENT as usize) as u32)?;
+    socket.set_recv_buffer_size(most(RECEIVED))
 }
 
 fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {

@@ -7,6 +7,6 @@ mod heads;
 mod proxy;
 
 pub use accept::{Accepted, accept};
-pub use bind::{Listeners, raise_open_files};
+pub use bind::{Listeners, hold_within, raise_open_files};
 pub use heads::Heads;
 pub use proxy::read_header;

@@ -6,15 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fanfare_hub::{Hub, Shed};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use fanfare_hub::{Hub, Leaving, Shed};
+use tokio::time::sleep;
 
 use super::{Budget, CLEAR, Gauge, NEAR, SHED_TO, heap};
 
 /// How often the kernel is asked. What is allocated meanwhile is known; what sockets take is not.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The same, where it is for the metric only.
+/// More often as room gets scarce, down to this …
+const SCARCE_LOOK: Duration = Duration::from_millis(10);
+
+/// … so that nobody takes all of it between two looks: many sockets have taken half as much in a millisecond.
+const FASTEST: i64 = 2 << 20;
+
+/// The same where it is for the metric only.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// How long it must be clear before clients are let in again, and how often memory that is free is given
@@ -22,7 +28,13 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 const HYSTERESIS: Duration = Duration::from_secs(1);
 
 /// Sockets are closed by their readers' tasks, after the connection was ended.
-const SETTLE: Duration = Duration::from_millis(2);
+const SETTLE: Duration = Duration::from_millis(10);
+
+/// How long whoever was told to go may hold on to what its socket holds, before it is cut and others are ended.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// After so many rounds everybody may go on for a moment, whatever came of them.
+const ROUNDS: u32 = 32;
 
 /// If there is nothing to give up, so much more is allowed before another look, as a part of the limit: what
 /// comes is then given up again.
@@ -30,14 +42,19 @@ const STEP: i64 = 64;
 
 /// Looks for as long as the instance lives.
 pub async fn keep(budget: Arc<Budget>, gauge: Gauge, hub: Arc<Hub>) {
-    let mut interval = interval(if budget.limit.is_some() { LOOK } else { IDLE_LOOK });
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut keeper =
         Keeper { budget, gauge, hub, clear_since: None, purged: Instant::now(), complained: None };
     loop {
         let budget = keeper.budget.clone();
+        let pause = match budget.limit {
+            None => IDLE_LOOK,
+            Some(limit) => {
+                let millis = (limit - budget.in_use()) / FASTEST;
+                Duration::from_millis(millis.max(0).unsigned_abs()).clamp(SCARCE_LOOK, LOOK)
+            }
+        };
         tokio::select! {
-            _ = interval.tick() => {}
+            () = sleep(pause) => {}
             () = budget.alarm.notified() => {}
         }
         keeper.look();
@@ -108,26 +125,32 @@ impl Keeper {
     async fn make_room(&mut self, limit: i64) {
         self.budget.past.store(true, Ordering::Relaxed);
         let (start, enough) = (self.budget.in_use(), limit / 100 * SHED_TO);
-        let mut shed = Shed::default();
-        let mut rounds = 0;
+        let mut told = Told::default();
         // What is free already may be all that it takes.
         self.purge();
-        while self.budget.in_use() > enough {
-            // Whoever holds the same as others frees nothing alone, so each round goes further.
-            let excess = (self.budget.in_use() - enough).saturating_mul(1 << rounds.min(16));
-            let round = self.hub.shed(excess.unsigned_abs() as usize).await;
-            if round.connections == 0 {
-                break;
+        while let excess @ 1.. = self.budget.in_use() - enough
+            && told.rounds < ROUNDS
+        {
+            let farewell = told.since.elapsed() < FAREWELL;
+            let owed = if farewell { told.leaving } else { 0 };
+            if excess > owed {
+                // Whoever holds the same as others frees nothing alone, so each round that frees nothing makes the next
+                // one go further.
+                let wanted = (excess - owed).saturating_mul(told.reach);
+                let leaving = if farewell { Leaving::Wait } else { Leaving::Cut };
+                let round = self.hub.shed(wanted.unsigned_abs() as usize, leaving).await;
+                if round.connections == 0 && round.leaving == 0 && told.leaving == 0 {
+                    break;
+                }
+                told.take(&round, excess);
             }
-            shed.connections += round.connections;
-            shed.bytes += round.bytes;
-            rounds += 1;
             sleep(SETTLE).await;
             self.purge();
+            told.measure(self.budget.in_use() - enough);
         }
         let used = self.budget.in_use();
-        if shed.connections > 0 {
-            let Shed { connections, bytes } = shed;
+        if told.connections > 0 {
+            let Told { connections, bytes, rounds, .. } = told;
             tracing::warn!(
                 connections,
                 bytes,
@@ -146,5 +169,54 @@ impl Keeper {
             );
         }
         self.budget.relieve(limit.max(used.saturating_add(limit / STEP)));
+    }
+}
+
+/// What has been ended so far, and what came of it.
+struct Told {
+    connections: usize,
+    bytes: usize,
+    rounds: u32,
+    /// When the last were told to go.
+    since: Instant,
+    /// What those who were told to go still hold.
+    leaving: i64,
+    /// What the last round should have freed at once, and the excess before it.
+    expected: Option<(i64, i64)>,
+    /// How many times what is wanted has to be ended, because those who hold it share it.
+    reach: i64,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            connections: 0,
+            bytes: 0,
+            rounds: 0,
+            since: Instant::now(),
+            leaving: 0,
+            expected: None,
+            reach: 1,
+        }
+    }
+}
+
+impl Told {
+    fn take(&mut self, round: &Shed, excess: i64) {
+        self.rounds += 1;
+        self.connections += round.connections;
+        self.bytes += round.bytes;
+        self.since = Instant::now();
+        self.leaving = i64::try_from(round.leaving).unwrap_or(i64::MAX);
+        let held = i64::try_from(round.bytes).unwrap_or(i64::MAX);
+        self.expected = (round.connections > 0).then_some((held.saturating_sub(self.leaving).max(0), excess));
+    }
+
+    /// So much is too much now.
+    fn measure(&mut self, excess: i64) {
+        if let Some((expected, before)) = self.expected.take() {
+            let freed = before - excess;
+            self.reach = if freed < expected / 4 { self.reach.saturating_mul(2) } else { 1 };
+        }
     }
 }

@@ -17,8 +17,14 @@ pub use heap::give_back_by_itself;
 pub use keeper::keep;
 
 /// Of what the system allows, this part is for what is not measured in time: what the kernel is charged with
-/// between two looks, and the allocator's own.
+/// between two looks, and the allocator's own …
 const RESERVE: usize = 10;
+
+/// … but so much at least, since a fast network is as fast where there is little …
+const LEAST_RESERVE: usize = 32 << 20;
+
+/// … and this part at most.
+const MOST_RESERVE: usize = 4;
 
 /// From here on new clients are sent elsewhere, in hundredths of the limit …
 const NEAR: i64 = 85;
@@ -46,7 +52,7 @@ pub struct Budget {
 impl Budget {
     /// The budget that is configured, within what the system allows.
     pub fn new(configured: MemoryLimit, gauge: &Gauge) -> Self {
-        let allowed = gauge.limit().map(|limit| limit - limit / RESERVE);
+        let allowed = gauge.limit().map(|limit| limit - reserve(limit));
         let limit = match (configured, allowed) {
             (MemoryLimit::None, _) | (MemoryLimit::Auto, None) => None,
             (MemoryLimit::Auto, Some(allowed)) => Some(allowed),
@@ -55,7 +61,7 @@ impl Budget {
                     memory_limit = bytes,
                     cgroup_limit = gauge.limit(),
                     possible = allowed,
-                    "the cgroup allows less memory than memory_limit, of which a tenth is kept in reserve"
+                    "the cgroup allows less memory than memory_limit, and some of that is kept in reserve"
                 );
                 Some(allowed)
             }
@@ -140,6 +146,10 @@ impl Budget {
     }
 }
 
+fn reserve(limit: usize) -> usize {
+    (limit / RESERVE).max(LEAST_RESERVE.min(limit / MOST_RESERVE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +161,8 @@ mod tests {
         let rows = [
             (Auto, None, None),
             (Auto, Some(1000 << 20), Some(900 << 20)),
+            (Auto, Some(256 << 20), Some(224 << 20)),
+            (Auto, Some(100 << 20), Some(75 << 20)),
             (Bytes(100 << 20), None, Some(100 << 20)),
             (Bytes(100 << 20), Some(1000 << 20), Some(100 << 20)),
             (Bytes(950 << 20), Some(1000 << 20), Some(900 << 20)),

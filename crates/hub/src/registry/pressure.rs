@@ -4,7 +4,7 @@
 use super::{Key, Registry};
 use crate::connection::State;
 use crate::end::End;
-use crate::pressure::{Shed, Urgent, largest};
+use crate::pressure::{Leaving, Shed, Urgent, largest};
 
 impl Registry {
     /// Answers. Whoever asked may have stopped waiting.
@@ -13,34 +13,42 @@ impl Registry {
             Urgent::Weigh(answer) => {
                 let _ = answer.send(self.weigh().into_iter().map(|(weight, _)| weight).collect());
             }
-            Urgent::Shed(count, answer) => {
-                let _ = answer.send(self.shed(count));
+            Urgent::Shed(count, leaving, answer) => {
+                let _ = answer.send(self.shed(count, leaving));
             }
         }
     }
 
-    /// Who holds anything, the largest first.
+    /// Who holds anything and has not been told to go, the largest first.
     fn weigh(&self) -> Vec<(usize, Key)> {
-        let weighed = self.connections.iter().filter_map(|(index, connection)| {
-            let weight = connection.weight(self.settings.weigh_sockets);
-            (weight > 0).then(|| (weight, Key::new(index as u32, connection.serial)))
-        });
-        largest(weighed.collect())
+        largest(self.holders(|state| state != State::Closing).collect())
     }
 
-    /// Ends so many of the largest. One that was told to go before, and still holds something, is cut.
-    fn shed(&mut self, count: usize) -> Shed {
+    /// Ends so many of the largest.
+    fn shed(&mut self, count: usize, leaving: Leaving) -> Shed {
         let mut shed = Shed::default();
+        if leaving == Leaving::Cut {
+            let late: Vec<_> = self.holders(|state| state == State::Closing).collect();
+            for (_, key) in late {
+                self.connections[key.index as usize].cut();
+            }
+        }
         for (weight, key) in self.weigh().into_iter().take(count) {
             shed.bytes += weight;
             shed.connections += 1;
-            let connection = &mut self.connections[key.index as usize];
-            if connection.state == State::Closing {
-                connection.cut();
-            } else {
-                self.end(key, End::MemoryPressure);
-            }
+            self.end(key, End::MemoryPressure);
         }
+        shed.leaving = self.holders(|state| state == State::Closing).map(|(weight, _)| weight).sum();
         shed
+    }
+
+    fn holders(&self, wanted: impl Fn(State) -> bool) -> impl Iterator<Item = (usize, Key)> {
+        self.connections.iter().filter_map(move |(index, connection)| {
+            let weight = match wanted(connection.state) {
+                true => connection.weight(self.settings.weigh_sockets),
+                false => 0,
+            };
+            (weight > 0).then(|| (weight, Key::new(index as u32, connection.serial)))
+        })
     }
 }
