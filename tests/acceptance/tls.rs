@@ -700,3 +700,35 @@ async fn what_stands_on_http_stands_on_tls() {
     assert!(client.try_connect(instance.address()).await.is_err());
     eventually("no header", async || rejected(&instance, "proxy_header").await == 1.0).await;
 }
+
+/// The auditor over TLS: nothing is lost, doubled or out of order; and it is not content with any certificate unasked.
+#[tokio::test]
+async fn the_auditor_speaks_tls() {
+    let certificates = Certificates::new();
+    let instance = start(&certificates, &[]).await;
+    let url = format!("wss://{}/ws/audited", instance.address());
+    let run = [
+        "bench",
+        "fanout",
+        &url,
+        "--subscribers",
+        "50",
+        "--rate",
+        "100",
+        "--duration",
+        "1s",
+        "--warmup",
+        "100ms",
+    ];
+    let sound = run_to_end(&[&run[..], &["--insecure", "--json"]].concat(), &[]).await;
+    let report = String::from_utf8_lossy(&sound.stdout);
+    assert!(sound.status.success(), "{report}");
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let audit = &report["audit"];
+    assert!(audit["delivered_once"].as_u64() >= Some(5000) && audit["lost_silent"] == 0, "{report}");
+    let idle = ["bench", "idle", &url, "--connections", "50", "--insecure"];
+    assert!(run_to_end(&idle, &[]).await.status.success());
+    let unknown = run_to_end(&run, &[]).await;
+    let said = String::from_utf8_lossy(&unknown.stdout) + String::from_utf8_lossy(&unknown.stderr);
+    assert!(!unknown.status.success() && said.contains("certificate"), "{said}");
+}

@@ -1,13 +1,13 @@
 //! One client's socket, from connect to its end. It owns no buffer while nothing is incomplete: it reads into
 //! scratch memory that all connections of a thread share, and inflates with what they share. It never decides to come back: that is the swarm's.
 
-use std::io::{self, Read, Write};
+use std::io;
 
 use fanfare_websocket::deflate::{Inflater, Offer};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, client, put_masked_frame};
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
+use crate::stream::Stream;
 use crate::sys;
 use crate::target::Target;
 
@@ -17,7 +17,7 @@ const LIMITS: Limits = Limits { message: 16 << 20, fragments: 1 << 16 };
 /// A connection to a server, or the attempt at one.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     state: State,
     /// What the socket has not taken yet.
     unsent: Vec<u8>,
@@ -86,11 +86,8 @@ struct Handshake {
 impl Connection {
     /// Begins to connect. The rest happens in [`Connection::ready`].
     pub(crate) fn open(target: &Target, registry: &Registry, token: Token) -> Result<Self, End> {
-        let unconnected = |error: io::Error| End::Unconnected(error.kind().to_string());
-        let mut stream = TcpStream::connect(target.address).map_err(unconnected)?;
-        registry
-            .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
-            .map_err(unconnected)?;
+        let stream = Stream::connect(target, registry, token);
+        let stream = stream.map_err(|error| End::Unconnected(why(&error)))?;
         let key = client::new_key();
         Ok(Self {
             stream,
@@ -123,16 +120,20 @@ impl Connection {
             let read = match self.stream.read(scratch) {
                 Ok(0) => return Err(self.cut("the server hung up".to_owned())),
                 Ok(read) => read,
+                // What waits for TLS to be agreed on can go now, perhaps.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.has_waited() => {
+                    return self.flush();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(()),
-                Err(error) => return Err(self.cut(error.kind().to_string())),
+                Err(error) => return Err(self.cut(why(&error))),
             };
             let now = sys::monotonic();
             self.take(&mut scratch[..read], now, intake, on)?;
             // A short read means that the socket is empty: whatever comes later makes a new event (epoll(7)).
             // Reading once more to be told so would be the larger part of this program's work.
-            if read < scratch.len() && !hung_up {
+            if read < scratch.len() && !hung_up && self.stream.is_emptied_by_short_reads() {
                 return Ok(());
             }
         }
@@ -159,10 +160,15 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => break,
-                Err(error) => return Err(self.cut(error.kind().to_string())),
+                Err(error) => return Err(self.cut(why(&error))),
             }
         }
-        Ok(())
+        self.stream.flush().map_err(|error| self.cut(why(&error)))
+    }
+
+    /// Whether something waits behind a TLS handshake.
+    fn has_waited(&self) -> bool {
+        !self.unsent.is_empty() && !self.stream.is_emptied_by_short_reads()
     }
 
     /// Takes what was read apart.
@@ -193,7 +199,7 @@ impl Connection {
         );
         self.state = State::Open(decoder);
         // Publishers are paced one by one; a delayed segment would be taken for the server's latency.
-        self.stream.set_nodelay(true).map_err(|error| self.cut(error.kind().to_string()))?;
+        self.stream.set_nodelay().map_err(|error| self.cut(why(&error)))?;
         on(Happening::Opened { took }, now);
         self.decode(&mut early, now, intake, on)
     }
@@ -253,6 +259,15 @@ impl Connection {
             State::Open(_) if self.leaving => End::Left,
             State::Open(_) => End::Lost(why),
         }
+    }
+}
+
+/// In a few words, and the same for the same cause: ends are counted by them.
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        // TLS' own.
+        io::ErrorKind::InvalidData => error.to_string(),
+        kind => kind.to_string(),
     }
 }
 

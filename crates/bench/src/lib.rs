@@ -27,6 +27,7 @@ mod report;
 mod run;
 mod schedule;
 mod stamp;
+mod stream;
 mod swarm;
 mod sys;
 mod table;

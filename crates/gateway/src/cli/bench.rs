@@ -74,6 +74,7 @@ fn fanout() -> Command {
              fault as well.",
         )
         .arg(urls())
+        .arg(insecure())
         .arg(number("subscribers", "N", "Connections that subscribe").required(true))
         .arg(number("publishers", "P", "Connections that publish, in turn").default_value("1"))
         .args(message())
@@ -139,6 +140,7 @@ fn idle() -> Command {
     Command::new("idle")
         .about("Open connections that do nothing, and read what they cost in memory")
         .arg(urls())
+        .arg(insecure())
         .arg(number("connections", "N", "How many").required(true))
         .arg(concurrency("128"))
         .arg(compression())
@@ -163,6 +165,7 @@ fn connect() -> Command {
     Command::new("connect")
         .about("Connect, shake hands and close, over and over, and read what it costs")
         .arg(urls())
+        .arg(insecure())
         .arg(number("connections", "N", "How many in all").required(true))
         .arg(concurrency("64"))
         .arg(pids())
@@ -309,7 +312,7 @@ fn urls() -> Arg {
         .value_name("URL")
         .num_args(1..)
         .required(true)
-        .help("Instances to connect to, in turn: ws://HOST:PORT/PATH")
+        .help("Instances to connect to, in turn: ws://HOST:PORT/PATH or wss://…")
 }
 
 fn message() -> [Arg; 2] {
@@ -358,6 +361,10 @@ fn concurrency(default: &'static str) -> Arg {
     number("concurrency", "C", "Handshakes under way at a time").default_value(default)
 }
 
+fn insecure() -> Arg {
+    switch("insecure", "Take any certificate at wss:// URLs")
+}
+
 fn pids() -> Arg {
     Arg::new("pid")
         .long("pid")
@@ -390,7 +397,12 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
 
 fn targets(matches: &ArgMatches) -> Result<Vec<Target>, BenchError> {
     let urls = matches.get_many::<String>("url").unwrap_or_default();
-    urls.map(|url| Target::resolve(url).map_err(|error| BenchError::Setting(error.to_string()))).collect()
+    let insecure = matches.get_flag("insecure");
+    let resolve = |url: &String| {
+        let target = Target::resolve(url).map_err(|error| BenchError::Setting(error.to_string()))?;
+        Ok(if insecure { target.with_any_certificate() } else { target })
+    };
+    urls.map(resolve).collect()
 }
 
 fn processes(matches: &ArgMatches) -> Result<Processes, BenchError> {
