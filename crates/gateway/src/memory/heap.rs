@@ -81,7 +81,8 @@ pub fn purge() {
 /// called before any thread but the main one allocates.
 pub fn give_back_by_itself() {
     // A new arena begins with the first; the main thread's was there before.
-    let set = [c"arenas.dirty_decay_ms", c"arena.0.dirty_decay_ms"].into_iter().try_for_each(give_back_within);
+    let set =
+        [c"arenas.dirty_decay_ms", c"arena.0.dirty_decay_ms"].into_iter().try_for_each(give_back_within);
     if let Err(error) = set.and_then(|()| tikv_jemalloc_ctl::background_thread::write(true)) {
         tracing::debug!("memory is given back late: {error}");
     }
