@@ -27,6 +27,7 @@ struct Watch {
 }
 
 impl Watch {
+    #[expect(clippy::disallowed_methods, reason = "the kernel tells of no peak of both, so it is looked for")]
     fn begin(directory: &Path) -> Self {
         let counts =
             ["memory.usage_in_bytes", "memory.kmem.tcp.usage_in_bytes"].map(|name| directory.join(name));
@@ -107,6 +108,10 @@ impl Cgroup {
 }
 
 impl Drop for Cgroup {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the kernel tells of no end of a process to others than its parent"
+    )]
     fn drop(&mut self) {
         self.watch = None;
         // Its processes have been killed a moment ago and may not have gone yet.
