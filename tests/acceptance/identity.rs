@@ -30,7 +30,7 @@ fn printed(output: &Output) -> (String, String) {
 }
 
 /// The token that `fanfare token create` makes of these arguments.
-async fn created(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+pub async fn created(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let output = run_to_end(&[&["token", "create"], arguments].concat(), variables).await;
     let (token, complaint) = printed(&output);
     assert!(output.status.success(), "{complaint}");

@@ -8,6 +8,8 @@
 
 mod api;
 mod bench;
+mod centrifuge;
+mod centrifuge_cluster;
 mod compression;
 mod config;
 mod connections;

@@ -2,6 +2,7 @@
 //! It judges nothing about Fanfare; that is the tests' part.
 
 mod balancer;
+mod caller;
 mod cgroup;
 mod client;
 mod http;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 
 pub use balancer::LoadBalancer;
+pub use caller::Caller;
 pub use cgroup::Cgroup;
 pub use client::{Client, Said, fence};
 pub use http::{Response, post, request};

@@ -74,8 +74,13 @@ impl Socket {
 
     /// Asks to join `channel` (as it stands in the path); gives the answer.
     pub async fn upgrade(&mut self, channel: &str, headers: &[(&str, &str)]) -> Response {
+        self.upgrade_at(&format!("/ws/{channel}"), headers).await
+    }
+
+    /// The same at another path.
+    pub async fn upgrade_at(&mut self, path: &str, headers: &[(&str, &str)]) -> Response {
         let mut text = format!(
-            "GET /ws/{channel} HTTP/1.1\r\nHost: fanfare.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {path} HTTP/1.1\r\nHost: fanfare.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         );
         for (key, value) in headers {

@@ -1,0 +1,622 @@
+//! The Centrifuge client protocol on one instance, rule by rule: what is malformed, what is refused and with which code,
+//! tokens of every wrong kind, lies about positions, and what ends by itself.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Caller, Client, Frame, Instance, Said};
+use crate::identity::created;
+
+const SECRET: &str = "a secret that only the tests have";
+const VARIABLES: [(&str, &str); 1] = [("FANFARE_TOKEN_SECRETS", SECRET)];
+
+const CHANNELS: &str = "
+    [channels]
+    may_subscribe = \"anonymous\"
+    may_publish = \"anonymous\"
+    [namespaces.chat]
+    may_subscribe = \"anonymous\"
+    may_publish = \"subscriber\"
+    may_read_history = \"subscriber\"
+    may_read_presence = \"client\"
+    history_size = 5
+    recovery = \"allow\"
+    positioning = \"allow\"
+    presence = true
+    join_leave = \"force\"
+    delta = true
+    [namespaces.json]
+    may_subscribe = \"anonymous\"
+    may_publish = \"anonymous\"
+    data_format = \"json_object\"
+    [namespaces.named]
+    may_subscribe = \"anonymous\"
+    name_pattern = \"named:[a-zé]+\"
+    [namespaces.users]
+    may_subscribe = \"client\"
+    [namespaces.dialog]
+    may_subscribe = \"token\"
+    user_limited = true
+    [namespaces.closed]
+";
+
+/// An instance with these keys before its channels, and the tests' secret.
+async fn serving(keys: &str) -> (Instance, TempDir) {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("some.toml");
+    fs::write(&file, format!("token_secrets = [\"{SECRET}\"]\n{keys}\n{CHANNELS}")).unwrap();
+    (Instance::start(&["--config", file.to_str().unwrap()]).await, home)
+}
+
+async fn token(arguments: &[&str]) -> String {
+    created(arguments, &VARIABLES).await
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A neighbour who must not notice anything.
+struct Bystander {
+    listener: Caller,
+    said: u64,
+}
+
+impl Bystander {
+    async fn new(instance: &Instance) -> Self {
+        let mut listener = Caller::anonymous(instance.address()).await;
+        listener.result("subscribe", json!({ "channel": "bystander" })).await;
+        Self { listener, said: 0 }
+    }
+
+    async fn is_well(&mut self) {
+        self.said += 1;
+        self.listener.result("publish", json!({ "channel": "bystander", "data": self.said })).await;
+        assert_eq!(self.listener.publication().await, json!(self.said));
+    }
+}
+
+/// What a message comes to: nothing is said of it, an error, or a close.
+#[derive(Debug, PartialEq)]
+enum Fate {
+    Error(u64),
+    Close(u16),
+}
+
+use Fate::{Close, Error};
+
+async fn fate(caller: &mut Caller) -> Fate {
+    match caller.message().await {
+        Ok(message) => match message["error"]["code"].as_u64() {
+            Some(code) => Error(code),
+            None => panic!("it was answered: {message}"),
+        },
+        Err((code, _)) => Close(code),
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_command_closes_the_connection() {
+    let (instance, _home) = serving("allow_anonymous = true").await;
+    let mut bystander = Bystander::new(&instance).await;
+    let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let nested = format!(r#"{{"id":1,"connect":{{"data":{}}}}}"#, deep(200));
+    let very_deep = format!(r#"{{"id":1,"connect":{{"data":{}}}}}"#, deep(20_000));
+    let repeated = format!(r#"{{"id":1{}}}"#, r#","connect":{}"#.repeat(2000));
+    let before: Vec<&str> = vec![
+        "",
+        "\n",
+        "[]",
+        "null",
+        "1",
+        "\"{}\"",
+        "{",
+        "nonsense",
+        "{}{}",
+        "{}",
+        r#"{"id":1}"#,
+        r#"{"id":1,"nothing":{}}"#,
+        r#"{"id":1,"connect":null}"#,
+        r#"{"id":1,"connect":[]}"#,
+        r#"{"id":1,"connect":1}"#,
+        r#"{"id":0,"connect":{}}"#,
+        r#"{"connect":{}}"#,
+        r#"{"id":-1,"connect":{}}"#,
+        r#"{"id":4294967296,"connect":{}}"#,
+        r#"{"id":1.5,"connect":{}}"#,
+        r#"{"id":"1","connect":{}}"#,
+        r#"{"id":1,"connect":{"token":7}}"#,
+        r#"{"id":1,"connect":{"subs":[]}}"#,
+        r#"{"id":1,"ping":{}}"#,
+        r#"{"id":1,"subscribe":{"channel":"a"}}"#,
+        r#"{"id":1,"publish":{"channel":"a","data":1}}"#,
+        r#"{"send":{"data":1}}"#,
+        &nested,
+        &very_deep,
+        &repeated,
+    ];
+    for text in before {
+        let mut caller = Caller::open(instance.address()).await;
+        caller.say(text).await;
+        assert_eq!(fate(&mut caller).await, Close(3501), "{}", &text[..text.len().min(80)]);
+    }
+    let after = [
+        ("{}", 3501),
+        ("\n", 3501),
+        ("", 3501),
+        ("{\"id\":2,\"rpc\":", 3501),
+        (r#"{"id":2,"connect":{}}"#, 3501),
+        (r#"{"id":2,"ping":{}}"#, 3501),
+        (r#"{"id":2}"#, 3501),
+        (r#"{"id":2,"send":{"data":1}}"#, 3508),
+        (r#"{"send":{}}"#, 3508),
+        (r#"{"id":2,"subscribe":{}}"#, 3501),
+        (r#"{"id":2,"subscribe":{"channel":""}}"#, 3501),
+        (r#"{"id":2,"subscribe":{"channel":"a","delta":"bsdiff"}}"#, 3501),
+        (r#"{"id":2,"subscribe":{"channel":"a","offset":-1}}"#, 3501),
+        (r#"{"id":2,"subscribe":{"channel":"a","offset":18446744073709551616}}"#, 3501),
+        (r#"{"id":2,"unsubscribe":{}}"#, 3501),
+        (r#"{"id":2,"publish":{"data":1}}"#, 3501),
+        (r#"{"id":2,"presence":{}}"#, 3501),
+        (r#"{"id":2,"presence_stats":{}}"#, 3501),
+        (r#"{"id":2,"history":{}}"#, 3501),
+        (r#"{"id":2,"sub_refresh":{"token":"x"}}"#, 3501),
+        (r#"{"id":2,"refresh":{}}"#, 3501),
+        ("{\"id\":2,\"publish\":{\"channel\":\"a\",\"data\":\"\u{0}\"}}", 3501),
+    ];
+    for (text, code) in after {
+        let mut caller = Caller::anonymous(instance.address()).await;
+        caller.say(text).await;
+        assert_eq!(fate(&mut caller).await, Close(code), "{text}");
+    }
+    // What comes before an offence in a frame is done, and what comes behind it is not.
+    let mut caller = Caller::open(instance.address()).await;
+    let frame = r#"{"id":1,"connect":{}}
+{"id":2,"publish":{"channel":"bystander","data":"before"}}
+nonsense
+{"id":3,"publish":{"channel":"bystander","data":"behind"}}"#;
+    caller.say(frame).await;
+    assert_eq!(caller.closed().await.0, 3501);
+    assert_eq!(bystander.listener.publication().await, json!("before"));
+    bystander.is_well().await;
+    // Invalid UTF-8 and what is too big are WebSocket's.
+    let mut caller = Caller::anonymous(instance.address()).await;
+    caller.socket().send(Frame::TEXT, b"{\"id\":2,\"rpc\":{\"method\":\"\xFF\"}}").await.unwrap();
+    assert_eq!(fate(&mut caller).await, Close(1007));
+    let mut caller = Caller::anonymous(instance.address()).await;
+    caller.say(&format!(r#"{{"id":2,"publish":{{"channel":"a","data":"{}"}}}}"#, "x".repeat(70_000))).await;
+    assert_eq!(fate(&mut caller).await, Close(1009));
+    bystander.is_well().await;
+}
+
+#[tokio::test]
+async fn what_is_no_protobuf_closes_the_connection() {
+    let (instance, _home) = serving("allow_anonymous = true").await;
+    let mut bystander = Bystander::new(&instance).await;
+    // Command { id: 1, connect: {} }, behind its length.
+    let connect = [4, 0x08, 1, 0x22, 0];
+    let rows: &[&[u8]] = &[
+        b"",
+        // A length that never ends, one beyond 64 bits, one that nobody has, one that is longer than what follows.
+        &[0xFF; 11],
+        &[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F],
+        &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01, 0x08],
+        &[0x80, 0x80, 0x80, 0x80, 0x10, 0x08],
+        &[5, 0x08, 1, 0x22, 0],
+        &[0x80],
+        // A pong before anything was asked; no request; an unknown wire type; a field that is cut.
+        &[0],
+        &[2, 0x08, 1],
+        &[2, 0x0F, 1],
+        &[4, 0x08, 1, 0x22, 9],
+        // A connect, and behind it half a command.
+        &[4, 0x08, 1, 0x22, 0, 7, 0x08],
+        b"{\"id\":1,\"connect\":{}}",
+    ];
+    for query in ["?format=protobuf", "?cf_protocol=protobuf&cf_protocol_version=v2"] {
+        for bytes in rows {
+            let path = format!("/connection/websocket{query}");
+            let mut caller = Caller::open_at(instance.address(), &path, &[]).await;
+            caller.socket().send(Frame::BINARY, bytes).await.unwrap();
+            assert_eq!(caller.closed().await.0, 3501, "{bytes:02x?}");
+        }
+    }
+    // The subprotocol is answered, and counts more than the query.
+    for (offered, query, agreed, is_protobuf) in [
+        ("centrifuge-protobuf", "", Some("centrifuge-protobuf"), true),
+        ("centrifuge-json", "?format=protobuf", Some("centrifuge-json"), false),
+        ("other, centrifuge-json", "", Some("centrifuge-json"), false),
+        ("centrifuge-json,centrifuge-protobuf", "", Some("centrifuge-protobuf"), true),
+        ("other", "", None, false),
+    ] {
+        let mut socket = crate::harness::Socket::connect(instance.address()).await;
+        let path = format!("/connection/websocket{query}");
+        let answer = socket.upgrade_at(&path, &[("Sec-WebSocket-Protocol", offered)]).await;
+        assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, agreed), "{offered}");
+        let (opcode, hello): (u8, &[u8]) = match is_protobuf {
+            true => (Frame::BINARY, &connect),
+            false => (Frame::TEXT, b"{\"id\":1,\"connect\":{}}"),
+        };
+        socket.send(opcode, hello).await.unwrap();
+        let frame = socket.next().await.unwrap();
+        assert_eq!(frame.opcode, opcode, "{offered}");
+        let begin: &[u8] = if is_protobuf { &[0x08, 1, 0x2A] } else { b"{\"id\":1,\"connect\":{" };
+        let skipped = usize::from(is_protobuf);
+        assert!(frame.payload[skipped..].starts_with(begin), "{offered}: {:02x?}", frame.payload);
+    }
+    bystander.is_well().await;
+}
+
+#[tokio::test]
+async fn what_is_refused_is_an_error_and_the_session_goes_on() {
+    let (instance, _home) = serving("allow_anonymous = true\nmax_channels = 3").await;
+    let long = "a".repeat(256);
+    let bad_filter = json!({ "op": "xor" });
+    let rows: Vec<(&str, Value, u64)> = vec![
+        ("subscribe", json!({ "channel": long }), 107),
+        ("subscribe", json!({ "channel": "käse" }), 107),
+        ("subscribe", json!({ "channel": "named:A" }), 107),
+        ("subscribe", json!({ "channel": "nowhere:a" }), 102),
+        ("subscribe", json!({ "channel": "$private" }), 103),
+        ("subscribe", json!({ "channel": "users:a" }), 103),
+        ("subscribe", json!({ "channel": "closed:a" }), 103),
+        ("subscribe", json!({ "channel": "dialog:#42" }), 103),
+        ("subscribe", json!({ "channel": "dialog:#" }), 103),
+        ("subscribe", json!({ "channel": "a", "type": 1 }), 103),
+        ("subscribe", json!({ "channel": "a", "type": 4 }), 108),
+        ("subscribe", json!({ "channel": "a", "type": -7 }), 103),
+        ("subscribe", json!({ "channel": "a", "tf": bad_filter }), 107),
+        ("subscribe", json!({ "channel": "a", "tf": { "cmp": "eq" } }), 107),
+        ("subscribe", json!({ "channel": "a", "token": "nonsense" }), 103),
+        ("publish", json!({ "channel": "nowhere:a", "data": 1 }), 102),
+        ("publish", json!({ "channel": "chat:a", "data": 1 }), 103),
+        ("publish", json!({ "channel": "closed:a", "data": 1 }), 103),
+        ("publish", json!({ "channel": "lobby" }), 107),
+        ("publish", json!({ "channel": "json:a", "data": [1] }), 107),
+        ("publish", json!({ "channel": "lobby", "data": 1, "type": 1 }), 108),
+        ("publish", json!({ "channel": "lobby", "data": 1, "key": "k" }), 108),
+        ("publish", json!({ "channel": long, "data": 1 }), 107),
+        ("presence", json!({ "channel": "lobby" }), 108),
+        ("presence", json!({ "channel": "chat:a" }), 103),
+        ("presence", json!({ "channel": "nowhere:a" }), 102),
+        ("presence_stats", json!({ "channel": "lobby" }), 108),
+        ("presence_stats", json!({ "channel": "chat:a" }), 103),
+        ("history", json!({ "channel": "lobby" }), 108),
+        ("history", json!({ "channel": "chat:a" }), 103),
+        ("history", json!({ "channel": "chat:a", "reverse": true, "since": { "offset": 0 } }), 107),
+        ("rpc", json!({ "method": "anything", "data": 1 }), 108),
+        ("sub_refresh", json!({ "channel": "lobby", "token": "x" }), 103),
+        ("sub_refresh", json!({ "channel": "lobby" }), 107),
+        ("sub_refresh", json!({ "channel": "lobby", "type": 1 }), 108),
+    ];
+    let mut caller = Caller::anonymous(instance.address()).await;
+    for (method, request, code) in &rows {
+        let answer = caller.call(method, request.clone()).await;
+        assert_eq!(answer["error"]["code"], *code, "{method} {request}: {answer}");
+        assert_eq!(answer["error"].get("temporary"), None, "{answer}");
+    }
+    // None of it has changed anything.
+    assert_eq!(caller.result("unsubscribe", json!({ "channel": "a" })).await, json!({}));
+    for channel in ["a", "named:é", "chat:a"] {
+        caller.result("subscribe", json!({ "channel": channel })).await;
+        assert_eq!(caller.error("subscribe", json!({ "channel": channel })).await, 105, "{channel}");
+    }
+    assert_eq!(caller.error("subscribe", json!({ "channel": "b" })).await, 106);
+    caller.result("unsubscribe", json!({ "channel": "a" })).await;
+    caller.result("subscribe", json!({ "channel": "b" })).await;
+    let metrics = instance.metrics().await;
+    let refused = metrics.value("fanfare_commands_total", &[("method", "publish"), ("result", "error")]);
+    assert_eq!(refused, 8.0);
+    let many: serde_json::Map<_, _> = (0..4).map(|n| (format!("c{n}"), json!({}))).collect();
+    let mut caller = Caller::open(instance.address()).await;
+    assert_eq!(caller.try_call("connect", json!({ "subs": many })).await.unwrap_err().0, 3505);
+    let mut caller = Caller::open(instance.address()).await;
+    let unknown = json!({ "subs": { "nowhere:a": {} } });
+    assert_eq!(caller.try_call("connect", unknown).await.unwrap_err().0, 3501);
+    // Those that it may not have are passed over, and the others are there from the start.
+    let mut caller = Caller::open(instance.address()).await;
+    let some = json!({ "subs": { "closed:a": {}, "b": {}, "": {}, "käse": {} } });
+    let connected = caller.result("connect", some).await;
+    assert_eq!(connected["subs"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b"]);
+}
+
+#[tokio::test]
+async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
+    let (instance, _home) = serving("token_audience = [\"us\"]\nallow_anonymous_tokens = false").await;
+    let with = |more: &[&'static str]| {
+        let mut arguments = vec!["--claim", "aud=\"us\""];
+        arguments.extend(more);
+        arguments
+    };
+    let (past, future) = (["--claim", "exp=1000000000"], ["--claim", "nbf=100000000000"]);
+    let good = token(&with(&["--user", "42"])).await;
+    let parts: Vec<&str> = good.split('.').collect();
+    // {"alg":"none"}, and {"alg":"RS256"} with the signature of a secret.
+    let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", parts[1]);
+    let confused = format!("eyJhbGciOiJSUzI1NiJ9.{}.{}", parts[1], parts[2]);
+    let foreign = created(&with(&["--user", "42"]), &[("FANFARE_TOKEN_SECRETS", "another secret")]).await;
+    let room = token(&with(&["--user", "42", "--channel", "$room"])).await;
+    let nowhere = token(&with(&["--user", "42", "--claim", "channels=[\"nowhere:a\"]"])).await;
+    let over = token(&with(&["--user", "42", "--claim", "expire_at=1000000000"])).await;
+    let rows = [
+        ("".to_owned(), Close(3501)),
+        ("nonsense".to_owned(), Close(3500)),
+        (good[1..].to_owned(), Close(3500)),
+        (format!("{good}x"), Close(3500)),
+        (unsigned.clone(), Close(3500)),
+        (confused.clone(), Close(3500)),
+        (foreign.clone(), Close(3500)),
+        (room.clone(), Close(3500)),
+        (token(&["--user", "42"]).await, Close(3500)),
+        (token(&["--user", "42", "--claim", "aud=\"others\""]).await, Close(3500)),
+        (token(&with(&[])).await, Close(3507)),
+        (token(&with(&[&["--user", "42"][..], &past].concat())).await, Error(109)),
+        (token(&with(&[&["--user", "42"][..], &future].concat())).await, Error(109)),
+        (over, Error(110)),
+        (nowhere, Error(102)),
+    ];
+    for (token, expected) in &rows {
+        let mut caller = Caller::open(instance.address()).await;
+        caller.ask("connect", json!({ "token": token })).await;
+        assert_eq!(fate(&mut caller).await, *expected, "{token}");
+        if let Error(_) = expected {
+            // Whoever could not connect may do nothing else.
+            caller.ask("connect", json!({ "token": good })).await;
+            assert_eq!(fate(&mut caller).await, Close(3501));
+        }
+    }
+    let connected = async || Caller::connect(instance.address(), json!({ "token": good })).await;
+    let subscription = async |more: &[&'static str]| {
+        token(&with(&[&["--user", "42", "--channel", "$room"][..], more].concat())).await
+    };
+    let other_user = token(&with(&["--user", "7", "--channel", "$room"])).await;
+    let nobodys = token(&with(&["--channel", "$room"])).await;
+    let other_channel = token(&with(&["--user", "42", "--channel", "$other"])).await;
+    let only = subscription(&["--claim", "client=\"c1\""]).await;
+    let rows = [
+        ("", Error(103)),
+        ("nonsense", Error(103)),
+        (&unsigned, Error(103)),
+        (&confused, Error(103)),
+        (&good, Error(103)),
+        (&subscription(&past).await, Error(109)),
+        (&subscription(&future).await, Error(109)),
+        (&subscription(&["--claim", "expire_at=1000000000"]).await, Error(110)),
+        (&other_user, Close(3500)),
+        (&nobodys, Close(3500)),
+        (&other_channel, Close(3500)),
+        (&only, Close(3500)),
+    ];
+    for (token, expected) in &rows {
+        let mut caller = connected().await;
+        caller.ask("subscribe", json!({ "channel": "$room", "token": token })).await;
+        assert_eq!(fate(&mut caller).await, *expected, "{token}");
+    }
+    let expired = token(&with(&[&["--user", "42"][..], &past].concat())).await;
+    let other = token(&with(&["--user", "7"])).await;
+    let more = token(&with(&["--user", "42", "--claim", "channels=[\"lobby\"]"])).await;
+    for (token, code) in [
+        ("", 3501),
+        ("nonsense", 3500),
+        (&unsigned, 3500),
+        (&expired, 3005),
+        (&other, 3500),
+        (&more, 3010),
+        (&room, 3500),
+    ] {
+        let mut caller = connected().await;
+        let closed = caller.try_call("refresh", json!({ "token": token })).await.unwrap_err();
+        assert_eq!(closed.0, code, "{token}");
+    }
+    let mut caller = connected().await;
+    let refreshed = caller.result("refresh", json!({ "token": good })).await;
+    assert_eq!((refreshed["client"].is_string(), &refreshed["expires"]), (true, &json!(true)));
+    let expired = subscription(&past).await;
+    for (token, code) in
+        [("nonsense", 3500), (&expired, 3006), (&other_user, 3500), (&other_channel, 3500), (&good, 3500)]
+    {
+        let mut caller = connected().await;
+        caller.result("subscribe", json!({ "channel": "$room", "token": room })).await;
+        let refresh = json!({ "channel": "$room", "token": token });
+        assert_eq!(caller.try_call("sub_refresh", refresh).await.unwrap_err().0, code, "{token}");
+    }
+    let mut caller = connected().await;
+    caller.result("subscribe", json!({ "channel": "$room", "token": room })).await;
+    let later = subscription(&["--expires-in", "1h"]).await;
+    let refreshed = caller.result("sub_refresh", json!({ "channel": "$room", "token": later })).await;
+    assert_eq!(refreshed["expires"], true);
+    assert!((3590..=3600).contains(&refreshed["ttl"].as_u64().unwrap()), "{refreshed}");
+}
+
+#[tokio::test]
+async fn lies_about_positions_recover_nothing() {
+    let (instance, _home) = serving("allow_anonymous = true").await;
+    let mut speaker = Caller::anonymous(instance.address()).await;
+    let place = speaker.result("subscribe", json!({ "channel": "chat:a", "positioned": true })).await;
+    let epoch = place["epoch"].as_str().unwrap().to_owned();
+    assert_eq!((place.get("offset"), place["positioned"].as_bool()), (None, Some(true)));
+    for n in 1..=8 {
+        speaker.result("publish", json!({ "channel": "chat:a", "data": { "n": n } })).await;
+    }
+    // Five are kept: 4 to 8. (offset, epoch, what is recovered)
+    let long = "e".repeat(100);
+    let rows: &[(u64, &str, Option<&[u64]>)] = &[
+        (8, &epoch, Some(&[])),
+        (5, &epoch, Some(&[6, 7, 8])),
+        (3, &epoch, Some(&[4, 5, 6, 7, 8])),
+        (5, "", Some(&[6, 7, 8])),
+        (2, &epoch, None),
+        (0, &epoch, None),
+        (0, "", None),
+        (9, &epoch, None),
+        (u64::MAX, &epoch, None),
+        (u64::MAX, "", None),
+        (u64::MAX - 1, &epoch, None),
+        (5, "other", None),
+        (8, "other", None),
+        (8, "_", None),
+        (0, "_", None),
+        (8, &long, None),
+        (8, "né\u{0}", None),
+    ];
+    for (offset, epoch_claimed, recovered) in rows {
+        let mut caller = Caller::anonymous(instance.address()).await;
+        let mut request =
+            json!({ "channel": "chat:a", "recover": true, "offset": offset, "epoch": epoch_claimed });
+        let result = caller.result("subscribe", request.clone()).await;
+        let said = format!("{offset} {epoch_claimed}: {result}");
+        assert_eq!(result["was_recovering"], true, "{said}");
+        assert_eq!(result["epoch"], epoch, "{said}");
+        assert_eq!(result.get("recovered").is_some(), recovered.is_some(), "{said}");
+        // Recovered, it is where it said it was, and goes on from there.
+        let at = if recovered.is_some() { *offset } else { 8 };
+        assert_eq!(result["offset"], at, "{said}");
+        let publications = result["publications"].as_array().cloned().unwrap_or_default();
+        let numbers: Vec<_> = publications.iter().map(|one| one["data"]["n"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, recovered.unwrap_or_default(), "{said}");
+        // Whoever would rather have an error, gets one.
+        caller.result("unsubscribe", json!({ "channel": "chat:a" })).await;
+        request["flag"] = json!(2);
+        let answer = caller.call("subscribe", request).await;
+        assert_eq!(answer["error"]["code"].as_u64(), recovered.is_none().then_some(112), "{answer}");
+    }
+    for (outcome, times) in
+        [("recovered", 6.0), ("up_to_date", 2.0), ("too_far", 14.0), ("other_epoch", 12.0)]
+    {
+        let counted = instance.metric("fanfare_recoveries_total", &[("outcome", outcome)]).await;
+        assert_eq!(counted, times, "{outcome}");
+    }
+    // What is published from then on comes to everybody once.
+    let mut caller = Caller::anonymous(instance.address()).await;
+    caller
+        .result("subscribe", json!({ "channel": "chat:a", "recover": true, "offset": 7, "epoch": epoch }))
+        .await;
+    speaker.result("publish", json!({ "channel": "chat:a", "data": { "n": 9 } })).await;
+    assert_eq!(caller.publication().await, json!({ "n": 9 }));
+}
+
+#[tokio::test]
+async fn what_is_no_json_ends_json_clients_alone() {
+    let (instance, _home) = serving("allow_anonymous = true").await;
+    let mut caller = Caller::anonymous(instance.address()).await;
+    caller.result("subscribe", json!({ "channel": "lobby" })).await;
+    let mut bystander = Bystander::new(&instance).await;
+    let mut raw = Client::connect(instance.url("lobby")).await;
+    raw.send("{\"is\": \"JSON\"}").await;
+    assert_eq!(caller.publication().await, json!({ "is": "JSON" }));
+    raw.send("{\n\"on\": \"lines\"\r\n}").await;
+    assert_eq!(caller.publication().await, json!({ "on": "lines" }));
+    for said in [Said::from("hello"), Said::Binary(vec![0xFF]), Said::from("{")] {
+        let mut other = Caller::anonymous(instance.address()).await;
+        other.result("subscribe", json!({ "channel": "lobby" })).await;
+        raw.send(said.clone()).await;
+        assert_eq!(other.closed().await, (3506, "inappropriate protocol".to_owned()));
+    }
+    assert_eq!(caller.closed().await.0, 3506);
+    bystander.is_well().await;
+    let ended =
+        instance.metric("fanfare_connections_closed_total", &[("reason", "inappropriate_protocol")]).await;
+    assert_eq!(ended, 4.0);
+}
+
+#[tokio::test]
+async fn who_does_not_say_who_it_is_or_does_not_answer_is_closed() {
+    let (instance, _home) = serving(
+        "allow_anonymous = true\nhandshake_timeout = \"1s\"\nheader_timeout = \"1s\"\nclient_ping_interval = \"400ms\"\nclient_pong_timeout = \"200ms\"",
+    )
+    .await;
+    let mut silent = Caller::open(instance.address()).await;
+    assert_eq!(silent.closed().await, (3502, "stale".to_owned()));
+    let mut mute = Caller::open(instance.address()).await;
+    mute.say(r#"{"id":1,"connect":{}}"#).await;
+    let answer = mute.message().await.unwrap();
+    assert_eq!(
+        (answer["connect"]["ping"].as_u64(), answer["connect"]["pong"].as_bool()),
+        (Some(1), Some(true))
+    );
+    assert_eq!(mute.socket().next().await.unwrap().payload, b"{}");
+    assert_eq!(mute.closed().await, (3012, "no pong".to_owned()));
+    // Who answers stays, and who answers twice has not listened.
+    let mut caller = Caller::anonymous(instance.address()).await;
+    for _ in 0..4 {
+        assert_eq!(caller.socket().next().await.unwrap().payload, b"{}");
+        caller.say("{}").await;
+    }
+    assert_eq!(caller.error("rpc", json!({})).await, 108);
+    caller.say("{}").await;
+    assert_eq!(caller.closed().await.0, 3501);
+}
+
+#[tokio::test]
+async fn what_is_not_refreshed_ends() {
+    let (instance, _home) = serving("allow_anonymous = true\nrefresh_grace = \"1s\"").await;
+    let (soon, user) = (format!("expire_at={}", now() + 5), ["--user", "42"]);
+    let brief = token(&[&user[..], &["--claim", &soon]].concat()).await;
+    let room = token(&[&user[..], &["--channel", "$room", "--claim", &soon]].concat()).await;
+    let lasting = token(&user).await;
+    let mut going = Caller::open(instance.address()).await;
+    let connected = going.result("connect", json!({ "token": brief })).await;
+    assert_eq!(connected["expires"], true);
+    assert!((1..=5).contains(&connected["ttl"].as_u64().unwrap()), "{connected}");
+    let mut staying = Caller::connect(instance.address(), json!({ "token": lasting })).await;
+    let subscribed = staying.result("subscribe", json!({ "channel": "$room", "token": room })).await;
+    assert_eq!(subscribed["expires"], true);
+    assert_eq!(going.closed().await, (3005, "connection expired".to_owned()));
+    let (channel, kind, event) = staying.push().await;
+    assert_eq!((&*channel, &*kind, &event["code"]), ("$room", "unsubscribe", &json!(2501)));
+    assert_eq!(staying.error("rpc", json!({})).await, 108, "the connection goes on");
+    assert_eq!(
+        instance.metric("fanfare_connections_closed_total", &[("reason", "token_expired")]).await,
+        1.0
+    );
+}
+
+#[tokio::test]
+async fn who_only_listens_says_who_it_is_and_nothing_else() {
+    let (instance, _home) = serving("").await;
+    let path = "/connection/uni_websocket";
+    // One user for each: who has been there lately is no news.
+    for (by_query, user) in [(false, "42"), (true, "43")] {
+        let token = token(&["--user", user, "--claim", "channels=[\"lobby\",\"chat:a\"]"]).await;
+        let greeting = json!({ "token": token }).to_string();
+        let encoded: String = greeting.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let query = if by_query { format!("?cf_connect={encoded}") } else { String::new() };
+        let mut caller = Caller::open_at(instance.address(), &format!("{path}{query}"), &[]).await;
+        if !by_query {
+            caller.say(&greeting).await;
+        }
+        let connect = caller.message().await.unwrap();
+        assert!(connect["connect"]["client"].is_string(), "{connect}");
+        let subs: Vec<_> = connect["connect"]["subs"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(subs, ["chat:a", "lobby"]);
+        // In `chat` it is told that it has come itself.
+        let join = caller.message().await.unwrap();
+        assert_eq!(join["join"]["info"]["user"], user, "{join}");
+        let mut raw = Client::connect(format!("{}?token={token}", instance.url("lobby"))).await;
+        for n in 0..3 {
+            raw.send(format!("{n}").as_str()).await;
+        }
+        for n in 0..3 {
+            let push = caller.message().await.unwrap();
+            assert_eq!(push, json!({ "channel": "lobby", "pub": { "data": n } }));
+        }
+        caller.say(&greeting).await;
+        assert_eq!(caller.closed().await.0, 3501);
+    }
+    // There is nobody to answer, so an error ends it.
+    let expired = created(&["--claim", "exp=1000000000"], &VARIABLES).await;
+    for (greeting, code) in [
+        (json!({ "token": expired }).to_string(), 3005),
+        (json!({ "token": "nonsense" }).to_string(), 3500),
+        ("{}".to_owned(), 3501),
+        ("[]".to_owned(), 3501),
+        (String::new(), 3501),
+    ] {
+        let mut caller = Caller::open_at(instance.address(), path, &[]).await;
+        caller.say(&greeting).await;
+        assert_eq!(caller.closed().await.0, code, "{greeting}");
+    }
+}

@@ -1,0 +1,240 @@
+//! The Centrifuge client protocol over several instances: what is made good after Redis was away, who is present, what the
+//! back end wants, and how many connections a user may have.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Caller, Fault, Instance, RedisServer, TcpProxy, eventually, post, within};
+use crate::identity::created;
+
+const SECRET: &str = "a secret that only the tests have";
+const KEY: &str = "a key that only the tests have";
+
+const FILE: &str = "
+    allow_anonymous = true
+    [channels]
+    may_subscribe = \"anonymous\"
+    may_publish = \"anonymous\"
+    may_read_history = \"anonymous\"
+    may_read_presence = \"anonymous\"
+    history_size = 1000
+    recovery = \"force\"
+    presence = true
+    join_leave = \"force\"
+";
+
+struct Cluster {
+    redis: RedisServer,
+    /// In front of Redis, for the second instance alone.
+    proxy: TcpProxy,
+    instances: Vec<Instance>,
+    _home: TempDir,
+}
+
+impl Cluster {
+    async fn start(keys: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("some.toml");
+        let own = format!("token_secrets = [\"{SECRET}\"]\napi_keys = [\"{KEY}\"]\n{keys}\n{FILE}");
+        fs::write(&file, own).unwrap();
+        let redis = RedisServer::start().await;
+        let proxy = TcpProxy::start(redis.address()).await;
+        let mut instances = Vec::new();
+        for address in [redis.address(), proxy.address()] {
+            let url = format!("redis://{address}");
+            let flags =
+                ["--config", file.to_str().unwrap(), "--redis", &url, "--internal-listen", "127.0.0.1:0"];
+            instances.push(Instance::start(&flags).await);
+        }
+        Self { redis, proxy, instances, _home: home }
+    }
+
+    async fn caller(&self, instance: usize, request: Value) -> Caller {
+        Caller::connect(self.instances[instance].address(), request).await
+    }
+
+    /// Calls the HTTP API of the first instance.
+    async fn call(&self, method: &str, body: Value) -> Value {
+        let address = self.instances[0].internal_address();
+        let path = format!("/api/{method}");
+        let answer = post(address, &path, &[("X-API-Key", KEY)], body.to_string().as_bytes()).await.unwrap();
+        assert_eq!(answer.status, 200, "{method} {body}: {}", answer.body);
+        answer.json()
+    }
+}
+
+async fn user(name: &str) -> Value {
+    let token = created(&["--user", name], &[("FANFARE_TOKEN_SECRETS", SECRET)]).await;
+    json!({ "token": token })
+}
+
+#[tokio::test]
+async fn what_was_missed_of_redis_comes_in_order_and_nobody_subscribes_again() {
+    let cluster = Cluster::start("").await;
+    let (near, far) = (&cluster.instances[0], &cluster.instances[1]);
+    let mut speaker = cluster.caller(0, json!({})).await;
+    let mut listener = cluster.caller(1, json!({})).await;
+    let place = listener.result("subscribe", json!({ "channel": "kept" })).await;
+    assert_eq!((&place["recoverable"], &place["positioned"]), (&json!(true), &json!(true)));
+    speaker.result("publish", json!({ "channel": "kept", "data": "before" })).await;
+    assert_eq!(listener.publication().await, "before");
+    let mut number = 0;
+    for _ in 0..2 {
+        cluster.proxy.set(Fault::Blackhole);
+        cluster.proxy.reset_all();
+        eventually("it is cut off", async || far.metric("fanfare_broker_up", &[]).await == 0.0).await;
+        // What is there cannot be asked meanwhile, and that is said.
+        let mut other = cluster.caller(1, json!({})).await;
+        let answer = other.call("subscribe", json!({ "channel": "kept" })).await;
+        assert_eq!((&answer["error"]["code"], &answer["error"]["temporary"]), (&json!(100), &json!(true)));
+        assert_eq!(other.error("publish", json!({ "channel": "kept", "data": "unheard" })).await, 100);
+        for _ in 0..50 {
+            speaker.result("publish", json!({ "channel": "kept", "data": number })).await;
+            number += 1;
+        }
+        cluster.proxy.set(Fault::None);
+        for expected in number - 50..number {
+            let (_, kind, event) = loop {
+                let push = listener.push().await;
+                if push.1 != "join" && push.1 != "leave" {
+                    break push;
+                }
+            };
+            assert_eq!((&*kind, &event["data"]), ("pub", &json!(expected)));
+        }
+    }
+    assert_eq!(far.metric("fanfare_heals_total", &[("result", "gap")]).await, 0.0);
+    assert!(far.metric("fanfare_healed_publications_total", &[]).await >= 100.0);
+    // What no history holds any more ends the subscription, and its client may subscribe anew.
+    cluster.proxy.set(Fault::Blackhole);
+    cluster.proxy.reset_all();
+    eventually("it is cut off", async || far.metric("fanfare_broker_up", &[]).await == 0.0).await;
+    cluster.redis.cli(&["FLUSHALL"]).await;
+    let flushed = async || {
+        speaker.call("publish", json!({ "channel": "kept", "data": "new" })).await.get("publish").is_some()
+    };
+    eventually("it can be published again", flushed).await;
+    cluster.proxy.set(Fault::None);
+    let (_, kind, event) = loop {
+        let push = listener.push().await;
+        if push.1 == "unsubscribe" {
+            break push;
+        }
+    };
+    assert_eq!((&*kind, &event["code"]), ("unsubscribe", &json!(2500)));
+    let again =
+        json!({ "channel": "kept", "recover": true, "offset": place["offset"], "epoch": place["epoch"] });
+    let result = listener.result("subscribe", again).await;
+    assert_eq!((result.get("recovered"), &result["was_recovering"]), (None, &json!(true)));
+    assert_eq!(near.metric("fanfare_connections_closed_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn presence_is_one_over_all_instances_and_has_no_ghosts() {
+    let mut cluster = Cluster::start("").await;
+    let mut watcher = cluster.caller(0, user("watcher").await).await;
+    watcher.result("subscribe", json!({ "channel": "room" })).await;
+    let mut heard = Vec::new();
+    let mut ann = cluster.caller(1, user("ann").await).await;
+    ann.result("subscribe", json!({ "channel": "room" })).await;
+    let mut bob = cluster.caller(1, user("bob").await).await;
+    bob.result("subscribe", json!({ "channel": "room" })).await;
+    for _ in 0..3 {
+        let (_, kind, event) = watcher.push().await;
+        heard.push(format!("{kind} {}", event["info"]["user"].as_str().unwrap()));
+    }
+    assert_eq!(heard, ["join watcher", "join ann", "join bob"]);
+    let stats = json!({ "num_clients": 3, "num_users": 3 });
+    assert_eq!(watcher.result("presence_stats", json!({ "channel": "room" })).await, stats);
+    let present = bob.result("presence", json!({ "channel": "room" })).await;
+    let mut users: Vec<_> =
+        present["presence"].as_object().unwrap().values().map(|who| who["user"].clone()).collect();
+    users.sort_by_key(ToString::to_string);
+    assert_eq!(users, ["ann", "bob", "watcher"]);
+    // Ann comes back through another instance: nobody hears of it. Bob does not, and that is told once.
+    cluster.instances[1].kill().await;
+    let mut again = cluster.caller(0, user("ann").await).await;
+    again.result("subscribe", json!({ "channel": "room" })).await;
+    let gone = Duration::from_secs(15);
+    within(gone, "bob is gone", async || {
+        let present = watcher.result("presence_stats", json!({ "channel": "room" })).await;
+        present == json!({ "num_clients": 2, "num_users": 2 })
+    })
+    .await;
+    let (_, kind, event) = watcher.push().await;
+    assert_eq!((&*kind, &event["info"]["user"]), ("leave", &json!("bob")));
+    again.leave().await;
+    let (_, kind, event) = watcher.push().await;
+    assert_eq!((&*kind, &event["info"]["user"]), ("leave", &json!("ann")));
+}
+
+#[tokio::test]
+async fn what_the_back_end_wants_is_done_in_its_order() {
+    let cluster = Cluster::start("").await;
+    let mut callers =
+        vec![cluster.caller(0, user("ann").await).await, cluster.caller(1, user("ann").await).await];
+    let mut other = cluster.caller(1, user("bob").await).await;
+    for n in 0..30 {
+        let channel = format!("c{}", n % 3);
+        cluster.call("subscribe", json!({ "user": "ann", "channel": channel })).await;
+        cluster.call("unsubscribe", json!({ "user": "ann", "channel": channel })).await;
+    }
+    cluster.call("refresh", json!({ "user": "ann", "expire_at": 4_000_000_000_u64 })).await;
+    cluster.call("subscribe", json!({ "user": "ann", "channel": "last" })).await;
+    for caller in &mut callers {
+        let mut heard = Vec::new();
+        while heard.len() < 62 {
+            let (channel, kind, _) = caller.push().await;
+            if kind != "join" && kind != "leave" {
+                heard.push(format!("{kind} {channel}"));
+            }
+        }
+        let turns =
+            (0..30).flat_map(|n| [format!("subscribe c{}", n % 3), format!("unsubscribe c{}", n % 3)]);
+        let expected: Vec<_> = turns.chain(["refresh ".to_owned(), "subscribe last".to_owned()]).collect();
+        assert_eq!(heard, expected);
+    }
+    let subscribed = async || cluster.instances[1].metric("fanfare_subscriptions", &[]).await == 1.0;
+    eventually("only the last one is left", subscribed).await;
+    other.result("publish", json!({ "channel": "last", "data": "hello" })).await;
+    for caller in &mut callers {
+        assert_eq!(caller.publication().await, "hello");
+    }
+    cluster.call("disconnect", json!({ "user": "ann" })).await;
+    for caller in &mut callers {
+        assert_eq!(caller.closed().await, (3503, "force disconnect".to_owned()));
+    }
+    assert_eq!(other.error("rpc", json!({})).await, 108, "nobody else is meant");
+    cluster
+        .call("disconnect", json!({ "user": "bob", "disconnect": { "code": 4501, "reason": "go" } }))
+        .await;
+    assert_eq!(other.closed().await, (4501, "go".to_owned()));
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_connections_over_all_instances() {
+    let cluster = Cluster::start("max_connections_per_user = 2").await;
+    let ann = user("ann").await;
+    let first = cluster.caller(0, ann.clone()).await;
+    let _second = cluster.caller(1, ann.clone()).await;
+    for instance in [0, 1] {
+        let mut third = Caller::open(cluster.instances[instance].address()).await;
+        let closed = third.try_call("connect", ann.clone()).await.unwrap_err();
+        assert_eq!(closed, (3504, "connection limit".to_owned()));
+    }
+    // Others do not count, and those without a name are nobody.
+    let _bob = cluster.caller(1, user("bob").await).await;
+    let mut nobody = Vec::new();
+    for _ in 0..3 {
+        nobody.push(cluster.caller(0, json!({})).await);
+    }
+    first.leave().await;
+    let has_room = async || {
+        let mut next = Caller::open(cluster.instances[1].address()).await;
+        next.try_call("connect", ann.clone()).await.is_ok()
+    };
+    eventually("there is room again", has_room).await;
+}
