@@ -14,6 +14,7 @@ mod compression;
 mod config;
 mod connections;
 mod drain;
+mod events;
 mod handshake;
 mod harness;
 mod health;

@@ -9,6 +9,7 @@ pub mod cli;
 mod client;
 mod client_address;
 pub mod config;
+mod events;
 mod http;
 pub mod identity;
 mod inbound;

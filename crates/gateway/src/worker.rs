@@ -3,11 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,9 +24,8 @@ use fanfare_websocket::{Decoder, Role};
 use http::HeaderValue;
 use http::header::CONNECTION;
 use hyper::body::Incoming;
-use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::server::conn::http1::{self, Connection};
 use hyper::service::{HttpService, service_fn};
-use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -34,7 +35,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
 
 use crate::client::{self, Roster};
-use crate::http::{Goes, Handoff, Purpose, Rejection, Upgrade, id_value, is_upgrade, judge, public, upgrade};
+use crate::events::attend;
+use crate::http::{
+    Events, Goes, Handoff, Purpose, Rejection, Upgrade, id_value, is_upgrade, judge, public, upgrade,
+};
 use crate::identity::Expiry;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, Heads, accept, read_header};
@@ -215,10 +219,7 @@ impl Worker {
         None
     }
 
-    async fn speak_http<S>(self: &Rc<Self>, stream: S, peer: SocketAddr, deadline: Instant)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn speak_http<S: Stream>(self: &Rc<Self>, stream: S, peer: SocketAddr, deadline: Instant) {
         let config = &self.instance.config;
         let (handoff, kept) = (Handoff::default(), Cell::new(false));
         let service = service_fn(|request| {
@@ -227,15 +228,15 @@ impl Worker {
             let deadline = if again { Instant::now() + config.handshake_timeout } else { deadline };
             self.answer(peer.ip(), deadline, request, &handoff)
         });
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
             .half_close(false)
             .max_buf_size(HEADERS)
-            .serve_connection(TokioIo::new(Heads::new(stream)), service)
-            .with_upgrades();
-        let connection = pin!(connection);
-        match converse_for(ORDINARY, deadline, &kept, connection).await {
+            .serve_connection(TokioIo::new(Heads::new(stream)), service);
+        let ended = converse_for(ORDINARY, deadline, &kept, &handoff, &mut connection).await;
+        let whole = matches!(ended, Some(Ok(())));
+        match ended {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 tracing::debug!(%peer, "HTTP connection ended: {error}");
@@ -246,7 +247,13 @@ impl Worker {
             None => self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
         }
         if let Some(upgrade) = handoff.take() {
-            self.clone().begin(upgrade).await;
+            if !whole {
+                return upgrade.placed.fail();
+            }
+            // The stream under a connection that hyper has let go of, and what came behind the handshake.
+            let parts = connection.into_parts();
+            let socket = parts.io.into_inner().into_inner().into_socket();
+            self.clone().begin(upgrade, socket, parts.read_buf);
         }
     }
 
@@ -274,11 +281,9 @@ impl Worker {
         Ok(response)
     }
 
-    /// Takes the socket out of hyper and starts the session on it, in a task that holds no more than
-    /// an idle connection needs.
-    async fn begin(self: Rc<Self>, upgrade: Upgrade) {
-        let Upgrade { stream, placed, id, purpose, agreed, permit } = upgrade;
-        let Some((socket, early)) = take_socket(stream.await) else { return placed.fail() };
+    /// Starts the session on a socket, in a task that holds no more than an idle connection needs.
+    fn begin(self: Rc<Self>, upgrade: Upgrade, socket: Socket, early: Bytes) {
+        let Upgrade { placed, id, purpose, agreed, permit } = upgrade;
         let socket = Rc::new(socket);
         let decoder = agreed.as_ref().map(|agreed| Decoder::with_deflate(Role::Server, agreed));
         let decoder = decoder.unwrap_or(const { Decoder::new(Role::Server) });
@@ -297,6 +302,16 @@ impl Worker {
                 match expiry {
                     None => spawn_local(session),
                     Some(expiry) => spawn_local(self.expire(key, expiry, session)),
+                };
+            }
+            Purpose::Events(Events { channel, caught_up, expiry }) => {
+                drop(early);
+                socket.give_up_after(self.instance.config.idle_timeout);
+                self.shard.release(key, &channel, &caught_up.words, caught_up.after, true);
+                let attention = attend(self.clone(), key, socket, permit);
+                match expiry {
+                    None => spawn_local(attention),
+                    Some(expiry) => spawn_local(self.expire(key, expiry, attention)),
                 };
             }
             Purpose::Client(dialect, limits) => {
@@ -336,38 +351,53 @@ fn unanswered(error: &hyper::Error, kept: bool) -> Option<Rejection> {
 /// Lets a client talk HTTP for so long, and then once more as long for the answer that is on its way:
 /// one that never reads its answers must not hold a file for ever. One that has not asked for anything by
 /// `deadline`, because what came before HTTP took its time, is cut: nothing.
-async fn converse_for<S, I>(
+async fn converse_for<I, S>(
     span: Duration,
     deadline: Instant,
     has_asked: &Cell<bool>,
-    mut connection: Pin<&mut UpgradeableConnection<TokioIo<I>, S>>,
+    handoff: &Handoff,
+    connection: &mut Connection<I, S>,
 ) -> Option<hyper::Result<()>>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
     S: HttpService<Incoming, ResBody = Body>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if let Ok(ended) = timeout_at(deadline, connection.as_mut()).await {
+    let mut conversation = poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        // Its answer is not hyper's any more, which waits for one.
+        Poll::Pending if handoff.borrow().as_ref().is_some_and(Upgrade::answers_itself) => {
+            Poll::Ready(Ok(()))
+        }
+        polled => polled,
+    });
+    if let Ok(ended) = timeout_at(deadline, &mut conversation).await {
         return Some(ended);
     }
     if !has_asked.get() {
         return None;
     }
-    if let Ok(ended) = timeout(span, connection.as_mut()).await {
+    if let Ok(ended) = timeout(span, conversation).await {
         return Some(ended);
     }
-    connection.as_mut().graceful_shutdown();
+    Pin::new(&mut *connection).graceful_shutdown();
     Some(timeout(span, connection).await.unwrap_or(Ok(())))
 }
 
-/// The stream under a connection that hyper has let go of, and what came behind the handshake.
-fn take_socket(upgraded: hyper::Result<Upgraded>) -> Option<(Socket, Bytes)> {
-    match upgraded.ok()?.downcast::<TokioIo<Heads<TcpStream>>>() {
-        Ok(parts) => Some((Socket::new(parts.io.into_inner().into_inner()), parts.read_buf)),
-        Err(upgraded) => {
-            let parts = upgraded.downcast::<TokioIo<Heads<TlsStream>>>().ok()?;
-            Some((parts.io.into_inner().into_inner().into_socket(), parts.read_buf))
-        }
+/// What HTTP is spoken on.
+trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// The hub's view of it; nothing that has come or is to go is lost.
+    fn into_socket(self) -> Socket;
+}
+
+impl Stream for TcpStream {
+    fn into_socket(self) -> Socket {
+        Socket::new(self)
+    }
+}
+
+impl Stream for TlsStream {
+    fn into_socket(self) -> Socket {
+        self.into_socket()
     }
 }
 

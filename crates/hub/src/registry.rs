@@ -26,6 +26,7 @@ use crate::context::Context;
 use crate::end::End;
 use crate::format::Format;
 use crate::mailbox::{Census, Hub};
+use crate::outbox::Chunk;
 use crate::room::Room;
 use crate::socket::Socket;
 use crate::stats::Stats;
@@ -187,6 +188,13 @@ impl Registry {
             opened: Instant::now(),
         });
         key
+    }
+
+    /// Keeps what is to be written first, while there is no socket yet.
+    pub(crate) fn greet(&mut self, key: Key, head: Bytes) {
+        if let Some(connection) = find(&mut self.connections, key).filter(|c| c.state == State::Joining) {
+            connection.outbox.get_or_insert_default().push(Chunk::of(head), 0);
+        }
     }
 
     /// The handshake is answered, and this is the socket and what reads it. Whoever was ended meanwhile is

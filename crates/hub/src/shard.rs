@@ -329,6 +329,11 @@ impl Placed {
         self.key
     }
 
+    /// What is written first of all, when there is a socket: the head of an answer that is not hyper's.
+    pub fn greet(&self, head: Bytes) {
+        self.shard.with(|registry| registry.greet(self.key, head));
+    }
+
     /// The handshake is answered, and this is the socket, which is read with `decoder`.
     pub fn open(mut self, socket: Rc<Socket>, decoder: Decoder) -> Key {
         self.kept = true;

@@ -78,6 +78,13 @@ impl Socket {
         }
     }
 
+    /// Ends the connection when what was written has not been confirmed by the peer for so long: one that is gone without
+    /// a word, and from which nothing is awaited, is found out by that.
+    pub fn give_up_after(&self, span: Duration) {
+        // An error means that the kernel's own patience holds.
+        let _ = SockRef::from(self.stream()).set_tcp_user_timeout(Some(span));
+    }
+
     /// Bytes of kernel memory in this socket's queues, in both directions.
     #[expect(unsafe_code, reason = "one call of libc with an array on the stack")]
     pub(crate) fn kernel_bytes(&self) -> usize {

@@ -64,6 +64,24 @@ impl Epoch {
     }
 }
 
+impl Position {
+    /// Reads what `Display` writes: the offset, and behind a colon the epoch, which may be missing or empty for any. Nothing,
+    /// if it begins with no number; what cannot be an epoch is one that no history has.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (offset, epoch) = text.split_once(':').unwrap_or((text, ""));
+        // Rust would take a sign as well.
+        let offset = offset.bytes().all(|byte| byte.is_ascii_digit()).then(|| offset.parse().ok())??;
+        Some(Self { offset, epoch: Epoch::claimed(epoch) })
+    }
+}
+
+/// As raw clients are told it: `42:kRtA`.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.offset, self.epoch)
+    }
+}
+
 impl fmt::Debug for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.as_str(), f)
@@ -95,6 +113,30 @@ mod tests {
             let said = epoch.map_or("_", |_| text);
             assert_eq!(Epoch::claimed(text).as_str(), said);
         }
+    }
+
+    #[test]
+    fn a_position_is_read_as_it_is_written() {
+        let at = |offset, epoch: &str| Some(Position { offset, epoch: Epoch::claimed(epoch) });
+        for (text, expected) in [
+            ("42:kRtA", at(42, "kRtA")),
+            ("0:", at(0, "")),
+            ("0", at(0, "")),
+            ("18446744073709551615:a:b", at(u64::MAX, "a:b")),
+            ("18446744073709551616:a", None),
+            ("1:much too long for an epoch", at(1, "_")),
+            ("", None),
+            (":a", None),
+            ("+1:a", None),
+            ("-1:a", None),
+            (" 1:a", None),
+            ("1.0:a", None),
+            ("a:1", None),
+        ] {
+            assert_eq!(Position::parse(text), expected, "{text}");
+        }
+        let position = Position { offset: 7, epoch: Epoch::from_random(1) };
+        assert_eq!(Position::parse(&position.to_string()), Some(position));
     }
 
     #[test]

@@ -32,6 +32,10 @@ impl LoadBalancer {
         Self { address, _process: process, _home: home }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self, channel: &str) -> String {
         format!("ws://{}/ws/{channel}", self.address)
     }

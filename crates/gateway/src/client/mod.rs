@@ -22,7 +22,6 @@ mod users;
 
 pub use counts::Counts;
 pub use mail::Roster;
-#[cfg(test)]
-pub use recovery::Outcome;
+pub use recovery::{Outcome, judge};
 pub use session::{Dialect, Session};
 pub use users::Users;

@@ -2,7 +2,7 @@
 //! all judged before the handshake is answered. With neither keys nor namespaces configured it lets everybody in, and
 //! looks at nothing.
 
-use fanfare_hub::End;
+use fanfare_hub::{End, WhenSlow};
 use fanfare_protocol::Channel;
 use fanfare_protocol::payload::DataFormat;
 use http::Request;
@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use super::rejection::Rejection;
 use crate::identity::{Admitted, Expiry, Identity};
 use crate::instance::Instance;
-use crate::namespace::{may_publish, may_subscribe};
+use crate::namespace::{SlowConsumers, Wish, may_publish, may_subscribe};
 
 /// What whoever came in may publish: anything in this format, or nothing at all.
 pub type MayPublish = Option<DataFormat>;
@@ -24,11 +24,19 @@ pub struct Entry {
     pub may_publish: MayPublish,
     /// When the connection ends, because its token does: nothing can be refreshed here.
     pub expiry: Option<Expiry>,
+    /// Whether it gets what it has missed, if it says where it was.
+    pub recovers: bool,
+    pub when_slow: WhenSlow,
 }
 
 impl Entry {
     /// For whoever may publish anything, for ever.
-    pub const OPEN: Self = Self { may_publish: Some(DataFormat::Binary), expiry: None };
+    pub const OPEN: Self = Self {
+        may_publish: Some(DataFormat::Binary),
+        expiry: None,
+        recovers: false,
+        when_slow: WhenSlow::Close,
+    };
 }
 
 /// Lets a client into a channel, or says why not.
@@ -60,7 +68,17 @@ pub async fn enter(
         DataFormat::Any => DataFormat::Binary,
         format => format,
     });
-    Ok(Entry { may_publish, expiry })
+    let when_slow = when_slow(namespace.slow_consumers);
+    Ok(Entry { may_publish, expiry, recovers: namespace.recovery != Wish::Off, when_slow })
+}
+
+/// What a namespace's option means to the hub.
+fn when_slow(option: SlowConsumers) -> WhenSlow {
+    match option {
+        SlowConsumers::Close => WhenSlow::Close,
+        SlowConsumers::DropOldest => WhenSlow::DropOldest,
+        SlowConsumers::KeepLatest => WhenSlow::KeepLatest,
+    }
 }
 
 /// Whether a message may be published by somebody who was let in so, or how the connection ends.

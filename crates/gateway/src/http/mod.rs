@@ -3,12 +3,15 @@
 
 mod client;
 mod door;
+mod events;
 mod framing;
 mod rejection;
 mod routes;
+mod since;
 mod upgrade;
 
 pub use door::{MayPublish, check_publication};
+pub use events::Events;
 pub use framing::{Goes, judge};
 pub use rejection::{Rejected, Rejection};
 pub use routes::{internal, public};

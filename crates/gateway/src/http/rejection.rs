@@ -9,7 +9,7 @@ use fanfare_websocket::handshake::HandshakeError;
 use http::header::{
     ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::admission::Full;
 use crate::identity::TokenFault;
@@ -26,6 +26,20 @@ pub enum Rejection {
         "not a request for one host: {0}; HTTP/1.1 demands exactly one Host header with a host and a port"
     )]
     Host(&'static str),
+    #[error("{0} is not how an event stream is asked for; expected GET")]
+    EventsMethod(Method),
+    #[error(
+        "an event stream needs HTTP/1.1, which a proxy on the way may not speak (nginx: proxy_http_version 1.1)"
+    )]
+    EventsVersion,
+    #[error("the request has a body, which one for an event stream never has")]
+    EventsBody,
+    #[error("unusable query: since is {0:?}; expected a position such as 42:kRtA, or nothing")]
+    Since(String),
+    #[error("the channel's namespace lets nobody recover, so `since` means nothing there")]
+    NoRecovery,
+    #[error("so much was published meanwhile that it could not be held; try again")]
+    Flooded,
     #[error("not an HTTP/1 request")]
     NotHttp,
     #[error("the headers are too large or too many")]
@@ -114,6 +128,7 @@ impl Rejection {
             | Self::AddressFull
             | Self::Memory
             | Self::Draining
+            | Self::Flooded
             | Self::Token(TokenFault::KeysUnavailable) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
             }
@@ -125,6 +140,9 @@ impl Rejection {
                 let value = HeaderValue::from_static("Bearer error=\"invalid_token\"");
                 headers.insert(WWW_AUTHENTICATE, value);
             }
+            Self::EventsMethod(_) => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET, OPTIONS"));
+            }
             _ => {}
         }
         // What else came on this connection was meant for a WebSocket.
@@ -135,7 +153,12 @@ impl Rejection {
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(error) => error.status(),
+            Self::EventsMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::EventsVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Body
+            | Self::EventsBody
+            | Self::Since(_)
+            | Self::NoRecovery
             | Self::Host(_)
             | Self::NotHttp
             | Self::Query { .. }
@@ -149,7 +172,7 @@ impl Rejection {
             Self::Origin | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Self::InstanceFull | Self::Memory | Self::Draining | Self::OutOfFiles => {
+            Self::InstanceFull | Self::Memory | Self::Draining | Self::OutOfFiles | Self::Flooded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::ProxyHeader | Self::Abandoned | Self::Tls => StatusCode::BAD_REQUEST,
@@ -158,7 +181,16 @@ impl Rejection {
 
     fn index(&self) -> usize {
         match self {
-            Self::Malformed(_) | Self::Body | Self::Host(_) | Self::NotHttp | Self::Query { .. } => 0,
+            Self::Malformed(_)
+            | Self::Body
+            | Self::Host(_)
+            | Self::NotHttp
+            | Self::EventsMethod(_)
+            | Self::EventsVersion
+            | Self::EventsBody
+            | Self::Since(_)
+            | Self::NoRecovery
+            | Self::Query { .. } => 0,
             Self::ChannelName(_) | Self::ChannelSlash | Self::ChannelPattern => 1,
             Self::Origin => 2,
             Self::InstanceFull => 3,
@@ -169,7 +201,7 @@ impl Rejection {
             Self::ProxyHeader => 8,
             Self::Abandoned => 9,
             Self::Tls => 10,
-            Self::Memory => 11,
+            Self::Memory | Self::Flooded => 11,
             Self::HeadersTooLarge => 12,
             Self::Namespace(_) => 13,
             Self::NoToken | Self::Authorization | Self::Token(_) => 14,

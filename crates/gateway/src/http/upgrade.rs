@@ -6,33 +6,35 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use axum::body::Body;
+use bytes::Bytes;
 use fanfare_hub::{Carrier, Context, Format, Heartbeat, OnGap, Opening, Placed, Subscription};
-use fanfare_protocol::{Channel, ConnectionId};
+use fanfare_protocol::{Channel, ConnectionId, Kind, Position, Publication};
 use fanfare_websocket::deflate::{Agreed, Compressor, negotiate};
-use fanfare_websocket::{Limits, Role, handshake};
+use fanfare_websocket::{Limits, Opcode, Role, frame, handshake};
 use http::header::{
     CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
-use hyper::upgrade::OnUpgrade;
 use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::client;
 use super::door::{self, Entry, MayPublish};
+use super::events::{self, Events};
 use super::rejection::Rejection;
+use super::since::{Since, Words, catch_up};
 use crate::admission::Permit;
 use crate::client::Dialect;
 use crate::client_address::client_address;
 use crate::config::Config;
 use crate::identity::Expiry;
+use crate::relay::{gap_notice, place_notice};
 use crate::worker::Worker;
 
 /// A connection whose handshake has been answered, on its way out of hyper.
 pub struct Upgrade {
-    pub stream: OnUpgrade,
     pub placed: Placed,
     pub id: ConnectionId,
     pub purpose: Purpose,
@@ -41,12 +43,21 @@ pub struct Upgrade {
     pub permit: Permit,
 }
 
+impl Upgrade {
+    /// Whether the answer is yet to be written, by whoever takes the socket.
+    pub fn answers_itself(&self) -> bool {
+        matches!(self.purpose, Purpose::Events(_))
+    }
+}
+
 /// What is spoken on it.
 pub enum Purpose {
     /// Messages are publications in one channel; it ends then, if it is not to go on for ever.
     Raw(Terms, Option<Expiry>),
     /// Messages are the client protocol's.
     Client(Dialect, Limits),
+    /// Publications in one channel are events.
+    Events(Events),
 }
 
 /// Where a connection publishes, and what it may do.
@@ -79,9 +90,13 @@ const ECHO_FRAGMENTS: u32 = 1 << 17;
 const INSTANCE_ID: HeaderName = HeaderName::from_static("fanfare-instance");
 const CONNECTION_ID: HeaderName = HeaderName::from_static("fanfare-connection");
 
-/// Whether a path is a WebSocket's.
+/// Whether a path is one of those at which a connection becomes the hub's.
 pub fn is_upgrade(config: &Config, path: &str) -> bool {
-    path == "/ws" || path.starts_with("/ws/") || client::is_path(path) || is_echo(config, path)
+    path == "/ws"
+        || path.starts_with("/ws/")
+        || events::is_path(path)
+        || client::is_path(path)
+        || is_echo(config, path)
 }
 
 /// Answers a handshake: 101 with the rest in `handoff`, or a refusal, which is counted.
@@ -95,8 +110,13 @@ pub async fn upgrade(
     let instance = &worker.instance;
     let client = client_address(&instance.config, peer, request.headers());
     let pending = Abandoned { worker, client };
+    let is_events = events::is_path(request.uri().path());
     let answer = timeout_at(deadline, accept(worker, client, request, handoff)).await;
     std::mem::forget(pending);
+    if is_events && handoff.borrow().is_some() {
+        // The answer is not hyper's, which is let go of while it waits for one.
+        return std::future::pending().await;
+    }
     answer.unwrap_or(Err(Rejection::Timeout)).unwrap_or_else(|rejection| {
         instance.rejected.count(&rejection, client);
         rejection.answer(instance.config.retry_after_seconds())
@@ -106,7 +126,7 @@ pub async fn upgrade(
 async fn accept(
     worker: &Worker,
     client: IpAddr,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     handoff: &Handoff,
 ) -> Result<Response<Body>, Rejection> {
     let instance = &worker.instance;
@@ -115,6 +135,16 @@ async fn accept(
     }
     if instance.memory.is_near() {
         return Err(Rejection::Memory);
+    }
+    if events::is_path(request.uri().path()) {
+        return Ok(match events::accept(worker, client, &request).await? {
+            events::Answer::Preflight(response) => response,
+            events::Answer::Taken(upgrade) => {
+                *handoff.borrow_mut() = Some(*upgrade);
+                // Never seen.
+                Response::new(Body::empty())
+            }
+        });
     }
     let headers = request.headers();
     let accept = handshake::accept(request.method(), request.version(), headers)?;
@@ -144,7 +174,7 @@ async fn accept(
             tracing::debug!(%id, %client, encoding = ?dialect.encoding, "connection accepted");
             (worker.shard.place(opening), Purpose::Client(dialect, limits), protocol)
         }
-        Wish::Raw(mut subscription, mut terms) => {
+        Wish::Raw(mut subscription, mut terms, since) => {
             subscription.format = carried(subscription.format);
             let entry = if terms.alone {
                 Entry::OPEN
@@ -152,6 +182,10 @@ async fn accept(
                 door::enter(instance, &request, &terms.channel).await?
             };
             terms.may_publish = entry.may_publish;
+            subscription.when_slow = entry.when_slow;
+            if since.is_some() && !entry.recovers {
+                return Err(Rejection::NoRecovery);
+            }
             let outbox_limit = if terms.alone { 4 * ECHO_MESSAGE } else { outbox_limit };
             let (format, heartbeat) = (subscription.format, Heartbeat::AnyFrame);
             let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
@@ -159,6 +193,13 @@ async fn accept(
             if unconfirmed == Some(true) && !terms.alone {
                 instance.broker.subscribe(&terms.channel).await;
                 worker.shard.confirm(&terms.channel);
+            }
+            if let Some(since) = since {
+                let words =
+                    Wording { channel: &terms.channel, notices: subscription.on_gap == OnGap::Notice };
+                let caught_up = catch_up(instance, &terms.channel, since, &words).await;
+                // Behind the answer, since nothing is written before that.
+                worker.shard.release(placed.key(), &terms.channel, &caught_up.words, caught_up.after, true);
             }
             tracing::debug!(%id, %client, channel = %terms.channel, "connection accepted");
             (placed, Purpose::Raw(terms, entry.expiry), None)
@@ -178,8 +219,7 @@ async fn accept(
     }
     headers.insert(INSTANCE_ID, worker.instance_id.clone());
     headers.insert(CONNECTION_ID, id_value(id));
-    let stream = hyper::upgrade::on(&mut request);
-    *handoff.borrow_mut() = Some(Upgrade { stream, placed, id, purpose, agreed, permit });
+    *handoff.borrow_mut() = Some(Upgrade { placed, id, purpose, agreed, permit });
     Ok(response)
 }
 
@@ -211,13 +251,14 @@ fn is_echo(config: &Config, path: &str) -> bool {
 
 /// What a request asks for.
 enum Wish {
-    Raw(Subscription, Terms),
+    Raw(Subscription, Terms, Option<Since>),
     Client(client::Wish),
 }
 
 impl Wish {
     fn raw(config: &Config, request: &Request<Incoming>, id: ConnectionId) -> Result<Self, Rejection> {
-        raw_wish(config, request, id).map(|(subscription, terms)| Self::Raw(subscription, terms))
+        raw_wish(config, request, id)
+            .map(|(subscription, terms, since)| Self::Raw(subscription, terms, since))
     }
 }
 
@@ -226,7 +267,7 @@ fn raw_wish(
     config: &Config,
     request: &Request<Incoming>,
     id: ConnectionId,
-) -> Result<(Subscription, Terms), Rejection> {
+) -> Result<(Subscription, Terms, Option<Since>), Rejection> {
     let path = request.uri().path();
     if is_echo(config, path) {
         // Alone in a channel of its own, with room for what conformance suites send.
@@ -235,7 +276,7 @@ fn raw_wish(
         let (message_limit, fragments) = (ECHO_MESSAGE, ECHO_FRAGMENTS);
         let may_publish = None;
         let terms = Terms { channel, echo: true, message_limit, fragments, alone: true, may_publish };
-        return Ok((subscription, terms));
+        return Ok((subscription, terms, None));
     }
     let channel = match path.strip_prefix("/ws/") {
         None => Channel::lobby(),
@@ -243,20 +284,61 @@ fn raw_wish(
         Some(name) => Channel::from_path(name)?,
     };
     let mut subscription = Subscription::new(channel.clone(), Format::PLAIN);
+    let (mut since, mut notices) = (None, None);
     for pair in request.uri().query().unwrap_or_default().split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
         match key {
             "echo" => subscription.echo = flag("echo", value)?,
-            "notices" if flag("notices", value)? => subscription.on_gap = OnGap::Notice,
-            "notices" => subscription.on_gap = OnGap::Nothing,
+            "notices" => notices = Some(flag("notices", value)?),
+            "since" => {
+                let value = if pair == "since" { "" } else { value };
+                since = Some(Since::asked(&percent_decode_str(value).decode_utf8_lossy())?);
+            }
             // Others belong to the application, to a proxy, or to nobody.
             _ => {}
         }
     }
+    // Who asks for what it has missed wants to hear what cannot be had.
+    if notices.unwrap_or(since.is_some()) {
+        subscription.on_gap = OnGap::Notice;
+    }
+    subscription.held = since.is_some();
     let (echo, message_limit) = (subscription.echo, config.message_limit);
     // Until it has been let in, it may not.
     let (fragments, may_publish) = (FRAGMENTS, None);
-    Ok((subscription, Terms { channel, echo, message_limit, fragments, alone: false, may_publish }))
+    let terms = Terms { channel, echo, message_limit, fragments, alone: false, may_publish };
+    Ok((subscription, terms, since))
+}
+
+/// What was missed, as messages.
+struct Wording<'c> {
+    channel: &'c Channel,
+    /// Whether anything but publications is told.
+    notices: bool,
+}
+
+impl Words for Wording<'_> {
+    fn publication(&self, publication: &Publication) -> Bytes {
+        let opcode = match publication.kind {
+            Kind::Text => Opcode::Text,
+            Kind::Binary => Opcode::Binary,
+        };
+        frame(opcode, &publication.payload)
+    }
+
+    fn gap(&self) -> Bytes {
+        self.notice(|| gap_notice(self.channel))
+    }
+
+    fn place(&self, position: Position) -> Bytes {
+        self.notice(|| place_notice(self.channel, position))
+    }
+}
+
+impl Wording<'_> {
+    fn notice(&self, text: impl FnOnce() -> String) -> Bytes {
+        if self.notices { frame(Opcode::Text, text().as_bytes()) } else { Bytes::new() }
+    }
 }
 
 fn flag(key: &'static str, value: &str) -> Result<bool, Rejection> {
@@ -267,7 +349,7 @@ fn flag(key: &'static str, value: &str) -> Result<bool, Rejection> {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     // A value that is no text matches nothing, rather than being as good as none.
     headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"))
 }

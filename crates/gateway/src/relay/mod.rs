@@ -2,6 +2,7 @@
 //! publication is encoded here once for each format, whatever the number of its receivers.
 
 mod phrases;
+mod stream;
 mod wording;
 
 use std::cell::RefCell;
@@ -16,8 +17,10 @@ use fanfare_websocket::deflate::{Compressor, Level};
 use fanfare_websocket::frame;
 use papaya::HashMap;
 
-pub use self::phrases::PHRASES;
-use self::wording::{Message, Wording};
+pub use self::phrases::{PHRASES, gap_notice, place_notice};
+pub use self::stream::{event, gap_event, place_event};
+pub use self::wording::Message;
+use self::wording::Wording;
 use crate::memory::Budget;
 
 /// What the broker hands this instance goes to its hub.
@@ -70,12 +73,18 @@ impl HubRelay {
         let mut last: Option<(Format, Option<Message>, Option<Bytes>)> = None;
         Frames::new(formats.into_iter().map(|format| {
             if last.as_ref().is_none_or(|(other, ..)| other.encoding != format.encoding) {
-                let message = message(format);
-                let plain = message.as_ref().map(|message| frame(message.opcode, &message.bytes));
-                last = Some((format, message, plain));
+                last = Some((format, message(format), None));
             }
-            let carried = last.as_ref().and_then(|(_, message, plain)| {
-                Some(self.carry(format.carrier, message.as_ref()?, plain.as_ref()?))
+            let carried = last.as_mut().and_then(|(_, message, plain)| {
+                let message = message.as_ref()?;
+                Some(match format.carrier {
+                    Carrier::Stream => stream::line(format.encoding, message),
+                    Carrier::Events => event(format.encoding, message),
+                    Carrier::Frame | Carrier::Deflated | Carrier::DeflatedNarrowly => {
+                        let plain = plain.get_or_insert_with(|| frame(message.opcode, &message.bytes));
+                        self.carry(format.carrier, message, plain)
+                    }
+                })
             });
             (format, carried)
         }))

@@ -1,14 +1,19 @@
 //! What the hub says to clients of its own accord, in each one's protocol. When it says it is the hub's business.
 
 use bytes::Bytes;
-use fanfare_hub::{Encoding, End, Format, Phrases};
-use fanfare_protocol::Channel;
+use fanfare_hub::{Carrier, Encoding, End, Format, Phrases};
+use fanfare_protocol::{Channel, Position};
 use fanfare_websocket::{CloseCode, Opcode, close_frame, frame};
+
+use super::stream;
 
 /// See the module.
 pub const PHRASES: Phrases = Phrases { ping, gap, goodbye };
 
 fn ping(format: Format) -> Bytes {
+    if let Carrier::Events = format.carrier {
+        return stream::comment();
+    }
     match format.encoding {
         // Who only listens to frames has a library that answers WebSocket's own.
         Encoding::Raw | Encoding::Uni => frame(Opcode::Ping, b""),
@@ -18,10 +23,16 @@ fn ping(format: Format) -> Bytes {
 }
 
 fn gap(format: Format, channel: &Channel) -> Option<Bytes> {
-    (format.encoding == Encoding::Raw).then(|| gap_notice(channel))
+    (format.encoding == Encoding::Raw).then(|| match format.carrier {
+        Carrier::Events => stream::gap_event(channel),
+        _ => gap_frame(channel),
+    })
 }
 
 fn goodbye(format: Format, end: End) -> Option<Bytes> {
+    if let (Carrier::Events, Encoding::Raw) = (format.carrier, format.encoding) {
+        return stream::close_event(end);
+    }
     let disconnect = match format.encoding {
         Encoding::Raw => None,
         _ => end.disconnect(),
@@ -33,11 +44,21 @@ fn goodbye(format: Format, end: End) -> Option<Bytes> {
     }
 }
 
-/// The text message that tells a client of a gap, for those who asked by `?notices=true`. Clients may know
-/// it by how it begins, so it is always written in this one way.
-fn gap_notice(channel: &Channel) -> Bytes {
+fn gap_frame(channel: &Channel) -> Bytes {
+    frame(Opcode::Text, gap_notice(channel).as_bytes())
+}
+
+/// What tells a client of a gap, for those who asked by `?notices=true`. Clients may know it by how it begins, so it is
+/// always written in this one way.
+pub fn gap_notice(channel: &Channel) -> String {
     let channel = serde_json::Value::from(channel.as_str());
-    frame(Opcode::Text, format!(r#"{{"fanfare":"gap","channel":{channel}}}"#).as_bytes())
+    format!(r#"{{"fanfare":"gap","channel":{channel}}}"#)
+}
+
+/// What tells a client where it is, for those who asked by `?since=…`: written in this one way as well.
+pub fn place_notice(channel: &Channel, position: Position) -> String {
+    let channel = serde_json::Value::from(channel.as_str());
+    format!(r#"{{"fanfare":"position","channel":{channel},"since":"{position}"}}"#)
 }
 
 #[cfg(test)]
@@ -53,7 +74,7 @@ mod tests {
             ("a \"b\"\n", r#"{"fanfare":"gap","channel":"a \"b\"\n"}"#),
         ] {
             let channel = Channel::new(name).unwrap();
-            assert_eq!(gap_notice(&channel)[2..], *notice.as_bytes());
+            assert_eq!(gap_notice(&channel), notice);
         }
     }
 

@@ -9,13 +9,26 @@ use fanfare_hub::Encoding;
 use fanfare_protocol::centrifuge::{
     self, ClientInfo, Difference, Event, Format, Join, NotJson, Publication as Said, Push,
 };
-use fanfare_protocol::{Channel, Kind, PresenceChange, Publication};
+use fanfare_protocol::{Channel, Kind, Position, PresenceChange, Publication};
 use fanfare_websocket::Opcode;
 
 /// What a frame carries.
 pub struct Message<'p> {
     pub opcode: Opcode,
     pub bytes: Cow<'p, [u8]>,
+    /// Of a publication that is told as it is, its place in the history.
+    pub position: Option<Position>,
+}
+
+/// A publication as it is.
+impl<'p> From<&'p Publication> for Message<'p> {
+    fn from(publication: &'p Publication) -> Self {
+        let opcode = match publication.kind {
+            Kind::Text => Opcode::Text,
+            Kind::Binary => Opcode::Binary,
+        };
+        Self { opcode, bytes: Cow::Borrowed(&publication.payload), position: publication.position }
+    }
 }
 
 /// One publication; what several encodings have in common is made once, and only if it is wanted.
@@ -38,7 +51,7 @@ impl<'p> Wording<'p> {
         let said = || self.said.get_or_init(|| Said::from(self.publication));
         let whole = &Difference::Whole;
         match encoding {
-            Encoding::Raw => Some(self.raw()),
+            Encoding::Raw => Some(self.publication.into()),
             Encoding::Json => self.push(Format::Json, Ok(said())),
             Encoding::Uni => self.push(Format::UniJson, Ok(said())),
             Encoding::Protobuf => self.push(Format::Protobuf, Ok(said())),
@@ -46,14 +59,6 @@ impl<'p> Wording<'p> {
             Encoding::JsonDelta => self.differing(Format::Json, said(), self.difference()),
             Encoding::ProtobufDelta => self.differing(Format::Protobuf, said(), self.difference()),
         }
-    }
-
-    fn raw(&self) -> Message<'p> {
-        let opcode = match self.publication.kind {
-            Kind::Text => Opcode::Text,
-            Kind::Binary => Opcode::Binary,
-        };
-        Message { opcode, bytes: Cow::Borrowed(&self.publication.payload) }
     }
 
     fn difference(&self) -> &Difference {
@@ -109,7 +114,7 @@ fn message(format: Format, unit: Vec<u8>) -> Message<'static> {
         centrifuge::Encoding::Json => Opcode::Text,
         centrifuge::Encoding::Protobuf => Opcode::Binary,
     };
-    Message { opcode, bytes: Cow::Owned(unit) }
+    Message { opcode, bytes: Cow::Owned(unit), position: None }
 }
 
 #[cfg(test)]
