@@ -60,6 +60,28 @@ async fn the_yardstick_is_measured_beside_it() {
 }
 
 #[tokio::test]
+async fn clients_of_the_protocol_are_audited_too() {
+    let instance = Instance::start(&[]).await;
+    let (pid, url) = (instance.pid().to_string(), format!("ws://{}", instance.address()));
+    let load = ["--subscribers", "50", "--rate", "40", "--duration", "1s", "--rounds", "1", "--floor"];
+    for protocol in ["centrifuge-json", "centrifuge-protobuf"] {
+        let spoken = ["--protocol", protocol, "--pid", &pid];
+        let (code, report) = bench(&[&["fanout", &url], &load[..], &spoken].concat()).await;
+        let (audit, round) = (&report["audit"], &report["rounds"][0]);
+        assert_eq!(code, Some(0), "{audit}");
+        assert_eq!(audit["delivered_once"], audit["expected"], "{audit}");
+        assert!(report["ratio_to_floor"].as_f64() > Some(0.0), "{}", report["ratio_to_floor"]);
+        let bytes = |of: &str| round[of]["wire"]["bytes_per_delivery"].as_f64().unwrap();
+        assert!((bytes("server") - bytes("floor")).abs() < 1.0, "{round}");
+
+        let (code, report) = bench(&[&["idle", &url, "--connections", "50"], &spoken[..]].concat()).await;
+        assert_eq!((code, report["alive"].as_u64()), (Some(0), Some(50)), "{report}");
+        let (code, report) = bench(&[&["connect", &url, "--connections", "50"], &spoken[..]].concat()).await;
+        assert_eq!((code, report["completed"].as_u64()), (Some(0), Some(50)), "{report}");
+    }
+}
+
+#[tokio::test]
 async fn what_redis_loses_is_announced_to_the_last_message() {
     let mut redis = RedisServer::start().await;
     let (one, other) = (

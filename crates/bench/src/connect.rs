@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::connection::{Connection, End};
+use crate::connection::{Connection, End, Message};
 use crate::error::BenchError;
 use crate::latency::Latencies;
 use crate::progress::Progress;
@@ -45,7 +45,8 @@ impl Connect {
         }
         let places = self.concurrency.min(self.connections);
         within_open_files(places)?;
-        let mut swarm = Swarm::new(self.targets.clone().into(), places, 0, places)?;
+        let targets = self.targets.iter().map(Target::joining);
+        let mut swarm = Swarm::new(targets.collect(), places, 0, places)?;
         let mut visits = Visits {
             to_begin: self.connections - places,
             opened: Vec::new(),
@@ -111,7 +112,7 @@ impl Watch for Visits {
         self.opened.push(who);
     }
 
-    fn message(&mut self, _who: usize, _text: bool, _payload: &[u8], _now: u64) {}
+    fn message(&mut self, _who: usize, _message: Message<'_>, _now: u64) {}
 
     fn ended(&mut self, _who: usize, end: End, now: u64) -> Option<u64> {
         if end == End::Left {

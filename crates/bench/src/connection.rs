@@ -2,11 +2,14 @@
 //! scratch memory that all connections of a thread share, and inflates with what they share. It never decides to come back: that is the swarm's.
 
 use std::io;
+use std::sync::Arc;
 
+use fanfare_protocol::centrifuge::SubscribeResult;
 use fanfare_websocket::deflate::{Inflater, Offer};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, client, put_masked_frame};
 use mio::{Registry, Token};
 
+use crate::speech::{Dialogue, Said, Since, Speech};
 use crate::stream::Stream;
 use crate::sys;
 use crate::target::Target;
@@ -21,6 +24,10 @@ pub(crate) struct Connection {
     state: State,
     /// What the socket has not taken yet.
     unsent: Vec<u8>,
+    /// Where the client protocol is spoken.
+    dialogue: Option<Dialogue>,
+    /// When it began to connect.
+    started: u64,
     /// We have said that we are going.
     leaving: bool,
 }
@@ -37,19 +44,26 @@ pub(crate) struct Intake {
 pub(crate) struct Traffic {
     /// Everything.
     pub(crate) wire: u64,
-    /// The messages in it, inflated.
+    /// The payloads of the frames in it, inflated.
     pub(crate) payload: u64,
 }
 
 /// What happens on a connection while it lasts.
 #[derive(Debug)]
 pub(crate) enum Happening<'h> {
-    /// The handshake is done; it took so many nanoseconds from connect.
-    Opened { took: u64 },
+    /// The handshake is done, and what the client protocol begins with; it took so many nanoseconds from connect.
+    Opened { took: u64, subscribed: Option<&'h SubscribeResult> },
     /// A message.
-    Message { text: bool, payload: &'h [u8] },
+    Message(Message<'h>),
     /// An answer to our ping.
     Pong,
+}
+
+/// What somebody published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Message<'m> {
+    pub(crate) text: bool,
+    pub(crate) payload: &'m [u8],
 }
 
 /// How a connection ended.
@@ -77,15 +91,21 @@ enum State {
 
 #[derive(Debug)]
 struct Handshake {
-    started: u64,
     key: String,
     offer: Option<Offer>,
+    speech: Option<Arc<Speech>>,
+    since: Option<Since>,
     answer: Vec<u8>,
 }
 
 impl Connection {
     /// Begins to connect. The rest happens in [`Connection::ready`].
-    pub(crate) fn open(target: &Target, registry: &Registry, token: Token) -> Result<Self, End> {
+    pub(crate) fn open(
+        target: &Target,
+        since: Option<Since>,
+        registry: &Registry,
+        token: Token,
+    ) -> Result<Self, End> {
         let stream = Stream::connect(target, registry, token);
         let stream = stream.map_err(|error| End::Unconnected(why(&error)))?;
         let key = client::new_key();
@@ -93,17 +113,20 @@ impl Connection {
             stream,
             unsent: client::request_offering(&target.host, &target.path, &key, target.offer.as_ref()),
             state: State::Handshaking(Box::new(Handshake {
-                started: sys::monotonic(),
                 key,
                 offer: target.offer,
+                speech: target.speech.clone(),
+                since,
                 answer: Vec::new(),
             })),
+            dialogue: None,
+            started: sys::monotonic(),
             leaving: false,
         })
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_))
+        matches!(self.state, State::Open(_)) && self.dialogue.as_ref().is_none_or(Dialogue::is_open)
     }
 
     /// Does what the socket is ready for. `hung_up` says that the server will send no more, so that the end
@@ -142,6 +165,15 @@ impl Connection {
     /// Queues a message, or a ping; [`Connection::flush`] sends it.
     pub(crate) fn queue(&mut self, opcode: Opcode, payload: &[u8]) {
         put_masked_frame(&mut self.unsent, opcode, payload, fastrand::u32(..).to_ne_bytes());
+    }
+
+    /// Queues a publication of these bytes, as the connection's protocol has it.
+    pub(crate) fn publish(&mut self, text: bool, payload: &[u8]) {
+        let Some(dialogue) = &mut self.dialogue else {
+            return self.queue(if text { Opcode::Text } else { Opcode::Binary }, payload);
+        };
+        let (opcode, frame) = (dialogue.opcode(), dialogue.publication(payload));
+        self.queue(opcode, &frame);
     }
 
     /// Says that we are going.
@@ -191,8 +223,8 @@ impl Connection {
         if offer.is_some() && agreed.is_none() {
             return Err(End::Unconnected("the server does not agree to permessage-deflate".to_owned()));
         }
-        let took = now.saturating_sub(handshake.started);
         let mut early = handshake.answer.split_off(length);
+        let begun = handshake.speech.take().map(|speech| Dialogue::begin(speech, handshake.since.as_ref()));
         let decoder = agreed.map_or_else(
             || Decoder::new(Role::Client),
             |agreed| Decoder::with_deflate(Role::Client, &agreed),
@@ -200,7 +232,17 @@ impl Connection {
         self.state = State::Open(decoder);
         // Publishers are paced one by one; a delayed segment would be taken for the server's latency.
         self.stream.set_nodelay().map_err(|error| self.cut(why(&error)))?;
-        on(Happening::Opened { took }, now);
+        match begun {
+            None => {
+                let took = now.saturating_sub(self.started);
+                on(Happening::Opened { took, subscribed: None }, now);
+            }
+            Some((dialogue, frame)) => {
+                self.queue(dialogue.opcode(), &frame);
+                self.dialogue = Some(dialogue);
+                self.flush()?;
+            }
+        }
         self.decode(&mut early, now, intake, on)
     }
 
@@ -212,23 +254,40 @@ impl Connection {
         intake: &mut Intake,
         on: &mut impl FnMut(Happening<'_>, u64),
     ) -> Result<(), End> {
-        let State::Open(decoder) = &mut self.state else { return Ok(()) };
+        let was_open = self.is_open();
+        let Self { state: State::Open(decoder), dialogue, started, .. } = self else { return Ok(()) };
         let Intake { inflater, traffic } = intake;
+        let took = now.saturating_sub(*started);
+        let mut heard = |text: bool, payload: &[u8], answers: &mut Vec<(Opcode, Vec<u8>)>| {
+            traffic.payload += payload.len() as u64;
+            let Some(dialogue) = dialogue else {
+                on(Happening::Message(Message { text, payload }), now);
+                return Ok(());
+            };
+            let (is_text, mut out) = (dialogue.is_text(), Vec::new());
+            let taken = dialogue.take(text, payload, &mut out, &mut |said| match said {
+                Said::Open(subscribed) => on(Happening::Opened { took, subscribed }, now),
+                Said::Publication(payload) => {
+                    on(Happening::Message(Message { text: is_text, payload }), now);
+                }
+            });
+            if !out.is_empty() {
+                answers.push((dialogue.opcode(), out));
+            }
+            taken
+        };
         traffic.wire += bytes.len() as u64;
         let mut answers = Vec::new();
+        let mut pongs = 0;
         let mut ended = None;
         while ended.is_none() {
             match decoder.next_inflating(&mut bytes, &LIMITS, inflater) {
                 Ok(None) => break,
                 Ok(Some(Event::Text(payload))) => {
-                    traffic.payload += payload.len() as u64;
-                    on(Happening::Message { text: true, payload: payload.as_bytes() }, now);
+                    ended = heard(true, payload.as_bytes(), &mut answers).err();
                 }
-                Ok(Some(Event::Binary(payload))) => {
-                    traffic.payload += payload.len() as u64;
-                    on(Happening::Message { text: false, payload }, now);
-                }
-                Ok(Some(Event::Pong(_))) => on(Happening::Pong, now),
+                Ok(Some(Event::Binary(payload))) => ended = heard(false, payload, &mut answers).err(),
+                Ok(Some(Event::Pong(_))) => pongs += 1,
                 Ok(Some(Event::Ping(payload))) => answers.push((Opcode::Pong, payload.to_vec())),
                 Ok(Some(Event::Close(code, reason))) => {
                     let code = code.map(CloseCode::get);
@@ -239,6 +298,9 @@ impl Connection {
                 Err(offence) => ended = Some(End::Offence(offence.to_string())),
             }
         }
+        for _ in 0..pongs {
+            on(Happening::Pong, now);
+        }
         for (opcode, payload) in answers {
             if opcode != Opcode::Close || !self.leaving {
                 self.queue(opcode, &payload);
@@ -247,6 +309,9 @@ impl Connection {
         let flushed = self.flush();
         match ended {
             Some(End::Closed { .. }) if self.leaving => Err(End::Left),
+            Some(end @ End::Closed { .. }) if !was_open && !self.is_open() => {
+                Err(End::Unconnected(end.to_string()))
+            }
             Some(end) => Err(end),
             None => flushed,
         }
@@ -257,6 +322,7 @@ impl Connection {
         match self.state {
             State::Handshaking(_) => End::Unconnected(why),
             State::Open(_) if self.leaving => End::Left,
+            State::Open(_) if !self.is_open() => End::Unconnected(why),
             State::Open(_) => End::Lost(why),
         }
     }

@@ -9,6 +9,7 @@ use crate::latency::Latencies;
 use crate::progress::Progress;
 use crate::report::{FanoutReport, Round};
 use crate::run::{Run, within_open_files};
+use crate::speech::Protocol;
 use crate::stamp::{Pattern, Payload};
 use crate::target::Target;
 use crate::usage::Processes;
@@ -73,7 +74,10 @@ impl Fanout {
         let pattern = self.check()?;
         let mut run = Run::begin(self, pattern, progress)?;
         let floor = match (&self.floor, self.load) {
-            (Some(program), Load::Rate(rate)) => Some(FloorProcess::start(program, &self.as_floor(rate))?),
+            (Some(program), Load::Rate(rate)) => {
+                let size = if self.protocol() == Protocol::Raw { self.size } else { run.probe()? };
+                Some(FloorProcess::start(program, &self.as_floor(rate, size))?)
+            }
             _ => None,
         };
         let mut rounds = Vec::new();
@@ -111,14 +115,27 @@ impl Fanout {
                     .to_owned(),
             );
         }
+        let protocol = self.protocol();
+        if self.targets.iter().any(|target| target.protocol() != protocol) {
+            return setting("all URLs of a run have to be spoken to in one protocol".to_owned());
+        }
+        if protocol == Protocol::CentrifugeJson && self.payload != Payload::Json {
+            return setting(format!("{protocol} carries JSON and nothing else, not {}", self.payload));
+        }
         within_open_files(self.subscribers + self.publishers)?;
         Pattern::new(self.payload, self.size)
     }
 
-    fn as_floor(&self, rate: f64) -> Floor {
+    /// What the connections speak.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.targets.first().map(Target::protocol).unwrap_or_default()
+    }
+
+    /// The floor writes frames of the same size, and does not care what is in them.
+    fn as_floor(&self, rate: f64, size: usize) -> Floor {
         Floor {
             subscribers: self.subscribers,
-            size: self.size,
+            size,
             payload: self.payload,
             rate,
             duration: self.duration,

@@ -1,12 +1,12 @@
 //! What a connection costs that does nothing: memory, after everything has calmed down, and whether all of them are
-//! really there. It publishes nothing, so what a connection costs that has once been used is not seen here.
+//! really there. Where the client protocol is spoken, each is subscribed. It publishes nothing, so what a connection costs that has once been used is not seen here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fanfare_websocket::Opcode;
 
-use crate::connection::End;
+use crate::connection::{End, Message};
 use crate::error::BenchError;
 use crate::latency::Latencies;
 use crate::progress::Progress;
@@ -56,7 +56,8 @@ impl Idle {
             return Err(BenchError::Setting("a URL and at least one connection are needed".to_owned()));
         }
         within_open_files(self.connections)?;
-        let targets = self.targets.iter().map(|target| target.clone().compressing(self.compression));
+        let seat = |target: &Target| target.joining().compressing(self.compression);
+        let targets = self.targets.iter().map(seat);
         let mut swarm = Swarm::new(targets.collect(), self.connections, 0, self.concurrency)?;
         let mut seen = Seen::new();
         let resident_before = self.resident()?;
@@ -166,7 +167,7 @@ impl Watch for Seen {
         self.handshakes.record(0, took);
     }
 
-    fn message(&mut self, _who: usize, _text: bool, _payload: &[u8], _now: u64) {}
+    fn message(&mut self, _who: usize, _message: Message<'_>, _now: u64) {}
 
     fn pong(&mut self, _who: usize) {
         self.pongs += 1;

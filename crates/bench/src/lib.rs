@@ -26,6 +26,7 @@ mod publishers;
 mod report;
 mod run;
 mod schedule;
+mod speech;
 mod stamp;
 mod stream;
 mod swarm;
@@ -48,6 +49,7 @@ pub use progress::{Bar, Progress, Silent};
 pub use report::{
     AuditReport, ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, Round, Slice, Wire,
 };
+pub use speech::Protocol;
 pub use stamp::Payload;
 pub use target::{Target, TargetError};
 pub use usage::{Cpu, Processes};

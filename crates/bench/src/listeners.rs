@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 
 use crate::audience::{Attendance, Command, Counts, Seating};
 use crate::audit::{Audit, Auditor, Receipt};
-use crate::connection::{End, Traffic};
+use crate::connection::{End, Message, Traffic};
 use crate::flight::Flight;
 use crate::latency::Latencies;
 use crate::swarm::{Swarm, Watch, farewell};
@@ -157,7 +157,7 @@ impl Watch for Listeners {
         }
     }
 
-    fn message(&mut self, who: usize, text: bool, payload: &[u8], now: u64) {
+    fn message(&mut self, who: usize, Message { text, payload }: Message<'_>, now: u64) {
         if text && payload.starts_with(NOTICE) {
             self.attendance.notices += 1;
             return self.auditor.noticed(who, now);

@@ -1,5 +1,6 @@
 //! The publishers of a run, on the thread that steers it: they send to a schedule, or keep so many messages under
-//! way. They join with `?echo=false`, and what they get from one another is counted and not audited.
+//! way. Raw ones join with `?echo=false`, and what they get from one another is counted and not audited; clients of the
+//! Centrifuge protocol do not subscribe.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -7,10 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fanfare_websocket::Opcode;
 use mio::{Interest, Token, Waker};
 
-use crate::connection::{Connection, End};
+use crate::connection::{Connection, End, Message};
 use crate::flight::Flight;
 use crate::latency::Latencies;
 use crate::losses::Broken;
@@ -206,13 +206,13 @@ impl Publishers {
     /// Stamps a message and queues it; it counts as sent from now on, since it may be received from now on.
     fn queue(&mut self, who: usize, intended: u64) {
         let sequence = self.senders.sent[who].load(Ordering::Acquire);
-        let opcode = if self.pattern.is_text() { Opcode::Text } else { Opcode::Binary };
+        let text = self.pattern.is_text();
         let stamp = Stamp { run: self.run, publisher: who as u32, sequence, intended };
         let payload = self.pattern.stamp(&stamp);
         self.senders.sent[who].store(sequence + 1, Ordering::Release);
         self.lateness.record(intended, sys::monotonic());
         self.swarm.with(who, &mut self.senders, |connection| {
-            connection.queue(opcode, payload);
+            connection.publish(text, payload);
             Ok(())
         });
     }
@@ -249,7 +249,7 @@ impl Watch for Senders {
         self.since[who] = self.sent[who].load(Ordering::Acquire);
     }
 
-    fn message(&mut self, _who: usize, _text: bool, _payload: &[u8], _now: u64) {
+    fn message(&mut self, _who: usize, _message: Message<'_>, _now: u64) {
         self.received += 1;
     }
 

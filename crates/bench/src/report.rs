@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::connection::Traffic;
 use crate::latency::Quantiles;
 use crate::losses::Complaint;
+use crate::speech::Protocol;
 use crate::stamp::Payload;
 use crate::usage::Cpu;
 
@@ -20,6 +21,8 @@ pub struct FanoutReport {
     pub publishers: usize,
     /// Bytes of each message.
     pub size: usize,
+    /// What the connections spoke.
+    pub protocol: Protocol,
     /// What messages were made of.
     pub payload: Payload,
     /// Whether subscribers had agreed on permessage-deflate.
@@ -116,7 +119,7 @@ pub struct Cost {
 pub struct Wire {
     /// Bytes in all, frames' headers and pings included.
     pub bytes: u64,
-    /// Bytes of the messages in them, inflated.
+    /// Bytes of the frames' payloads, inflated.
     pub payload_bytes: u64,
     /// For how many deliveries.
     pub deliveries: u64,

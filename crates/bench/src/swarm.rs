@@ -7,9 +7,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_protocol::centrifuge::SubscribeResult;
 use mio::{Events, Poll, Registry, Token, Waker};
 
-use crate::connection::{Connection, End, Happening, Intake, Traffic};
+use crate::connection::{Connection, End, Happening, Intake, Message, Traffic};
+use crate::speech::Since;
 use crate::sys;
 use crate::target::Target;
 
@@ -18,11 +20,19 @@ pub(crate) const WAKE: Token = Token(usize::MAX);
 
 /// Watches what happens to a swarm's connections, which it knows by index.
 pub(crate) trait Watch {
-    /// The handshake is done; it took so many nanoseconds.
+    /// The connection is there; it took so many nanoseconds.
     fn opened(&mut self, who: usize, took: u64, now: u64);
 
     /// A message came.
-    fn message(&mut self, who: usize, text: bool, payload: &[u8], now: u64);
+    fn message(&mut self, who: usize, message: Message<'_>, now: u64);
+
+    /// Where this one was, if it is to recover what it has missed since.
+    fn since(&self, _who: usize) -> Option<Since> {
+        None
+    }
+
+    /// What the answer to its subscription was; it is opened next.
+    fn subscribed(&mut self, _who: usize, _result: &SubscribeResult, _now: u64) {}
 
     /// An answer to a ping came.
     fn pong(&mut self, _who: usize) {}
@@ -165,7 +175,7 @@ impl Swarm {
         let member = &mut self.members[who];
         let target = &self.targets[member.target];
         member.target = (member.target + 1) % self.targets.len();
-        match Connection::open(target, self.poll.registry(), Token(who)) {
+        match Connection::open(target, watch.since(who), self.poll.registry(), Token(who)) {
             Ok(connection) => {
                 member.connection = Some(connection);
                 self.handshaking += 1;
@@ -182,8 +192,13 @@ impl Swarm {
         let Some(connection) = &mut self.members[who].connection else { return };
         let was_open = connection.is_open();
         let mut on = |happening: Happening<'_>, now| match happening {
-            Happening::Opened { took } => watch.opened(who, took, now),
-            Happening::Message { text, payload } => watch.message(who, text, payload, now),
+            Happening::Opened { took, subscribed } => {
+                if let Some(result) = subscribed {
+                    watch.subscribed(who, result, now);
+                }
+                watch.opened(who, took, now);
+            }
+            Happening::Message(message) => watch.message(who, message, now),
             Happening::Pong => watch.pong(who),
         };
         let result = connection.ready(hung_up, &mut self.scratch, &mut self.intake, &mut on);
@@ -216,7 +231,7 @@ pub(crate) fn farewell(swarm: &mut Swarm, size: usize) -> io::Result<()> {
     struct Leavers;
     impl Watch for Leavers {
         fn opened(&mut self, _: usize, _: u64, _: u64) {}
-        fn message(&mut self, _: usize, _: bool, _: &[u8], _: u64) {}
+        fn message(&mut self, _: usize, _: Message<'_>, _: u64) {}
         fn ended(&mut self, _: usize, _: End, _: u64) -> Option<u64> {
             None
         }

@@ -1,10 +1,13 @@
 //! Where a run connects to: a `ws://` or `wss://` address, resolved once. It makes no connection.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 
 use fanfare_websocket::deflate::Offer;
 use http::Uri;
 use rustls::pki_types::ServerName;
+
+use crate::speech::{Protocol, Speech};
 
 /// One server's address, and the channel that a run uses there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct Target {
     pub(crate) offer: Option<Offer>,
     /// For `wss://`.
     pub(crate) secure: Option<Secure>,
+    /// Where the client protocol is spoken, how; otherwise payloads are.
+    pub(crate) speech: Option<Arc<Speech>>,
 }
 
 /// What TLS has to know of a server.
@@ -47,11 +52,13 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// The path that is used where the URL names none.
-    pub const DEFAULT_PATH: &'static str = "/ws/bench";
-
-    /// Parses and resolves `url`.
+    /// Parses and resolves `url`, whose path is a channel, `/ws/bench` where it names none.
     pub fn resolve(url: &str) -> Result<Self, TargetError> {
+        Self::speaking(url, Protocol::Raw, "")
+    }
+
+    /// The same for any protocol. `channel` is for those whose path does not name it.
+    pub fn speaking(url: &str, protocol: Protocol, channel: &str) -> Result<Self, TargetError> {
         let uri: Uri = url.parse().map_err(|_| TargetError::NotUrl(url.to_owned()))?;
         let port = match uri.scheme_str() {
             Some("ws") => 80,
@@ -67,7 +74,7 @@ impl Target {
             .next()
             .ok_or_else(|| unresolved("it resolves to nothing".to_owned()))?;
         let path = match uri.path_and_query().map_or("/", |path| path.as_str()) {
-            "/" => Self::DEFAULT_PATH.to_owned(),
+            "/" => protocol.default_path().to_owned(),
             path => path.to_owned(),
         };
         let secure = match uri.scheme_str() {
@@ -78,7 +85,38 @@ impl Target {
             }
             _ => None,
         };
-        Ok(Self { address, host: authority.as_str().to_owned(), path, offer: None, secure })
+        let speech = protocol
+            .format()
+            .map(|format| Arc::new(Speech { format, channel: channel.into(), listens: false, text: true }));
+        let target = Self { address, host: authority.as_str().to_owned(), path, offer: None, secure, speech };
+        Ok(if protocol == Protocol::CentrifugeProtobuf { target.with("format=protobuf") } else { target })
+    }
+
+    /// What is spoken there.
+    pub(crate) fn protocol(&self) -> Protocol {
+        let format = self.speech.as_ref().map(|speech| speech.format);
+        Protocol::ALL.into_iter().find(|protocol| protocol.format() == format).unwrap_or_default()
+    }
+
+    /// The same, for somebody who listens, to payloads that are text or are not. Raw ones are told of gaps.
+    pub(crate) fn listening(&self, text: bool) -> Self {
+        match &self.speech {
+            None => self.with("notices=true"),
+            Some(speech) => {
+                let speech = Speech { listens: true, text, ..Speech::clone(speech) };
+                Self { speech: Some(Arc::new(speech)), ..self.clone() }
+            }
+        }
+    }
+
+    /// The same, for somebody who joins as everybody does.
+    pub(crate) fn joining(&self) -> Self {
+        if self.speech.is_some() { self.listening(true) } else { self.clone() }
+    }
+
+    /// The same, for somebody who publishes and does not hear himself.
+    pub(crate) fn publishing(&self) -> Self {
+        if self.speech.is_some() { self.clone() } else { self.with("echo=false") }
     }
 
     /// The same, whatever certificate is shown there.
@@ -127,8 +165,38 @@ mod tests {
                 path: path.to_owned(),
                 offer: None,
                 secure: name.map(|name| Secure { name, any_certificate: false }),
+                speech: None,
             };
             assert_eq!(Target::resolve(url), Ok(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_client_protocol_has_a_path_of_its_own() {
+        let rows = [
+            (Protocol::Raw, "", "/ws/bench", "/ws/bench?echo=false", "/ws/bench?notices=true"),
+            (
+                Protocol::CentrifugeJson,
+                "/",
+                "/connection/websocket",
+                "/connection/websocket",
+                "/connection/websocket",
+            ),
+            (
+                Protocol::CentrifugeProtobuf,
+                "/c?x=1",
+                "/c?x=1&format=protobuf",
+                "/c?x=1&format=protobuf",
+                "/c?x=1&format=protobuf",
+            ),
+        ];
+        for (protocol, path, expected, publishing, listening) in rows {
+            let target = Target::speaking(&format!("ws://127.0.0.1:1{path}"), protocol, "news").unwrap();
+            assert_eq!((target.path.as_str(), target.protocol()), (expected, protocol));
+            assert_eq!(target.publishing().path, publishing);
+            assert_eq!(target.listening(false).path, listening);
+            let listens = target.listening(false).speech.map(|speech| (speech.listens, speech.text));
+            assert_eq!(listens, protocol.format().map(|_| (true, false)));
         }
     }
 

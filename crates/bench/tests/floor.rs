@@ -6,7 +6,7 @@ mod relay;
 
 use std::time::Duration;
 
-use fanfare_bench::{Fanout, Floor, Load, Payload, Processes, Program, Silent, play};
+use fanfare_bench::{Fanout, Floor, Load, Payload, Processes, Program, Protocol, Silent, play};
 use relay::{Fault, Relay};
 
 fn main() {
@@ -68,4 +68,14 @@ fn the_floor_beside_a_server(program: &Program) {
     assert!(report.ratio_to_floor.unwrap() > 1.0, "{report}");
     assert!(report.rounds.iter().all(|round| round.floor.is_some() && round.ratio.is_some()), "{report}");
     assert_eq!(report.floor_cost.unwrap().deliveries, 1_800, "{report}");
+
+    // The floor writes as much as the server does, though it does not speak its protocol.
+    let relay = Relay::start_speaking(Protocol::CentrifugeJson, Fault::None, 0);
+    let fanout = Fanout { targets: vec![relay.target()], payload: Payload::Json, rounds: 1, ..fanout };
+    let report = fanout.run(&mut Silent).unwrap();
+    assert!(report.is_sound() && report.ratio_to_floor.is_some(), "{report}");
+    let [round] = &report.rounds[..] else { panic!("{report}") };
+    let floor = round.floor.as_ref().unwrap();
+    assert!(round.server.wire.bytes_per_delivery > 150.0, "{report}");
+    assert!(floor.wire.bytes_per_delivery == round.server.wire.bytes_per_delivery, "{report}");
 }

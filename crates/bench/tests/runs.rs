@@ -6,7 +6,8 @@ mod relay;
 use std::time::Duration;
 
 use fanfare_bench::{
-    AuditReport, BenchError, Connect, Fanout, FanoutReport, Idle, Load, Payload, Processes, Silent, Target,
+    AuditReport, BenchError, Connect, Fanout, FanoutReport, Idle, Load, Payload, Processes, Protocol, Silent,
+    Target,
 };
 use fanfare_websocket::deflate::Policy;
 use relay::{Fault, Relay};
@@ -69,6 +70,57 @@ fn a_relay_that_does_right_is_sound() {
             "{report}"
         );
     }
+}
+
+#[test]
+fn the_client_protocol_is_spoken_in_both_encodings() {
+    for protocol in [Protocol::CentrifugeJson, Protocol::CentrifugeProtobuf] {
+        let relay = Relay::start_speaking(protocol, Fault::None, 0);
+        let fanout = Fanout { payload: Payload::Json, publishers: 3, ..fanout(relay.target()) };
+        let report = run(&fanout);
+        assert!(report.is_sound() && report.protocol == protocol, "{report}");
+        let all = MESSAGES * SUBSCRIBERS as u64;
+        assert_eq!((report.audit.expected, report.audit.delivered_once), (all, all), "{report}");
+        assert_eq!(report.rounds[0].server.deliveries, 50 * 5, "publishers do not hear one another");
+        assert_eq!((report.latency.count, report.handshake.count), (250, 5), "{report}");
+        assert!(report.wire.bytes_per_delivery > 150.0, "pushes are larger than payloads: {report}");
+        assert_eq!(relay.pongs() as u64, all, "each ping is answered");
+
+        let report = run(&Fanout { load: Load::InFlight(4), ..fanout.clone() });
+        assert!(report.is_sound() && report.rounds[0].server.given_up == 0, "{report}");
+
+        for (fault, expected) in
+            [(Fault::Drop, (299, 1, 0, 0)), (Fault::Double, (300, 0, 1, 0)), (Fault::Alter, (299, 1, 0, 1))]
+        {
+            let relay = Relay::start_speaking(protocol, fault, 30);
+            let AuditReport { delivered_once, lost_silent, duplicate, phantom, .. } =
+                run(&Fanout { targets: vec![relay.target()], ..fanout.clone() }).audit;
+            assert_eq!((delivered_once, lost_silent, duplicate, phantom), expected, "{fault:?} {protocol}");
+        }
+    }
+    let relay = Relay::start_speaking(Protocol::CentrifugeProtobuf, Fault::None, 0);
+    let report = run(&fanout(relay.target()));
+    assert!(report.is_sound(), "bytes go in Protobuf: {report}");
+}
+
+#[test]
+fn what_the_client_protocol_refuses_is_named() {
+    let relay = Relay::start_speaking(Protocol::CentrifugeJson, Fault::None, 0);
+    let target = |channel, protocol| {
+        let url = format!("ws://{}/", relay.address());
+        Target::speaking(&url, protocol, channel).unwrap()
+    };
+    let json = Fanout { payload: Payload::Json, ..fanout(target("bench", Protocol::CentrifugeJson)) };
+    let error = Fanout { targets: vec![target("other", Protocol::CentrifugeJson)], ..json.clone() }
+        .run(&mut Silent)
+        .unwrap_err();
+    let expected = "every publisher's connection has ended: protocol broken: a publication is answered with 103 permission denied";
+    assert_eq!(error.to_string(), expected);
+    let error = Fanout { payload: Payload::Text, ..json.clone() }.run(&mut Silent).unwrap_err();
+    assert_eq!(error.to_string(), "centrifuge-json carries JSON and nothing else, not text");
+    let targets = vec![json.targets[0].clone(), target("bench", Protocol::Raw)];
+    let error = Fanout { targets, ..json }.run(&mut Silent).unwrap_err();
+    assert_eq!(error.to_string(), "all URLs of a run have to be spoken to in one protocol");
 }
 
 #[test]
@@ -192,9 +244,10 @@ fn idle_connections_are_counted_and_asked() {
         compression,
         processes: Processes::new(vec![std::process::id()]).unwrap(),
     };
+    let speaking = idle(&Relay::start_speaking(Protocol::CentrifugeProtobuf, Fault::None, 0), false);
     let plain = idle(&Relay::start(Fault::None, 0), false);
     let compressed = idle(&Relay::start_compressing(Fault::None, 0, Policy::default()), true);
-    for idle in [plain, compressed] {
+    for idle in [plain, compressed, speaking] {
         let report = idle.run(&mut Silent).unwrap();
         assert!(report.is_sound() && (report.open, report.alive) == (20, 20), "{report}");
         assert!(report.kib_per_connection.is_some() && report.handshake.count == 20, "{report}");
@@ -217,9 +270,12 @@ fn coming_and_going_is_counted() {
         concurrency: 8,
         processes: Processes::new(vec![std::process::id()]).unwrap(),
     };
-    let report = connect(&Relay::start(Fault::None, 0)).run(&mut Silent).unwrap();
-    assert!(report.is_sound() && report.completed == 100, "{report}");
-    assert!(report.micros.unwrap() > 0.0 && report.connects_per_second > 0.0, "{report}");
+    for protocol in Protocol::ALL {
+        let relay = Relay::start_speaking(protocol, Fault::None, 0);
+        let report = connect(&relay).run(&mut Silent).unwrap();
+        assert!(report.is_sound() && report.completed == 100, "{report}");
+        assert!(report.micros.unwrap() > 0.0 && report.connects_per_second > 0.0, "{report}");
+    }
 
     let report = connect(&Relay::start(Fault::Refuse, 0)).run(&mut Silent).unwrap();
     assert!(!report.is_sound() && report.failures["refused with HTTP 503"] == 100, "{report}");

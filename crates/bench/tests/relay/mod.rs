@@ -1,11 +1,15 @@
-//! A relay of one channel, small and slow, that can be told to do wrong: what the auditor must notice.
+//! A relay of one channel, small and slow, that can be told to do wrong: what the auditor must notice. It speaks payloads, or
+//! the client protocol.
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use fanfare_bench::Target;
+use fanfare_bench::{Protocol, Target};
+use fanfare_protocol::centrifuge::{
+    Answer, ConnectResult, Encoding, ErrorCode, Format, Publication, Request, SubscribeResult,
+};
 use fanfare_websocket::deflate::{Agreed, Compressor, Level, Policy, negotiate};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, close_frame, frame, handshake};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
@@ -30,10 +34,15 @@ pub enum Fault {
     Refuse,
 }
 
+/// The one channel of those that speak the client protocol.
+pub const CHANNEL: &str = "bench";
+
 /// A relay that serves until its process ends.
 #[derive(Debug, Clone)]
 pub struct Relay {
     address: SocketAddr,
+    protocol: Protocol,
+    channel: Arc<Mutex<Channel>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +50,8 @@ struct Channel {
     fault: Fault,
     nth: u64,
     policy: Option<Policy>,
+    format: Option<Format>,
+    pongs: usize,
     published: u64,
     subscribers: Vec<Subscriber>,
     publishers: Vec<Arc<TcpStream>>,
@@ -51,42 +62,64 @@ struct Channel {
 struct Subscriber {
     socket: Arc<TcpStream>,
     compressor: Option<Compressor>,
+    format: Option<Format>,
 }
 
 impl Relay {
     pub fn start(fault: Fault, nth: u64) -> Self {
-        Self::launch(fault, nth, None)
+        Self::launch(fault, nth, None, Protocol::Raw)
+    }
+
+    /// One that speaks this.
+    pub fn start_speaking(protocol: Protocol, fault: Fault, nth: u64) -> Self {
+        Self::launch(fault, nth, None, protocol)
     }
 
     /// One that compresses for who offers it.
     pub fn start_compressing(fault: Fault, nth: u64, policy: Policy) -> Self {
-        Self::launch(fault, nth, Some(policy))
+        Self::launch(fault, nth, Some(policy), Protocol::Raw)
     }
 
-    fn launch(fault: Fault, nth: u64, policy: Option<Policy>) -> Self {
+    fn launch(fault: Fault, nth: u64, policy: Option<Policy>, protocol: Protocol) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let channel = Channel {
             fault,
             nth,
             policy,
+            format: match protocol {
+                Protocol::Raw => None,
+                Protocol::CentrifugeJson => Some(Format::Json),
+                Protocol::CentrifugeProtobuf => Some(Format::Protobuf),
+            },
+            pongs: 0,
             published: 0,
             subscribers: Vec::new(),
             publishers: Vec::new(),
             held_back: None,
         };
         let channel = Arc::new(Mutex::new(channel));
+        let serving = Arc::clone(&channel);
         std::thread::spawn(move || {
             for socket in listener.incoming() {
-                let (socket, channel) = (Arc::new(socket.unwrap()), Arc::clone(&channel));
+                let (socket, channel) = (Arc::new(socket.unwrap()), Arc::clone(&serving));
                 std::thread::spawn(move || serve(&socket, &channel));
             }
         });
-        Self { address }
+        Self { address, protocol, channel }
     }
 
     pub fn target(&self) -> Target {
-        Target::resolve(&format!("ws://{}/", self.address)).unwrap()
+        Target::speaking(&format!("ws://{}/", self.address), self.protocol, CHANNEL).unwrap()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many pings were answered.
+    pub fn pongs(&self) -> usize {
+        self.channel.lock().unwrap().pongs
     }
 }
 
@@ -101,15 +134,18 @@ fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
         let mut channel = channel.lock().unwrap();
         let agreed = answer(socket, &request, channel.policy)?;
         let socket = Arc::clone(socket);
-        if request.contains("echo=false") {
+        if channel.format.is_some() {
+            // Who this is becomes clear by what it says.
+        } else if request.contains("echo=false") {
             assert_eq!(agreed, None, "publishers offer nothing");
             channel.publishers.push(socket);
         } else {
             let compressor = agreed
                 .map(|agreed| Compressor::for_connection(Role::Server, &agreed, Level::new(6).unwrap()));
-            channel.subscribers.push(Subscriber { socket, compressor });
+            channel.subscribers.push(Subscriber { socket, compressor, format: None });
         }
     }
+    let format = channel.lock().unwrap().format;
     let mut decoder = Decoder::new(Role::Server);
     let limits = Limits { message: 1 << 20, fragments: 16 };
     loop {
@@ -117,6 +153,12 @@ fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
         let mut bytes = &mut scratch[..read];
         while let Some(event) = decoder.next(&mut bytes, &limits).ok()? {
             match event {
+                Event::Text(frame) if format == Some(Format::Json) => {
+                    obey(channel, socket, Encoding::Json, frame.as_bytes())?;
+                }
+                Event::Binary(frame) if format == Some(Format::Protobuf) => {
+                    obey(channel, socket, Encoding::Protobuf, frame)?;
+                }
                 Event::Text(text) => publish(channel, socket, Opcode::Text, text.as_bytes())?,
                 Event::Binary(payload) => publish(channel, socket, Opcode::Binary, payload)?,
                 Event::Ping(payload) => (&**socket).write_all(&frame(Opcode::Pong, payload)).ok()?,
@@ -128,6 +170,52 @@ fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
             }
         }
     }
+}
+
+/// Carries out what a client of the protocol asks for. Everybody may publish in one channel and nobody in others.
+fn obey(channel: &Mutex<Channel>, socket: &Arc<TcpStream>, encoding: Encoding, frame: &[u8]) -> Option<()> {
+    for command in encoding.commands(frame) {
+        let command = command.ok()?;
+        let answer = match command.request {
+            Request::Pong => {
+                channel.lock().unwrap().pongs += 1;
+                continue;
+            }
+            Request::Connect(_) => {
+                Answer::Connect(ConnectResult { ping: 25, pong: true, ..ConnectResult::default() })
+            }
+            Request::Subscribe(_) => {
+                let (socket, format) = (Arc::clone(socket), Some(encoding.format()));
+                let subscriber = Subscriber { socket, compressor: None, format };
+                let mut channel = channel.lock().unwrap();
+                answer_to(
+                    &subscriber.socket,
+                    encoding,
+                    command.id,
+                    &Answer::Subscribe(SubscribeResult::default()),
+                )?;
+                channel.subscribers.push(subscriber);
+                continue;
+            }
+            Request::Publish(request) if request.channel == CHANNEL => {
+                publish(channel, socket, opcode(encoding), &request.data)?;
+                Answer::Publish
+            }
+            _ => ErrorCode::PermissionDenied.into(),
+        };
+        answer_to(socket, encoding, command.id, &answer)?;
+    }
+    Some(())
+}
+
+fn answer_to(mut socket: &TcpStream, encoding: Encoding, id: u32, answer: &Answer) -> Option<()> {
+    let mut out = Vec::new();
+    encoding.put_answer(&mut out, id, answer).unwrap();
+    socket.write_all(&frame(opcode(encoding), &out)).ok()
+}
+
+fn opcode(encoding: Encoding) -> Opcode {
+    if encoding == Encoding::Json { Opcode::Text } else { Opcode::Binary }
 }
 
 fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: &[u8]) -> Option<()> {
@@ -150,7 +238,8 @@ fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: 
     }
     let mut payload = payload.to_vec();
     if fault == Fault::Alter {
-        *payload.last_mut()? ^= 1;
+        // Still JSON, where it was.
+        *payload.iter_mut().rfind(|byte| byte.is_ascii_alphanumeric())? ^= 1;
     }
     let whole = first.frame(opcode, &payload);
     let notice = frame(Opcode::Text, br#"{"fanfare":"gap","channel":"bench"}"#);
@@ -180,6 +269,17 @@ fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: 
 impl Subscriber {
     /// A message as this one wants it.
     fn frame(&mut self, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+        if let Some(format) = self.format {
+            let (mut unit, mut out) = (Vec::new(), Vec::new());
+            let data = bytes::Bytes::copy_from_slice(payload);
+            format
+                .put_publication(&mut unit, CHANNEL, &Publication { data, ..Publication::default() })
+                .unwrap();
+            // A ping may stand in the same frame.
+            format.encoding().put_ping(&mut out);
+            format.encoding().put_unit(&mut out, &unit);
+            return frame(opcode, &out).to_vec();
+        }
         match &mut self.compressor {
             Some(compressor) => compressor.compress_frame(opcode, payload).to_vec(),
             None => frame(opcode, payload).to_vec(),

@@ -5,6 +5,7 @@
 //! for arguments that cannot be used.
 #![expect(clippy::print_stdout, reason = "the report goes to standard output, for pipes")]
 
+use std::any::Any;
 use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use fanfare_bench::{
     ATTACKS, Attack, Bar, BenchError, Connect, Fanout, Floor, Hostile, Idle, Load, Payload, Processes,
-    Program, Target, play,
+    Program, Protocol, Target, play,
 };
 use serde::Serialize;
 
@@ -66,6 +67,9 @@ fn fanout() -> Command {
              path, /ws/bench). Subscribers join with notices=true, publishers with echo=false: with one \
              publisher, every delivery is to a subscriber and checked; what several publishers get from one \
              another is read and counted as delivered, and not checked.\n\n\
+             With --protocol centrifuge-json or centrifuge-protobuf, all are clients of the Centrifuge protocol, and \
+             the channel is --channel. A connection counts as open when it is subscribed. The floor writes frames \
+             as large as the server's.\n\n\
              With --compression, subscribers offer permessage-deflate; what they get is checked when it is \
              inflated. Publishers and the floor compress nothing. For a figure that means something, let \
              messages be --payload json.\n\n\
@@ -74,6 +78,7 @@ fn fanout() -> Command {
              fault as well.",
         )
         .arg(urls())
+        .args(protocol())
         .arg(insecure())
         .arg(number("subscribers", "N", "Connections that subscribe").required(true))
         .arg(number("publishers", "P", "Connections that publish, in turn").default_value("1"))
@@ -140,6 +145,7 @@ fn idle() -> Command {
     Command::new("idle")
         .about("Open connections that do nothing, and read what they cost in memory")
         .arg(urls())
+        .args(protocol())
         .arg(insecure())
         .arg(number("connections", "N", "How many").required(true))
         .arg(concurrency("128"))
@@ -165,6 +171,7 @@ fn connect() -> Command {
     Command::new("connect")
         .about("Connect, shake hands and close, over and over, and read what it costs")
         .arg(urls())
+        .args(protocol())
         .arg(insecure())
         .arg(number("connections", "N", "How many in all").required(true))
         .arg(concurrency("64"))
@@ -315,15 +322,31 @@ fn urls() -> Arg {
         .help("Instances to connect to, in turn: ws://HOST:PORT/PATH or wss://…")
 }
 
+fn protocol() -> [Arg; 2] {
+    [
+        Arg::new("protocol")
+            .long("protocol")
+            .value_name("P")
+            .value_parser(value_parser!(Protocol))
+            .default_value("raw")
+            .help(
+                "What is spoken: raw, centrifuge-json or centrifuge-protobuf; those at /connection/websocket",
+            ),
+        Arg::new("channel")
+            .long("channel")
+            .value_name("C")
+            .default_value("bench")
+            .help("The channel, where the URL's path does not name it"),
+    ]
+}
+
 fn message() -> [Arg; 2] {
     [
         number("size", "BYTES", "Bytes of each message, its stamp included").default_value("128"),
-        Arg::new("payload")
-            .long("payload")
-            .value_name("KIND")
-            .value_parser(value_parser!(Payload))
-            .default_value("binary")
-            .help("What messages are: binary, text, or json, whose values differ from message to message"),
+        Arg::new("payload").long("payload").value_name("KIND").value_parser(value_parser!(Payload)).help(
+            "What messages are: binary, text, or json, whose values differ from message to message \
+                 [default: binary, json for the Centrifuge protocol]",
+        ),
     ]
 }
 
@@ -398,8 +421,10 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
 fn targets(matches: &ArgMatches) -> Result<Vec<Target>, BenchError> {
     let urls = matches.get_many::<String>("url").unwrap_or_default();
     let insecure = matches.get_flag("insecure");
+    let channel = argument::<String>(matches, "channel").map_or("", String::as_str);
     let resolve = |url: &String| {
-        let target = Target::resolve(url).map_err(|error| BenchError::Setting(error.to_string()))?;
+        let target = Target::speaking(url, spoken(matches), channel);
+        let target = target.map_err(|error| BenchError::Setting(error.to_string()))?;
         Ok(if insecure { target.with_any_certificate() } else { target })
     };
     urls.map(resolve).collect()
@@ -416,7 +441,17 @@ fn count(matches: &ArgMatches, name: &str) -> usize {
 }
 
 fn payload(matches: &ArgMatches) -> Payload {
-    matches.get_one("payload").copied().unwrap_or(Payload::Binary)
+    let usual = if spoken(matches) == Protocol::Raw { Payload::Binary } else { Payload::Json };
+    matches.get_one("payload").copied().unwrap_or(usual)
+}
+
+fn spoken(matches: &ArgMatches) -> Protocol {
+    argument(matches, "protocol").copied().unwrap_or_default()
+}
+
+/// One that not all subcommands have.
+fn argument<'m, T: Any + Clone + Send + Sync>(matches: &'m ArgMatches, name: &str) -> Option<&'m T> {
+    matches.try_get_one(name).ok().flatten()
 }
 
 fn duration(matches: &ArgMatches, name: &str) -> Duration {
@@ -464,6 +499,7 @@ mod tests {
             "--in-flight 1",
             "--rate 1 --pid 1 --pid 2 --settle 1m30s",
             "--rate 1 --payload json --compression",
+            "--rate 1 --protocol centrifuge-protobuf --channel news",
         ] {
             assert!(parse(arguments).is_ok(), "{arguments}");
         }
@@ -473,6 +509,7 @@ mod tests {
             "--rate x",
             "--rate 1 --duration 10",
             "--rate 1 --payload xml",
+            "--rate 1 --protocol pusher",
         ] {
             assert!(parse(arguments).is_err(), "{arguments}");
         }
