@@ -10,6 +10,7 @@ mod api;
 mod bench;
 mod centrifuge;
 mod centrifuge_cluster;
+mod centrifuge_recovery;
 mod compression;
 mod config;
 mod connections;

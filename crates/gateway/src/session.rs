@@ -159,7 +159,7 @@ pub async fn wait_for_room(worker: &Worker, key: Key) {
             () = sleep(LOOK) => {}
         }
         // What it has sent meanwhile is not read, so its silence says nothing.
-        worker.shard.heard(key);
+        worker.shard.excuse(key);
     }
 }
 
