@@ -217,7 +217,7 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
 #[tokio::test]
 async fn whatever_happens_nothing_is_lost_doubled_or_out_of_order_in_silence() {
     let first = std::env::var("FANFARE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = first.map_or(0..6, |seed: u64| seed..seed + 1);
+    let seeds = first.map_or(0..4, |seed: u64| seed..seed + 1);
     let mut total = BTreeMap::new();
     for seed in seeds {
         for (step, times) in play(seed).await {
