@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Caller, Client, Frame, Instance, Said};
+use crate::harness::{Caller, Client, Frame, Instance, Said, eventually, request, run_to_end};
 use crate::identity::created;
 
 const SECRET: &str = "a secret that only the tests have";
@@ -618,5 +618,59 @@ async fn who_only_listens_says_who_it_is_and_nothing_else() {
         let mut caller = Caller::open_at(instance.address(), path, &[]).await;
         caller.say(&greeting).await;
         assert_eq!(caller.closed().await.0, code, "{greeting}");
+    }
+}
+
+#[tokio::test]
+async fn every_end_is_said_in_the_protocols_own_codes() {
+    let keys = "allow_anonymous = true\nmessage_rate = 20\nmessage_burst = 20\noutbox_limit = \"128KiB\"\n\
+        drain_delay = \"0s\"\ndrain_window = \"0s\"\ninternal_listen = \"127.0.0.1:0\"";
+    let (mut instance, _home) = serving(keys).await;
+    let mut hasty = Caller::anonymous(instance.address()).await;
+    for _ in 0..60 {
+        hasty.ask("rpc", json!({})).await;
+    }
+    assert_eq!(hasty.closed().await, (3013, "too many requests".to_owned()));
+    let mut kicked = Caller::open(instance.address()).await;
+    let connected = kicked.result("connect", json!({})).await;
+    let path = format!("/connections/{}", connected["client"].as_str().unwrap());
+    let answer = request(instance.internal_address(), "DELETE", &path, &[]).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(kicked.closed().await, (3503, "force disconnect".to_owned()));
+    // Whoever does not read is cut at its bound; nobody waits for it.
+    let mut slow = Caller::anonymous(instance.address()).await;
+    slow.result("subscribe", json!({ "channel": "flood" })).await;
+    let text = format!("\"{}\"", "x".repeat(60_000));
+    let is_cut = async || {
+        let mut flood = Client::connect(format!("{}?echo=false", instance.url("flood"))).await;
+        for _ in 0..15 {
+            flood.send(text.as_str()).await;
+        }
+        flood.close().await;
+        instance.metric("fanfare_slow_consumers_total", &[]).await == 1.0
+    };
+    eventually("the slow one is cut", is_cut).await;
+    assert_eq!(slow.closed().await, (3008, "slow".to_owned()));
+    let mut staying = Caller::anonymous(instance.address()).await;
+    instance.signal("TERM").await;
+    assert_eq!(staying.closed().await, (3001, "shutdown".to_owned()));
+    drop(staying);
+    assert!(instance.ended().await.success());
+}
+
+/// The bar is 5 KiB at 10,000.
+#[tokio::test]
+async fn an_idle_subscribed_connection_is_small() {
+    let (instance, _home) = serving("allow_anonymous = true").await;
+    let (pid, url) =
+        (instance.pid().to_string(), format!("ws://{}/connection/websocket", instance.address()));
+    for protocol in ["centrifuge-json", "centrifuge-protobuf"] {
+        let idle = ["bench", "idle", &url, "--connections", "2000", "--pid", &pid, "--json"];
+        let spoken = ["--protocol", protocol, "--channel", "lobby"];
+        let output = run_to_end(&[&idle[..], &spoken].concat(), &[]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let kib = report["kib_per_connection"].as_f64().unwrap();
+        assert!(kib < 5.0, "{protocol}: {kib} KiB");
     }
 }

@@ -238,3 +238,42 @@ async fn a_user_has_so_many_connections_over_all_instances() {
     };
     eventually("there is room again", has_room).await;
 }
+
+#[tokio::test]
+async fn who_wants_only_some_publications_gets_those() {
+    let cluster = Cluster::start("").await;
+    let mut listener = cluster.caller(1, json!({})).await;
+    let filter = json!({ "op": "or", "nodes": [
+        { "key": "topic", "cmp": "eq", "val": "weather" },
+        { "key": "level", "cmp": "gte", "val": "3" },
+    ] });
+    let place =
+        listener.result("subscribe", json!({ "channel": "news", "tf": filter, "delta": "fossil" })).await;
+    assert_eq!(place.get("delta"), None, "not both");
+    let publish = async |n: u64, tags: Value| {
+        cluster.call("publish", json!({ "channel": "news", "data": n, "tags": tags })).await;
+    };
+    let all = [
+        (1, json!({ "topic": "sports" })),
+        (2, json!({ "topic": "weather" })),
+        (3, json!({})),
+        (4, json!({ "level": "3.5", "topic": "sports" })),
+        (5, json!({ "level": "2" })),
+        (6, json!({ "topic": "weather", "level": "0" })),
+    ];
+    for (n, tags) in &all {
+        publish(*n, tags.clone()).await;
+    }
+    for expected in [2, 4, 6] {
+        assert_eq!(listener.publication().await, expected);
+    }
+    // So it is with what was missed, which is whole all the same.
+    listener.result("unsubscribe", json!({ "channel": "news" })).await;
+    let again =
+        json!({ "channel": "news", "tf": filter, "recover": true, "epoch": place["epoch"], "offset": 2 });
+    let result = listener.result("subscribe", again).await;
+    assert_eq!(result["recovered"], true, "{result}");
+    let numbers: Vec<_> =
+        result["publications"].as_array().unwrap().iter().map(|one| one["data"].clone()).collect();
+    assert_eq!(numbers, [4, 6]);
+}

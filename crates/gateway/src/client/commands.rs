@@ -140,7 +140,11 @@ impl Client {
         let grant = granted.map_err(|fault| refusal(fault.on_sub_refresh()))?;
         let ttl = seconds_left(grant.expiry, DisconnectCode::SubscriptionExpired.into())?;
         if let Some(sub) = self.subs.get_mut(&channel) {
+            let changed = sub.info != grant.info;
             (sub.expiry, sub.info) = (grant.expiry, grant.info);
+            if changed {
+                self.show_in(&channel);
+            }
         }
         Ok(Answer::SubRefresh(SubRefreshResult {
             expires: ttl.is_some(),

@@ -8,6 +8,7 @@ use fanfare_protocol::centrifuge::{
     SubscribeRequest, Unsubscribe,
 };
 use fanfare_protocol::control::{Control, Disconnect, Refresh, Subscribe};
+use fanfare_protocol::{Channel, Member};
 use fanfare_websocket::{CloseCode, close_frame};
 
 use super::commands::seconds_left;
@@ -120,11 +121,14 @@ impl Client {
             return;
         }
         self.info = info;
-        for sub in self.subs.iter().filter(|sub| sub.presence != Presence::Absent) {
-            let told = sub.presence == Presence::Told;
-            let member = fanfare_protocol::Member::of(self.id, &self.seen(sub.info.as_ref()), told);
-            // Registered by the call; nobody waits for others to see it.
-            drop(self.worker.instance.broker.enter(&sub.channel, member));
-        }
+        self.subs.iter().for_each(|sub| self.show_in(&sub.channel));
+    }
+
+    /// Others are shown in this channel what is to be shown there now, where it can be looked up at all.
+    pub(super) fn show_in(&self, channel: &Channel) {
+        let Some(sub) = self.subs.get(channel).filter(|sub| sub.presence != Presence::Absent) else { return };
+        let member = Member::of(self.id, &self.seen(sub.info.as_ref()), sub.presence == Presence::Told);
+        // Registered by the call; nobody waits for others to see it.
+        drop(self.worker.instance.broker.enter(channel, member));
     }
 }
