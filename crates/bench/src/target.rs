@@ -119,6 +119,11 @@ impl Target {
         if self.speech.is_some() { self.clone() } else { self.with("echo=false") }
     }
 
+    /// Whether it speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure.is_some()
+    }
+
     /// The same, whatever certificate is shown there.
     #[must_use]
     pub fn with_any_certificate(mut self) -> Self {

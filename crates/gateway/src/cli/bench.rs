@@ -243,8 +243,12 @@ fn run_hostile(matches: &ArgMatches) -> Outcome {
     let unknown = |name: &String| BenchError::Setting(format!("there is no attack `{name}`; see --help"));
     let named: Vec<&'static Attack> =
         named.map(|name| Attack::named(name).ok_or_else(|| unknown(name))).collect::<Result<_, _>>()?;
+    let targets = targets(matches)?;
+    if targets.iter().any(Target::is_secure) {
+        return Err(BenchError::Setting("attacks are not made over TLS: expected a ws:// URL".into()));
+    }
     let hostile = Hostile {
-        targets: targets(matches)?,
+        targets,
         attacks: if named.is_empty() { ATTACKS.iter().collect() } else { named },
         subscribers: count(matches, "subscribers"),
         rate: matches.get_one("rate").copied().unwrap_or_default(),
@@ -420,7 +424,8 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
 
 fn targets(matches: &ArgMatches) -> Result<Vec<Target>, BenchError> {
     let urls = matches.get_many::<String>("url").unwrap_or_default();
-    let insecure = matches.get_flag("insecure");
+    // Not every run has it.
+    let insecure = argument(matches, "insecure").copied().unwrap_or(false);
     let channel = argument::<String>(matches, "channel").map_or("", String::as_str);
     let resolve = |url: &String| {
         let target = Target::speaking(url, spoken(matches), channel);
@@ -485,6 +490,18 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn an_attack_is_on_somebody_without_tls() {
+        // Nobody listens on port 1.
+        for (url, expected) in
+            [("ws://127.0.0.1:1", "refused"), ("wss://127.0.0.1:1", "expected a ws:// URL")]
+        {
+            let matches = command().try_get_matches_from(["bench", "hostile", url]).unwrap();
+            let refusal = run_hostile(matches.subcommand_matches("hostile").unwrap()).unwrap_err();
+            assert!(refusal.to_string().contains(expected), "{url}: {refusal}");
+        }
     }
 
     #[test]
