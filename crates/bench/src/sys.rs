@@ -14,6 +14,11 @@ pub(crate) fn monotonic() -> u64 {
     clock(libc::CLOCK_MONOTONIC).expect("the monotonic clock can always be read")
 }
 
+/// CPU time that the calling thread has used, in nanoseconds.
+pub(crate) fn thread_cpu() -> io::Result<u64> {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// CPU time that a process has used in all its threads, in nanoseconds. Unlike `/proc/PID/stat` it is exact.
 pub(crate) fn process_cpu(pid: u32) -> io::Result<u64> {
     let mut id: libc::clockid_t = 0;
@@ -58,9 +63,11 @@ pub(crate) fn raise_open_files() -> io::Result<u64> {
 /// with the server takes what the server leaves, as one does who is far away.
 pub(crate) fn stand_back() -> io::Result<()> {
     /// The calling thread, on Linux.
-    const THIS: libc::id_t = 0;
-    // SAFETY: setpriority takes three numbers; a thread may always make itself less important.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, THIS, 19) } != 0 {
+    const THIS: libc::pid_t = 0;
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` is only read. Under this policy (sched(7)) everybody else who wakes goes first at once; with
+    // the lowest priority of the usual one, a thread would still keep its turn for some milliseconds.
+    if unsafe { libc::sched_setscheduler(THIS, libc::SCHED_IDLE, &raw const parameters) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

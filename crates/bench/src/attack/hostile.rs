@@ -1,11 +1,13 @@
 //! Attacks kept up, and what bystanders notice: publisher and subscribers of a channel of their own, at an even pace,
-//! timed from when each message should have been sent. Each attack has rounds of two slices, without it and under it,
-//! so that whatever else goes on in the machine falls into both. It decides nothing about how an attack goes.
+//! timed from when each message should have been sent. Each attack has rounds of two slices, under it and without it,
+//! so that whatever else goes on in the machine falls into both; without it, a decoy keeps the machine as busy. It
+//! decides nothing about how an attack goes.
 
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::decoy::Decoy;
 use super::report::{HostileReport, Siege, Toll};
 use super::{Answer, Attack, Field};
 use crate::error::BenchError;
@@ -113,20 +115,27 @@ impl Hostile {
         // One that lasts a minute is measured once.
         let rounds = if attack.lasts.is_some() { 1 } else { self.rounds };
         for round in 1..=rounds {
-            let mut slice = |duration: Duration, what: &str| -> Result<u64, BenchError> {
+            let mut slice = |run: &mut Run<'_>, duration: Duration, what: &str| -> Result<u64, BenchError> {
                 let name = format!("{} {round}: {what}", attack.name);
                 let slice = run.measure(duration, &name, progress, all, &mut Latencies::new())?;
                 Ok(slice.latency.p99)
             };
-            let quiet = slice(self.duration, "quiet")?;
             let lasts = attack.lasts.unwrap_or(self.duration);
-            let besieger = Besieger::start(attack, Field::new(self.targets[0].clone(), lasts + RUN_UP))?;
-            slice(RUN_UP, "begun")?;
-            let attacked = slice(lasts, "attacked")?;
+            let field = Field::new(self.targets[0].clone(), lasts + RUN_UP);
+            let begun = sys::monotonic();
+            let besieger = Besieger::start(attack, field.clone())?;
+            slice(run, RUN_UP, "begun")?;
+            let attacked = slice(run, lasts, "attacked")?;
             siege.at_worst = self.toll()?;
             besieger.stop(&mut siege)?;
-            siege.rounds.push((quiet, attacked));
+            let share = field.spent() as f64 / (sys::monotonic() - begun) as f64;
             siege.after = self.calm(run, before)?;
+            let decoy = Decoy::start(share)?;
+            slice(run, RUN_UP, "calm")?;
+            let quiet = slice(run, self.duration, "calm")?;
+            drop(decoy);
+            siege.rounds.push((quiet, attacked));
+            siege.shares.push(share);
         }
         Ok(siege)
     }
@@ -181,6 +190,9 @@ impl Besieger {
                     // What is held does its harm by being there; a few thousand are enough.
                     sys::sleep_until(sys::monotonic() + LOOK.as_nanos() as u64);
                 }
+            }
+            if let Err(error) = theirs.spend() {
+                *spoils.answers.entry(format!("no clock: {error}")).or_default() += 1;
             }
             spoils
         })?;

@@ -7,6 +7,7 @@
 
 mod assailant;
 mod compressed;
+mod decoy;
 mod floods;
 mod frames;
 mod hostile;
@@ -20,13 +21,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use assailant::Assailant;
 pub use hostile::Hostile;
 pub use report::{HostileReport, Siege, Toll};
 
+use crate::sys;
 use crate::target::Target;
 
 /// One way to do harm.
@@ -285,6 +287,8 @@ pub struct Field {
     /// For attacks that last as long as they are let: how long.
     span: Duration,
     over: Arc<AtomicBool>,
+    /// CPU time of the threads that have attacked, in nanoseconds.
+    spent: Arc<AtomicU64>,
 }
 
 /// How long an answer may take. Longer than any of the server's own times, by default.
@@ -366,7 +370,7 @@ impl fmt::Debug for Attack {
 impl Field {
     /// A server to attack. `span` is how long attacks last that last as long as they are let.
     pub fn new(target: Target, span: Duration) -> Self {
-        Self { target, span, over: Arc::default() }
+        Self { target, span, over: Arc::default(), spent: Arc::default() }
     }
 
     /// Tells an attack that is under way to come to its end.
@@ -377,6 +381,17 @@ impl Field {
     /// Whether it was called off.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
+    }
+
+    /// Adds up what the calling thread, which has attacked here and is done, took of CPU time.
+    fn spend(&self) -> io::Result<()> {
+        self.spent.fetch_add(sys::thread_cpu()?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// That sum, in nanoseconds.
+    fn spent(&self) -> u64 {
+        self.spent.load(Ordering::Relaxed)
     }
 }
 

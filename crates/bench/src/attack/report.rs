@@ -34,6 +34,8 @@ pub struct Siege {
     pub attack: String,
     /// A bystander's p99 latency, without and under the attack, in microseconds, by round.
     pub rounds: Vec<(u64, u64)>,
+    /// How much of a core the attacker took, and in its place, without the attack, a thread that only spins.
+    pub shares: Vec<f64>,
     /// How often it was carried out.
     pub goes: u64,
     /// What came back, and how often.
@@ -62,6 +64,7 @@ impl Siege {
         Self {
             attack: attack.name.to_owned(),
             rounds: Vec::new(),
+            shares: Vec::new(),
             goes: 0,
             answers: BTreeMap::new(),
             unexpected: 0,
@@ -103,8 +106,8 @@ impl Display for HostileReport {
         line(f, "bystanders", &load)?;
         writeln!(
             f,
-            "{:>22}  {:>9} {:>9} {:>6}  {:>7}  {:>17}  {:>17}  answers",
-            "attack", "quiet p99", "attacked", "ratio", "goes", "MiB", "files"
+            "{:>22}  {:>9} {:>9} {:>6}  {:>4}  {:>7}  {:>17}  {:>17}  answers",
+            "attack", "decoy p99", "attacked", "ratio", "core", "goes", "MiB", "files"
         )?;
         for siege in &self.sieges {
             let tolls = [siege.before, siege.at_worst, siege.after];
@@ -117,11 +120,12 @@ impl Display for HostileReport {
             let most = answers.iter().take(4).map(|(answer, count)| format!("{answer} ×{count}"));
             writeln!(
                 f,
-                "{:>22}  {:>9} {:>9} {:>6.2}  {:>7}  {:>17}  {:>17}  {}",
+                "{:>22}  {:>9} {:>9} {:>6.2}  {:>4.2}  {:>7}  {:>17}  {:>17}  {}",
                 siege.attack,
                 millis(siege.p99(|round| round.0)),
                 millis(siege.p99(|round| round.1)),
                 siege.ratio(),
+                median(siege.shares.clone()).unwrap_or_default(),
                 siege.goes,
                 three(|toll| toll.resident >> 20),
                 three(|toll| toll.files),

@@ -123,6 +123,7 @@ pub(super) fn churn(field: &Field) -> io::Result<Outcome> {
             blows.push(visit(field, blows.len() as u64 * THREADS + thread)?);
             due += between;
         }
+        field.spend()?;
         Ok(blows)
     };
     let mut all = Vec::new();

@@ -1,0 +1,55 @@
+//! What takes an attacker's place while bystanders are timed without it: threads that only spin, for as much of the
+//! time as the attacker did. Whoever shares a few cores with somebody busy notices that, whatever he is busy with, and what
+//! a server does under an attack is the rest. It touches no socket.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use crate::sys;
+
+/// It spins for a part of each of these, in nanoseconds.
+const PERIOD: u64 = 2_000_000;
+
+/// Stands back and spins until it is dropped.
+pub(super) struct Decoy {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Decoy {
+    /// `share` is what the attacker took of a core; more than 1 of several.
+    pub(super) fn start(share: f64) -> io::Result<Self> {
+        let over = Arc::<AtomicBool>::default();
+        let count = share.ceil().max(1.0);
+        let busy = (share / count * PERIOD as f64) as u64;
+        let thread = |_| {
+            let over = over.clone();
+            Builder::new().name("decoy".to_owned()).spawn(move || spin(busy, &over))
+        };
+        let threads = (0..count as usize).map(thread).collect::<io::Result<_>>()?;
+        Ok(Self { over, threads })
+    }
+}
+
+impl Drop for Decoy {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn spin(busy: u64, over: &AtomicBool) -> io::Result<()> {
+    sys::stand_back()?;
+    while !over.load(Ordering::Relaxed) {
+        let (begun, spent) = (sys::monotonic(), sys::thread_cpu()?);
+        while sys::thread_cpu()? < spent + busy && !over.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+        sys::sleep_until(begun + PERIOD);
+    }
+    Ok(())
+}
