@@ -103,6 +103,9 @@ pub(crate) struct Registry {
     by_channel: HashMap<Channel, u32>,
     /// Rooms in which a round is under way, in the order of their turns.
     rounds: VecDeque<u32>,
+    /// Channels that lost their last member here, and the tick at which they last did: the directory forgets them a while
+    /// later.
+    deserted: HashMap<Channel, u64>,
     /// Bytes that all rooms keep for their rounds.
     kept_bytes: usize,
     ended: Vec<(Key, End)>,
@@ -145,6 +148,7 @@ impl Registry {
             rooms: Slab::new(),
             by_channel: HashMap::new(),
             rounds: VecDeque::new(),
+            deserted: HashMap::new(),
             kept_bytes: 0,
             ended: Vec::new(),
             loudness: Loudness::default(),

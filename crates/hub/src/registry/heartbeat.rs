@@ -1,8 +1,14 @@
 //! Who is asked for a sign of life, when, and who has not given one. What a ping looks like is not known here.
 
+use std::time::Duration;
+
 use super::{Heartbeat, Key, Registry, find};
 use crate::connection::{Life, State};
 use crate::end::End;
+
+/// How long a channel without members is kept in the directory: they often come back, and a flood of connections has
+/// each of them come to a channel that the last one has just left.
+const DESERTED: Duration = Duration::from_secs(1);
 
 impl Registry {
     /// What is due first in a life, and when.
@@ -73,6 +79,25 @@ impl Registry {
         for key in due {
             self.look(key);
         }
+        self.tidy();
+    }
+
+    /// Has the directory forget channels that were deserted a while ago, and are still.
+    fn tidy(&mut self) {
+        let (now, span) = (self.wheel.now(), self.wheel.ticks(DESERTED).max(1));
+        if self.deserted.is_empty() || !now.is_multiple_of(span) {
+            return;
+        }
+        let (by_channel, directory) = (&self.by_channel, self.hub.directory());
+        self.deserted.retain(|channel, since| {
+            let still = now < *since + span;
+            if !still && !by_channel.contains_key(channel) {
+                directory.tidy(channel);
+            }
+            still
+        });
+        // What a flood of channels took is given back.
+        self.deserted.shrink_to(1024);
     }
 
     fn look(&mut self, key: Key) {

@@ -179,6 +179,7 @@ impl Registry {
         if left.members.is_empty() {
             let Room { channel, .. } = self.rooms.remove(room as usize);
             self.by_channel.remove(&channel);
+            self.deserted.insert(channel.clone(), self.wheel.now());
             self.released.push(channel);
         }
     }
