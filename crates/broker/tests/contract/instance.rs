@@ -146,6 +146,11 @@ impl Recorder {
         self.events.lock().clone()
     }
 
+    /// How much has happened.
+    pub fn count(&self) -> usize {
+        self.events.lock().len()
+    }
+
     /// What was delivered in a channel, in order.
     pub fn delivered(&self, channel: &Channel) -> Vec<String> {
         let ours = |event: &Event| match event {

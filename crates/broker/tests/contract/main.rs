@@ -7,6 +7,7 @@ mod history;
 mod instance;
 mod leases;
 mod model;
+mod pace;
 mod presence;
 mod proxy;
 mod redis_only;

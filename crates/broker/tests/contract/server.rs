@@ -1,4 +1,5 @@
-//! A real Redis for a test: its own process, its own port, gone with the test.
+//! A real Redis for a test: its own process, its own port, gone with the test. `FANFARE_TEST_REDIS` names another
+//! program than `redis-server`, such as `valkey-server`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,7 @@ use crate::instance::{PATIENCE, eventually};
 /// A redis-server on loopback.
 pub struct Server {
     pub port: u16,
+    program: String,
     dir: TempDir,
     arguments: Vec<String>,
     child: Option<Child>,
@@ -43,7 +45,8 @@ impl Server {
     pub fn reserve(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
         let dir = tempfile::tempdir().expect("a directory for Redis");
-        Self { port: free_port(), dir, arguments, child: None }
+        let program = std::env::var("FANFARE_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
+        Self { port: free_port(), program, dir, arguments, child: None }
     }
 
     /// Starts it, again and again if somebody takes the port in between, and waits until it answers.
@@ -65,12 +68,12 @@ impl Server {
                 return;
             }
         }
-        panic!("redis-server does not start on port {}", self.port);
+        panic!("{} does not start on port {}", self.program, self.port);
     }
 
     fn spawn(&mut self) {
         let log = std::fs::File::create(self.dir.path().join("log")).expect("a log");
-        let child = Command::new("redis-server")
+        let child = Command::new(&self.program)
             .args([
                 "--bind",
                 "127.0.0.1",
