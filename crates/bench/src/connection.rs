@@ -9,7 +9,7 @@ use fanfare_websocket::deflate::{Inflater, Offer};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, client, put_masked_frame};
 use mio::{Registry, Token};
 
-use crate::speech::{Dialogue, Said, Since, Speech};
+use crate::speech::{Dialogue, Said, Seat, Speech};
 use crate::stream::Stream;
 use crate::sys;
 use crate::target::Target;
@@ -55,6 +55,8 @@ pub(crate) enum Happening<'h> {
     Opened { took: u64, subscribed: Option<&'h SubscribeResult> },
     /// A message.
     Message(Message<'h>),
+    /// The server has what was published.
+    Published,
     /// An answer to our ping.
     Pong,
 }
@@ -64,6 +66,8 @@ pub(crate) enum Happening<'h> {
 pub(crate) struct Message<'m> {
     pub(crate) text: bool,
     pub(crate) payload: &'m [u8],
+    /// Its place in the channel's history; 0, if it has none.
+    pub(crate) offset: u64,
 }
 
 /// How a connection ended.
@@ -94,7 +98,7 @@ struct Handshake {
     key: String,
     offer: Option<Offer>,
     speech: Option<Arc<Speech>>,
-    since: Option<Since>,
+    seat: Option<Seat>,
     answer: Vec<u8>,
 }
 
@@ -102,7 +106,7 @@ impl Connection {
     /// Begins to connect. The rest happens in [`Connection::ready`].
     pub(crate) fn open(
         target: &Target,
-        since: Option<Since>,
+        seat: Option<Seat>,
         registry: &Registry,
         token: Token,
     ) -> Result<Self, End> {
@@ -116,7 +120,7 @@ impl Connection {
                 key,
                 offer: target.offer,
                 speech: target.speech.clone(),
-                since,
+                seat,
                 answer: Vec::new(),
             })),
             dialogue: None,
@@ -224,7 +228,7 @@ impl Connection {
             return Err(End::Unconnected("the server does not agree to permessage-deflate".to_owned()));
         }
         let mut early = handshake.answer.split_off(length);
-        let begun = handshake.speech.take().map(|speech| Dialogue::begin(speech, handshake.since.as_ref()));
+        let begun = handshake.speech.take().map(|speech| Dialogue::begin(speech, handshake.seat.as_ref()));
         let decoder = agreed.map_or_else(
             || Decoder::new(Role::Client),
             |agreed| Decoder::with_deflate(Role::Client, &agreed),
@@ -261,15 +265,16 @@ impl Connection {
         let mut heard = |text: bool, payload: &[u8], answers: &mut Vec<(Opcode, Vec<u8>)>| {
             traffic.payload += payload.len() as u64;
             let Some(dialogue) = dialogue else {
-                on(Happening::Message(Message { text, payload }), now);
+                on(Happening::Message(Message { text, payload, offset: 0 }), now);
                 return Ok(());
             };
             let (is_text, mut out) = (dialogue.is_text(), Vec::new());
             let taken = dialogue.take(text, payload, &mut out, &mut |said| match said {
                 Said::Open(subscribed) => on(Happening::Opened { took, subscribed }, now),
-                Said::Publication(payload) => {
-                    on(Happening::Message(Message { text: is_text, payload }), now);
+                Said::Publication(payload, offset) => {
+                    on(Happening::Message(Message { text: is_text, payload, offset }), now);
                 }
+                Said::Published => on(Happening::Published, now),
             });
             if !out.is_empty() {
                 answers.push((dialogue.opcode(), out));

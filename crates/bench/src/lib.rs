@@ -1,7 +1,7 @@
 //! Load generator and delivery auditor for WebSocket relays: what `fanfare bench` does, as a library.
 //!
 //! [`Fanout`] sends to one channel and checks every delivery, [`Idle`] and [`Connect`] measure what connections
-//! cost, [`Floor`] is the yardstick: the least that the same writes can cost, and [`Hostile`] attacks. They return reports, and tell
+//! cost, [`Recover`] lets clients lose their instance, [`Floor`] is the yardstick: the least that the same writes can cost, and [`Hostile`] attacks. They return reports, and tell
 //! a [`Progress`] how far they are; nothing here prints.
 //!
 //! The program must cost far less than the server that it shares a machine with. So it is built on epoll, with
@@ -23,7 +23,10 @@ mod listeners;
 mod losses;
 mod progress;
 mod publishers;
+mod recover;
+mod redis;
 mod report;
+mod returners;
 mod run;
 mod schedule;
 mod speech;
@@ -46,8 +49,10 @@ pub use idle::Idle;
 pub use latency::Quantiles;
 pub use losses::Complaint;
 pub use progress::{Bar, Progress, Silent};
+pub use recover::{Loss, Recover};
 pub use report::{
-    AuditReport, ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, Round, Slice, Wire,
+    AuditReport, ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, RecoverReport, Round, Slice,
+    Wire,
 };
 pub use speech::Protocol;
 pub use stamp::Payload;

@@ -157,7 +157,7 @@ impl Watch for Listeners {
         }
     }
 
-    fn message(&mut self, who: usize, Message { text, payload }: Message<'_>, now: u64) {
+    fn message(&mut self, who: usize, Message { text, payload, .. }: Message<'_>, now: u64) {
         if text && payload.starts_with(NOTICE) {
             self.attendance.notices += 1;
             return self.auditor.noticed(who, now);

@@ -194,6 +194,58 @@ pub struct ConnectReport {
     pub failures: BTreeMap<String, u64>,
 }
 
+/// What `recover` found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecoverReport {
+    /// What the clients spoke.
+    pub protocol: Protocol,
+    /// How many lost their instance.
+    pub clients: usize,
+    /// Over how many channels they were spread.
+    pub channels: usize,
+    /// How many messages of its channel each missed.
+    pub missed: u64,
+    /// Clients that were subscribed again in the end.
+    pub back: usize,
+    /// Answers to subscriptions that said that nothing was missing.
+    pub recovered: usize,
+    /// Those that said that it could not be made good.
+    pub unrecovered: usize,
+    /// Messages in those answers, over all clients.
+    pub made_good: u64,
+    /// Until the last one was subscribed again, from when they were let go back.
+    pub seconds: f64,
+    /// The same for each client.
+    pub returned: Quantiles,
+    /// Messages that were due to clients: before the loss, missed, and after the return.
+    pub due: u64,
+    /// Of these, received.
+    pub delivered: u64,
+    /// Of these, not received.
+    pub lost: u64,
+    /// Received a second time, and every further time.
+    pub duplicate: u64,
+    /// Received after one that was published later.
+    pub reordered: u64,
+    /// What nobody published in that channel.
+    pub phantom: u64,
+    /// How clients' connections ended, and attempts at one; once for each that lost its instance.
+    pub ends: BTreeMap<String, u64>,
+    /// How many bystanders there were at the other instances.
+    pub bystanders: usize,
+    /// Their latency before the loss.
+    pub quiet: Quantiles,
+    /// Their latency while the clients came back.
+    pub stormy: Quantiles,
+    /// What became of every delivery to a bystander.
+    pub audit: AuditReport,
+    /// CPU time of the other instances' processes during the storm, in microseconds for each client.
+    pub cpu_micros: Option<f64>,
+    /// What Redis was asked for during the storm, for each client. What scripts call counts as well, and bystanders'
+    /// publications too.
+    pub calls_per_client: Option<BTreeMap<String, f64>>,
+}
+
 /// What `floor` found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FloorReport {
@@ -216,6 +268,17 @@ impl FanoutReport {
         let audit = &self.audit;
         let lost = audit.lost_silent + if self.reconnect { 0 } else { audit.lost_announced };
         audit.duplicate + audit.reordered + audit.phantom + lost == 0
+    }
+}
+
+impl RecoverReport {
+    /// Whether all came back, and everybody, bystanders included, got everything once and in order.
+    pub fn is_sound(&self) -> bool {
+        let wrong = self.lost + self.duplicate + self.reordered + self.phantom;
+        let audit = &self.audit;
+        let theirs =
+            audit.lost_silent + audit.lost_announced + audit.duplicate + audit.reordered + audit.phantom;
+        self.back == self.clients && self.recovered == self.clients && wrong + theirs == 0
     }
 }
 

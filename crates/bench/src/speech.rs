@@ -41,9 +41,9 @@ pub(crate) struct Speech {
     pub(crate) text: bool,
 }
 
-/// From where on a connection wants what it has missed, and in which channel.
+/// A connection's own channel, and from where on it wants what it has missed there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Since {
+pub(crate) struct Seat {
     pub(crate) channel: Arc<str>,
     /// Where it was; nowhere yet, if there is no epoch.
     pub(crate) epoch: Option<Arc<str>>,
@@ -54,6 +54,8 @@ pub(crate) struct Since {
 #[derive(Debug)]
 pub(crate) struct Dialogue {
     speech: Arc<Speech>,
+    /// Its own, or that of all.
+    channel: Arc<str>,
     stage: Stage,
     /// Pings are to be answered.
     pongs: bool,
@@ -66,8 +68,10 @@ pub(crate) struct Dialogue {
 pub(crate) enum Said<'s> {
     /// The connection is as it was to be.
     Open(Option<&'s SubscribeResult>),
-    /// Somebody's payload.
-    Publication(&'s [u8]),
+    /// Somebody's payload, and its offset.
+    Publication(&'s [u8], u64),
+    /// What was published is at the server.
+    Published,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,28 +131,27 @@ impl Display for Protocol {
 
 impl Dialogue {
     /// Begins to speak; gives the first frame, in which clients send all that they know they will want.
-    pub(crate) fn begin(speech: Arc<Speech>, since: Option<&Since>) -> (Self, Vec<u8>) {
+    pub(crate) fn begin(speech: Arc<Speech>, seat: Option<&Seat>) -> (Self, Vec<u8>) {
+        let channel = seat.map_or_else(|| speech.channel.clone(), |seat| seat.channel.clone());
         let mut frame = Vec::new();
         let connect = ConnectRequest { name: "fanfare-bench".to_owned(), ..ConnectRequest::default() };
         put(speech.encoding(), &mut frame, CONNECT, Request::Connect(Box::new(connect)));
         if speech.listens {
-            let request = match since {
-                None => {
-                    SubscribeRequest { channel: speech.channel.to_string(), ..SubscribeRequest::default() }
-                }
-                Some(since) => SubscribeRequest {
-                    channel: since.channel.to_string(),
+            let request = match seat {
+                None => SubscribeRequest::default(),
+                Some(seat) => SubscribeRequest {
                     recoverable: true,
                     positioned: true,
-                    recover: since.epoch.is_some(),
-                    epoch: since.epoch.as_deref().unwrap_or_default().to_owned(),
-                    offset: since.offset,
+                    recover: seat.epoch.is_some(),
+                    epoch: seat.epoch.as_deref().unwrap_or_default().to_owned(),
+                    offset: seat.offset,
                     ..SubscribeRequest::default()
                 },
             };
+            let request = SubscribeRequest { channel: channel.to_string(), ..request };
             put(speech.encoding(), &mut frame, SUBSCRIBE, Request::Subscribe(Box::new(request)));
         }
-        (Self { speech, stage: Stage::Connecting, pongs: false, id: SUBSCRIBE }, frame)
+        (Self { speech, channel, stage: Stage::Connecting, pongs: false, id: SUBSCRIBE }, frame)
     }
 
     /// Whether the connection is as it was to be.
@@ -174,7 +177,7 @@ impl Dialogue {
         self.id = self.id.wrapping_add(1).max(SUBSCRIBE + 1);
         let mut frame = Vec::with_capacity(payload.len() + 64);
         let request = PublishRequest {
-            channel: self.speech.channel.to_string(),
+            channel: self.channel.to_string(),
             data: Bytes::copy_from_slice(payload),
             ..PublishRequest::default()
         };
@@ -195,7 +198,7 @@ impl Dialogue {
         }
         for message in heard(self.speech.format, frame) {
             match message.map_err(|offence| End::Offence(offence.to_string()))? {
-                Heard::Publication { data, .. } => on(Said::Publication(data)),
+                Heard::Publication { data, offset, .. } => on(Said::Publication(data, offset)),
                 Heard::Other(reply) => self.hear(*reply, out, on)?,
             }
         }
@@ -217,7 +220,7 @@ impl Dialogue {
                 self.stage = Stage::Open;
                 on(Said::Open(Some(&result)));
             }
-            (Stage::Open, Reply::Answer { answer: Answer::Publish, .. }) => {}
+            (Stage::Open, Reply::Answer { answer: Answer::Publish, .. }) => on(Said::Published),
             (Stage::Open, Reply::Answer { answer: Answer::Error(error), .. }) => {
                 return Err(End::Offence(format!("a publication is {}", refused(&error))));
             }

@@ -11,7 +11,7 @@ use fanfare_protocol::centrifuge::SubscribeResult;
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::connection::{Connection, End, Happening, Intake, Message, Traffic};
-use crate::speech::Since;
+use crate::speech::Seat;
 use crate::sys;
 use crate::target::Target;
 
@@ -26,13 +26,16 @@ pub(crate) trait Watch {
     /// A message came.
     fn message(&mut self, who: usize, message: Message<'_>, now: u64);
 
-    /// Where this one was, if it is to recover what it has missed since.
-    fn since(&self, _who: usize) -> Option<Since> {
+    /// This one's own channel, if it has one, and where it was there.
+    fn seat(&self, _who: usize) -> Option<Seat> {
         None
     }
 
     /// What the answer to its subscription was; it is opened next.
     fn subscribed(&mut self, _who: usize, _result: &SubscribeResult, _now: u64) {}
+
+    /// The server has what this one published.
+    fn published(&mut self, _who: usize, _now: u64) {}
 
     /// An answer to a ping came.
     fn pong(&mut self, _who: usize) {}
@@ -175,7 +178,7 @@ impl Swarm {
         let member = &mut self.members[who];
         let target = &self.targets[member.target];
         member.target = (member.target + 1) % self.targets.len();
-        match Connection::open(target, watch.since(who), self.poll.registry(), Token(who)) {
+        match Connection::open(target, watch.seat(who), self.poll.registry(), Token(who)) {
             Ok(connection) => {
                 member.connection = Some(connection);
                 self.handshaking += 1;
@@ -199,6 +202,7 @@ impl Swarm {
                 watch.opened(who, took, now);
             }
             Happening::Message(message) => watch.message(who, message, now),
+            Happening::Published => watch.published(who, now),
             Happening::Pong => watch.pong(who),
         };
         let result = connection.ready(hung_up, &mut self.scratch, &mut self.intake, &mut on);

@@ -1,5 +1,5 @@
 //! The few things that must be asked of the kernel directly: one clock for every process of a run, the CPU
-//! clock of another process, a timer finer than a millisecond, and how many files may be open. It is the
+//! clock of another process, a timer finer than a millisecond, how many files may be open, and the end of a process. It is the
 //! only module with `unsafe`, and it keeps no state but the timer's descriptor.
 #![allow(unsafe_code)]
 
@@ -28,6 +28,15 @@ pub(crate) fn process_cpu(pid: u32) -> io::Result<u64> {
         return Err(io::Error::from_raw_os_error(code));
     }
     clock(id)
+}
+
+/// Kills a process, which cannot say anything any more.
+pub(crate) fn kill(pid: u32) -> io::Result<()> {
+    // SAFETY: kill takes two numbers; 0 and what is negative would be groups, which a pid above 0 is not.
+    if pid == 0 || unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Ticks a second in the times of `/proc/PID/stat`.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result};
 
 use crate::latency::Quantiles;
-use crate::report::{ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, Slice, Wire, median};
+use crate::report::{
+    ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, RecoverReport, Slice, Wire, median,
+};
 
 impl Display for FanoutReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -87,6 +89,44 @@ impl FanoutReport {
         }
         for complaint in &audit.complaints {
             line(f, "", &complaint.to_string())?;
+        }
+        let verdict =
+            if self.is_sound() { "sound: nothing lost, doubled or out of order" } else { "UNSOUND" };
+        line(f, "verdict", verdict)
+    }
+}
+
+impl Display for RecoverReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self { clients, channels, missed, protocol, .. } = self;
+        line(
+            f,
+            "storm",
+            &format!("{clients} clients of {channels} channels, {missed} messages missed in each"),
+        )?;
+        line(f, "protocol", &protocol.to_string())?;
+        let seconds = self.seconds;
+        line(f, "back", &format!("{} in {seconds:.2} s, {} of them recovered", self.back, self.recovered))?;
+        quantiles(f, "each of them", &self.returned)?;
+        if let Some(micros) = self.cpu_micros {
+            line(f, "server CPU", &format!("{micros:.1} µs a client"))?;
+        }
+        for (command, calls) in self.calls_per_client.iter().flatten().filter(|(_, calls)| **calls >= 0.005) {
+            line(f, "Redis calls", &format!("{calls:.2} {command} a client"))?;
+        }
+        quantiles(f, "bystanders before", &self.quiet)?;
+        quantiles(f, "bystanders in it", &self.stormy)?;
+        ends(f, "ended", &self.ends)?;
+        let audit = &self.audit;
+        for (class, theirs, bystanders) in [
+            ("due", self.due, audit.expected),
+            ("once, in order", self.delivered.saturating_sub(self.reordered), audit.delivered_once),
+            ("duplicate", self.duplicate, audit.duplicate),
+            ("out of order", self.reordered, audit.reordered),
+            ("lost", self.lost, audit.lost_silent + audit.lost_announced),
+            ("phantom", self.phantom, audit.phantom),
+        ] {
+            line(f, class, &format!("{}; bystanders {}", number(theirs as f64), number(bystanders as f64)))?;
         }
         let verdict =
             if self.is_sound() { "sound: nothing lost, doubled or out of order" } else { "UNSOUND" };

@@ -6,8 +6,8 @@ mod relay;
 use std::time::Duration;
 
 use fanfare_bench::{
-    AuditReport, BenchError, Connect, Fanout, FanoutReport, Idle, Load, Payload, Processes, Protocol, Silent,
-    Target,
+    AuditReport, BenchError, Connect, Fanout, FanoutReport, Idle, Load, Loss, Payload, Processes, Protocol,
+    Recover, Silent, Target,
 };
 use fanfare_websocket::deflate::Policy;
 use relay::{Fault, Relay};
@@ -279,6 +279,72 @@ fn coming_and_going_is_counted() {
 
     let report = connect(&Relay::start(Fault::Refuse, 0)).run(&mut Silent).unwrap();
     assert!(!report.is_sound() && report.failures["refused with HTTP 503"] == 100, "{report}");
+}
+
+fn recover(relay: &Relay) -> Recover {
+    Recover {
+        targets: vec![relay.target(), relay.target()],
+        loss: Loss::Cut,
+        clients: 20,
+        channels: 4,
+        missed: 5,
+        size: 128,
+        bystanders: 3,
+        rate: 100.0,
+        duration: Duration::from_millis(200),
+        concurrency: 20,
+        patience: Duration::from_millis(500),
+        processes: Processes::new(vec![std::process::id()]).unwrap(),
+        redis: None,
+        seed: 1,
+    }
+}
+
+#[test]
+fn who_loses_an_instance_recovers_what_was_missed() {
+    for protocol in [Protocol::CentrifugeJson, Protocol::CentrifugeProtobuf] {
+        // Clients that did not recover, and what was lost, came twice, and could be recovered.
+        let rows = [
+            (Fault::None, (0, 0, 0, 100)),
+            (Fault::Withhold, (0, 20, 0, 80)),
+            (Fault::Repeat, (0, 0, 20, 120)),
+            (Fault::Forget, (20, 100, 0, 0)),
+        ];
+        for (fault, expected) in rows {
+            let relay = Relay::start_speaking(protocol, fault, u64::MAX);
+            let report = recover(&relay).run(&mut Silent).unwrap();
+            let found = (report.unrecovered, report.lost, report.duplicate, report.made_good);
+            assert_eq!(found, expected, "{fault:?}: {report}");
+            assert_eq!((report.back, report.recovered + report.unrecovered), (20, 20), "{report}");
+            assert_eq!((report.due, report.delivered), (220, 220 - report.lost), "{report}");
+            assert_eq!((report.reordered, report.phantom), (0, 0), "{report}");
+            assert_eq!(report.ends.values().sum::<u64>(), 20, "{report}");
+            assert_eq!((report.returned.count, report.is_sound()), (20, fault == Fault::None), "{report}");
+            assert!(report.quiet.count > 0 && report.stormy.count > 0, "{report}");
+        }
+    }
+}
+
+#[test]
+fn a_storm_that_cannot_be_run_is_named() {
+    let relay = Relay::start_speaking(Protocol::CentrifugeJson, Fault::None, 0);
+    let raw = Relay::start(Fault::None, 0);
+    let good = recover(&relay);
+    let rows = [
+        (
+            Recover { targets: vec![relay.target()], ..good.clone() },
+            "the URL of the instance that is lost is needed, and one of another",
+        ),
+        (
+            Recover { targets: vec![raw.target(), raw.target()], ..good.clone() },
+            "only clients of the Centrifuge protocol recover: --protocol centrifuge-json",
+        ),
+        (Recover { missed: 123, ..good.clone() }, "clients can miss 1 to 122 messages of a channel"),
+        (Recover { channels: 21, ..good }, "at least one client is needed for each of at least one channel"),
+    ];
+    for (recover, expected) in rows {
+        assert_eq!(recover.run(&mut Silent).unwrap_err().to_string(), expected);
+    }
 }
 
 #[test]

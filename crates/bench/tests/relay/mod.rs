@@ -2,13 +2,15 @@
 //! the client protocol.
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use fanfare_bench::{Protocol, Target};
 use fanfare_protocol::centrifuge::{
-    Answer, ConnectResult, Encoding, ErrorCode, Format, Publication, Request, SubscribeResult,
+    Answer, ConnectResult, Encoding, ErrorCode, Format, Publication, Request, SubscribeRequest,
+    SubscribeResult,
 };
 use fanfare_websocket::deflate::{Agreed, Compressor, Level, Policy, negotiate};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, close_frame, frame, handshake};
@@ -32,6 +34,12 @@ pub enum Fault {
     CutPublisher,
     /// Every handshake is answered with 503.
     Refuse,
+    /// The last of what a client recovers is left out.
+    Withhold,
+    /// The last of it comes again.
+    Repeat,
+    /// Nobody recovers anything.
+    Forget,
 }
 
 /// The one channel of those that speak the client protocol.
@@ -52,6 +60,9 @@ struct Channel {
     policy: Option<Policy>,
     format: Option<Format>,
     pongs: usize,
+    /// Who is in other channels than the one, and what was said there.
+    members: Vec<(String, Arc<TcpStream>)>,
+    histories: BTreeMap<String, Vec<Publication>>,
     published: u64,
     subscribers: Vec<Subscriber>,
     publishers: Vec<Arc<TcpStream>>,
@@ -93,6 +104,8 @@ impl Relay {
                 Protocol::CentrifugeProtobuf => Some(Format::Protobuf),
             },
             pongs: 0,
+            members: Vec::new(),
+            histories: BTreeMap::new(),
             published: 0,
             subscribers: Vec::new(),
             publishers: Vec::new(),
@@ -184,6 +197,13 @@ fn obey(channel: &Mutex<Channel>, socket: &Arc<TcpStream>, encoding: Encoding, f
             Request::Connect(_) => {
                 Answer::Connect(ConnectResult { ping: 25, pong: true, ..ConnectResult::default() })
             }
+            Request::Subscribe(request) if request.channel != CHANNEL => {
+                let mut channel = channel.lock().unwrap();
+                let result = channel.recover(&request);
+                answer_to(socket, encoding, command.id, &Answer::Subscribe(result))?;
+                channel.members.push((request.channel, Arc::clone(socket)));
+                continue;
+            }
             Request::Subscribe(_) => {
                 let (socket, format) = (Arc::clone(socket), Some(encoding.format()));
                 let subscriber = Subscriber { socket, compressor: None, format };
@@ -199,6 +219,10 @@ fn obey(channel: &Mutex<Channel>, socket: &Arc<TcpStream>, encoding: Encoding, f
             }
             Request::Publish(request) if request.channel == CHANNEL => {
                 publish(channel, socket, opcode(encoding), &request.data)?;
+                Answer::Publish
+            }
+            Request::Publish(request) if request.channel.starts_with(CHANNEL) => {
+                channel.lock().unwrap().remember(&request.channel, request.data, encoding);
                 Answer::Publish
             }
             _ => ErrorCode::PermissionDenied.into(),
@@ -252,7 +276,7 @@ fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: 
             return Some(());
         }
         Fault::SendAway => close_frame(CloseCode::SERVICE_RESTART, "service restart").to_vec(),
-        Fault::None | Fault::Alter | Fault::CutPublisher | Fault::Refuse => whole,
+        _ => whole,
     };
     (&*first.socket).write_all(&bytes).ok();
     if fault == Fault::Cut {
@@ -264,6 +288,43 @@ fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: 
         (&*channel.subscribers[0].socket).write_all(&held_back).ok();
     }
     Some(())
+}
+
+impl Channel {
+    fn remember(&mut self, name: &str, data: bytes::Bytes, encoding: Encoding) {
+        let history = self.histories.entry(name.to_owned()).or_default();
+        let offset = history.len() as u64 + 1;
+        let publication = Publication { data, offset, ..Publication::default() };
+        let (mut unit, mut out) = (Vec::new(), Vec::new());
+        encoding.format().put_publication(&mut unit, name, &publication).unwrap();
+        encoding.put_unit(&mut out, &unit);
+        history.push(publication);
+        for (_, mut socket) in self.members.iter().filter(|(of, _)| of == name).map(|(of, to)| (of, &**to)) {
+            socket.write_all(&frame(opcode(encoding), &out)).ok();
+        }
+    }
+
+    fn recover(&self, request: &SubscribeRequest) -> SubscribeResult {
+        let none = Vec::new();
+        let history = self.histories.get(&request.channel).unwrap_or(&none);
+        let mut publications = history.get(request.offset as usize..).unwrap_or_default().to_vec();
+        match (self.fault, publications.last().cloned()) {
+            (Fault::Withhold, Some(_)) => drop(publications.pop()),
+            (Fault::Repeat, Some(last)) => publications.push(last),
+            _ => {}
+        }
+        let recovered = request.recover && self.fault != Fault::Forget;
+        SubscribeResult {
+            epoch: "here".to_owned(),
+            offset: if recovered { request.offset } else { history.len() as u64 },
+            recoverable: true,
+            positioned: true,
+            was_recovering: request.recover,
+            recovered,
+            publications: if recovered { publications } else { Vec::new() },
+            ..SubscribeResult::default()
+        }
+    }
 }
 
 impl Subscriber {
@@ -289,6 +350,7 @@ impl Subscriber {
 
 fn forget(channel: &Mutex<Channel>, socket: &Arc<TcpStream>) {
     let mut channel = channel.lock().unwrap();
+    channel.members.retain(|(_, other)| !Arc::ptr_eq(other, socket));
     channel.subscribers.retain(|other| !Arc::ptr_eq(&other.socket, socket));
     channel.publishers.retain(|other| !Arc::ptr_eq(other, socket));
 }

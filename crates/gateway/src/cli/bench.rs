@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use fanfare_bench::{
-    ATTACKS, Attack, Bar, BenchError, Connect, Fanout, Floor, Hostile, Idle, Load, Payload, Processes,
-    Program, Protocol, Target, play,
+    ATTACKS, Attack, Bar, BenchError, Connect, Fanout, Floor, Hostile, Idle, Load, Loss, Payload, Processes,
+    Program, Protocol, Recover, Target, play,
 };
 use serde::Serialize;
 
@@ -28,6 +28,7 @@ pub fn command() -> Command {
         .subcommand(fanout())
         .subcommand(idle())
         .subcommand(connect())
+        .subcommand(recover())
         .subcommand(hostile())
         .subcommand(floor())
         .subcommand(part())
@@ -39,10 +40,11 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
         Some(("fanout", matches)) => run_fanout(matches),
         Some(("idle", matches)) => run_idle(matches),
         Some(("connect", matches)) => run_connect(matches),
+        Some(("recover", matches)) => run_recover(matches),
         Some(("hostile", matches)) => run_hostile(matches),
         Some(("floor", matches)) => run_floor(matches),
         Some(("floor-part", matches)) => run_part(matches),
-        _ => Err(BenchError::Setting("expected fanout, idle, connect, hostile or floor".to_owned())),
+        _ => Err(BenchError::Setting("expected fanout, idle, connect, recover, hostile or floor".to_owned())),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -191,6 +193,66 @@ fn run_connect(matches: &ArgMatches) -> Outcome {
     Ok(report.is_sound())
 }
 
+fn recover() -> Command {
+    Command::new("recover")
+        .about("Let many clients lose their instance and come back at once to another, and check what they recover")
+        .long_about(
+            "Let many clients lose their instance and come back at once to another, and check what they recover.\n\n\
+             The clients are at the first URL, in channels whose names are --channel and a number; they need \
+             recovery = \"allow\" there, and a history as long as what is missed. With --kill the instance is killed, \
+             otherwise their sockets are closed. While they are away, --missed messages are published in each \
+             channel; then all come back at once to the other URLs. Bystanders there hear each other in --channel \
+             itself, and their latency is measured before and during the storm.\n\n\
+             --pid names processes of the other instances. With --redis, what that Redis was asked for during the storm \
+             is reported for each client; what scripts call is counted there as well.",
+        )
+        .arg(urls())
+        .args(protocol())
+        .arg(insecure())
+        .arg(number("clients", "N", "Clients that lose their instance").required(true))
+        .arg(number("channels", "C", "Over how many channels they are spread").default_value("100"))
+        .arg(number("missed", "M", "Messages of each channel that they miss").default_value("20"))
+        .arg(number("size", "BYTES", "Bytes of each message, its stamp included").default_value("128"))
+        .arg(
+            Arg::new("kill")
+                .long("kill")
+                .value_name("PID")
+                .value_parser(value_parser!(u32))
+                .help("The process of the first URL, which is killed [default: the clients' sockets are closed]"),
+        )
+        .arg(number("bystanders", "N", "Bystanders at the other URLs").default_value("20"))
+        .arg(rate_of_bystanders())
+        .arg(time("duration", "5s", "How long bystanders are measured before the storm"))
+        .arg(time("patience", "60s", "How long the storm may take"))
+        .arg(concurrency("1000"))
+        .arg(Arg::new("redis").long("redis").value_name("HOST:PORT").help("The Redis between the instances"))
+        .arg(pids())
+        .arg(seed())
+        .arg(json())
+}
+
+fn run_recover(matches: &ArgMatches) -> Outcome {
+    let recover = Recover {
+        targets: targets(matches)?,
+        loss: matches.get_one("kill").copied().map_or(Loss::Cut, Loss::Kill),
+        clients: count(matches, "clients"),
+        channels: count(matches, "channels"),
+        missed: count(matches, "missed") as u64,
+        size: count(matches, "size"),
+        bystanders: count(matches, "bystanders"),
+        rate: matches.get_one("rate").copied().unwrap_or_default(),
+        duration: duration(matches, "duration"),
+        concurrency: count(matches, "concurrency"),
+        patience: duration(matches, "patience"),
+        processes: processes(matches)?,
+        redis: matches.get_one("redis").cloned(),
+        seed: seed_of(matches),
+    };
+    let report = recover.run(&mut Bar::new())?;
+    print(matches, &report)?;
+    Ok(report.is_sound())
+}
+
 fn hostile() -> Command {
     let attacks: Vec<String> = ATTACKS
         .iter()
@@ -217,22 +279,8 @@ fn hostile() -> Command {
                 .help("This attack only; may be repeated"),
         )
         .arg(number("subscribers", "N", "Bystanders that subscribe").default_value("10"))
-        .arg(
-            Arg::new("rate")
-                .long("rate")
-                .value_name("R")
-                .value_parser(value_parser!(f64))
-                .default_value("500")
-                .help("Messages a second that they hear"),
-        )
-        .arg(
-            Arg::new("duration")
-                .long("duration")
-                .value_name("TIME")
-                .value_parser(parse_duration)
-                .default_value("4s")
-                .help("How long each slice is, without and under attack"),
-        )
+        .arg(rate_of_bystanders())
+        .arg(time("duration", "4s", "How long each slice is, without and under attack"))
         .arg(number("rounds", "N", "Rounds of two slices for each attack").default_value("3"))
         .arg(pids())
         .arg(seed())
@@ -369,15 +417,25 @@ fn rates() -> [Arg; 2] {
     ]
 }
 
+fn rate_of_bystanders() -> Arg {
+    Arg::new("rate")
+        .long("rate")
+        .value_name("R")
+        .value_parser(value_parser!(f64))
+        .default_value("500")
+        .help("Messages a second that they hear")
+}
+
+fn time(name: &'static str, default: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("TIME")
+        .value_parser(parse_duration)
+        .default_value(default)
+        .help(help)
+}
+
 fn timing() -> [Arg; 3] {
-    let time = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("TIME")
-            .value_parser(parse_duration)
-            .default_value(default)
-            .help(help)
-    };
     [
         time("duration", "10s", "How long each round measures"),
         time("warmup", "1s", "How long each round runs before it measures"),
