@@ -2,7 +2,7 @@
 //! tokens of every wrong kind, lies about positions, and what ends by itself.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -565,9 +565,14 @@ async fn what_is_not_refreshed_ends() {
     let subscribed = staying.result("subscribe", json!({ "channel": "$room", "token": room })).await;
     assert_eq!(subscribed["expires"], true);
     assert_eq!(going.closed().await, (3005, "connection expired".to_owned()));
+    let before = instance.cpu_time();
     let (channel, kind, event) = staying.push().await;
     assert_eq!((&*channel, &*kind, &event["code"]), ("$room", "unsubscribe", &json!(2501)));
     assert_eq!(staying.error("rpc", json!({})).await, 108, "the connection goes on");
+    // It has not answered the close yet, and costs nothing until it is cut.
+    going.socket().ended().await;
+    let spent = instance.cpu_time().saturating_sub(before);
+    assert!(spent < Duration::from_secs(2), "{spent:?}");
     assert_eq!(
         instance.metric("fanfare_connections_closed_total", &[("reason", "token_expired")]).await,
         1.0

@@ -40,8 +40,10 @@ impl Client {
         if !self.is_in_rate() {
             return self.end(DisconnectCode::TooManyRequests, out);
         }
-        if let Request::Publish(_) = request {
-            return self.publish(id, request, out).await;
+        match request {
+            Request::Publish(_) => return self.publish(id, request, out).await,
+            Request::Subscribe(_) => return self.subscribe(id, request, out).await,
+            _ => {}
         }
         let result = match request.check() {
             Err(refusal) => Err(refusal),
@@ -63,9 +65,8 @@ impl Client {
     ) -> Result<Option<Answer>, Refusal> {
         match request {
             // Those are looked at before, each in its own way.
-            Request::Pong | Request::Publish(_) => Ok(None),
+            Request::Pong | Request::Publish(_) | Request::Subscribe(_) => Ok(None),
             Request::Connect(request) => self.connect(id, *request, out).await.map(|()| None),
-            Request::Subscribe(request) => self.subscribe(id, *request, out).await.map(|()| None),
             Request::Unsubscribe(request) => {
                 self.drop_subscription(&Channel::new(&request.channel)?);
                 Ok(Some(Answer::Unsubscribe))

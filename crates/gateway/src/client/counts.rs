@@ -128,6 +128,9 @@ impl Method {
         Self(place)
     }
 
+    /// Of a subscription.
+    pub const SUBSCRIBE: Self = Self(2);
+
     /// Of a publication.
     pub const PUBLISH: Self = Self(4);
 }

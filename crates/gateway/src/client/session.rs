@@ -328,6 +328,11 @@ impl Client {
     }
 
     fn set_alarm(&mut self) {
+        if self.stage == Stage::Over {
+            // What is over stays over: it would ring without end until the client has gone.
+            self.alarm = Alarm::default();
+            return;
+        }
         let ends = self.subs.iter().filter_map(|sub| sub.expiry).chain(self.expiry);
         let grace = self.worker.instance.config.refresh_grace;
         self.alarm.set(ends, grace);

@@ -13,15 +13,17 @@ use bytes::Bytes;
 use fanfare_broker::Query;
 use fanfare_hub::{Encoding as Written, Key, OnGap, Subscription, WhenSlow};
 use fanfare_protocol::centrifuge::{
-    Answer, DisconnectCode, Encoding, ErrorCode, Event, FOSSIL, Publication, Push, Refusal, SubscribeRequest,
-    SubscribeResult, Unsubscribe, UnsubscribeCode,
+    Answer, Command, DisconnectCode, Encoding, ErrorCode, Event, FOSSIL, Publication, Push, Refusal, Request,
+    SubscribeRequest, SubscribeResult, Unsubscribe, UnsubscribeCode,
 };
 use fanfare_protocol::{Channel, ConnectionId, Epoch, Filter, Member, Position};
+use futures_util::future::join_all;
 
 use super::alarm::has_passed;
 use super::commands::{refusal, seconds_left};
+use super::counts::Method;
 use super::recovery::{self, Outcome};
-use super::session::Client;
+use super::session::{Client, Stage};
 use super::subscriptions::{Presence, Sub};
 use crate::identity::Grant;
 use crate::namespace::{
@@ -31,6 +33,9 @@ use crate::worker::Worker;
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;
+
+/// How many are made at the same time. What they recover is held in memory until it is written.
+const AT_ONCE: usize = 16;
 
 /// Bit 2 of a request's flags: a position that cannot be recovered is an error.
 const REJECT_UNRECOVERED: i64 = 2;
@@ -44,6 +49,13 @@ pub(super) enum Origin {
     Token,
     /// The server did, for another reason.
     Server,
+}
+
+/// A subscription that a client has asked for and may have.
+struct Wished {
+    channel: Channel,
+    request: Box<SubscribeRequest>,
+    grant: Grant,
 }
 
 /// A subscription that may be made, and how.
@@ -76,37 +88,103 @@ pub(super) struct Established {
 }
 
 impl Client {
-    /// Subscribes as a client asks for it, and answers.
-    pub(super) async fn subscribe(
-        &mut self,
-        id: u32,
-        request: SubscribeRequest,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Refusal> {
+    /// Subscribes as a client asks for it, and with it to what the client asks for right behind it: a client that comes
+    /// back with many subscriptions does not wait for the broker once for each. Answers come in the client's order.
+    pub(super) async fn subscribe(&mut self, id: u32, request: Request, out: &mut Vec<u8>) {
+        let mut asked = vec![(id, self.wish(request, &[]).await)];
+        while asked.len() < AT_ONCE
+            && asked.last().is_some_and(|(_, last)| !matches!(last, Err(Refusal::Disconnect(_))))
+            && let Some(Command { id, request }) =
+                self.next_if(|request| matches!(request, Request::Subscribe(_)))
+        {
+            let wish = match self.is_in_rate() {
+                true => self.wish(request, &asked).await,
+                false => Err(DisconnectCode::TooManyRequests.into()),
+            };
+            asked.push((id, wish));
+        }
+        let plans = asked.iter().map(|(_, wish)| match wish {
+            Ok(wish) => self.plan_for(wish),
+            Err(refusal) => Err(*refusal),
+        });
+        let plans: Vec<_> = plans.collect();
+        let established = plans.iter().map(|plan| async {
+            match plan {
+                Ok(plan) => establish(plan).await,
+                Err(refusal) => Err(*refusal),
+            }
+        });
+        let established = join_all(established).await;
+        for (((id, wish), plan), established) in asked.into_iter().zip(plans).zip(established) {
+            if self.stage == Stage::Over {
+                // Told to go by one before it.
+                plan.iter().for_each(undo);
+                continue;
+            }
+            let result = match (wish, plan, established) {
+                (Ok(wish), Ok(plan), Ok(established)) => {
+                    self.answer_with(id, &wish, plan, established, out).await
+                }
+                (Err(refusal), ..) | (_, Err(refusal), _) | (.., Err(refusal)) => Err(refusal),
+            };
+            self.worker.instance.counts.command(Method::SUBSCRIBE, &result);
+            if let Err(refusal) = result {
+                self.refuse(id, refusal, out);
+            }
+        }
+    }
+
+    /// What a client asks for, if it may have it beside what it has asked for just before.
+    async fn wish(
+        &self,
+        request: Request,
+        before: &[(u32, Result<Wished, Refusal>)],
+    ) -> Result<Wished, Refusal> {
+        request.check()?;
+        let Request::Subscribe(request) = request else { return Err(DisconnectCode::BadRequest.into()) };
         let channel = Channel::new(&request.channel)?;
-        if self.subs.get(&channel).is_some() {
+        let mut others = before.iter().filter_map(|(_, wish)| wish.as_ref().ok());
+        if self.subs.get(&channel).is_some() || others.any(|other| other.channel == channel) {
             return Err(ErrorCode::AlreadySubscribed.into());
         }
         let most = self.worker.instance.config.max_channels;
-        if most.is_some_and(|most| self.subs.len() >= most.get() as usize) {
+        let wished = before.iter().filter(|(_, wish)| wish.is_ok()).count();
+        if most.is_some_and(|most| self.subs.len() + wished >= most.get() as usize) {
             return Err(ErrorCode::LimitExceeded.into());
         }
         let grant = self.granted(&channel, &request.token).await?;
+        Ok(Wished { channel, request, grant })
+    }
+
+    fn plan_for(&self, Wished { channel, request, grant }: &Wished) -> Result<Plan, Refusal> {
+        self.plan(channel.clone(), request, grant.clone(), Origin::Client)
+    }
+
+    /// Answers with a subscription that is made; makes it anew if a gap has ended it meanwhile.
+    async fn answer_with(
+        &mut self,
+        id: u32,
+        wish: &Wished,
+        mut plan: Plan,
+        mut established: Established,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
         for _ in 0..ATTEMPTS {
-            let plan = self.plan(channel.clone(), &request, grant.clone(), Origin::Client)?;
-            let Established { result, after } = establish(&plan).await?;
-            if !self.worker.shard.is_subscribed(self.key, &channel) {
-                undo(&plan);
-                continue;
+            if self.worker.shard.is_subscribed(self.key, &wish.channel) {
+                let Established { result, after } = established;
+                if self.encoding().put_answer(out, id, &Answer::Subscribe(result)).is_err() {
+                    undo(&plan);
+                    return Err(DisconnectCode::InappropriateProtocol.into());
+                }
+                let answer = self.take_frames(out);
+                self.install(plan, &answer, after);
+                return Ok(());
             }
-            if self.encoding().put_answer(out, id, &Answer::Subscribe(result)).is_err() {
-                undo(&plan);
-                return Err(DisconnectCode::InappropriateProtocol.into());
-            }
-            let answer = self.take_frames(out);
-            self.install(plan, &answer, after);
-            return Ok(());
+            undo(&plan);
+            plan = self.plan_for(wish)?;
+            established = establish(&plan).await?;
         }
+        undo(&plan);
         Err(ErrorCode::Internal.into())
     }
 
