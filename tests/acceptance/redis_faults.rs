@@ -71,6 +71,70 @@ async fn until(client: &mut Client, text: &str) -> Vec<Said> {
     }
 }
 
+/// A channel's history is on one node and its publications go through another; instances enter at any.
+#[tokio::test]
+async fn a_redis_cluster_is_one_redis() {
+    let mut nodes = RedisServer::start_cluster().await;
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("some.toml");
+    let channels = "[channels]\nmay_subscribe = \"anonymous\"\nmay_publish = \"anonymous\"\nhistory_size = 100\nrecovery = \"allow\"\n";
+    std::fs::write(&file, channels).unwrap();
+    let urls: Vec<String> = nodes.iter().map(RedisServer::url).collect();
+    let mut instances = Vec::new();
+    for others in [[1, 2], [2, 1]] {
+        let others = others.map(|node| urls[node].as_str()).join(",");
+        let flags =
+            ["--config", file.to_str().unwrap(), "--redis", &urls[0], "--redis-cluster-nodes", &others];
+        instances.push(Instance::start(&flags).await);
+    }
+    let up = async || {
+        let mut up = 0.0;
+        for instance in &instances {
+            up += instance.metric("fanfare_broker_up", &[]).await;
+        }
+        up
+    };
+    eventually("both are up", async || up().await == 2.0).await;
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let mut pairs = Vec::new();
+    for name in names {
+        let speaker = Client::connect(instances[0].url(&format!("{name}?echo=false"))).await;
+        let listener = Client::connect(instances[1].url(name)).await;
+        pairs.push((speaker, listener));
+    }
+    for number in 0..20 {
+        for (speaker, _) in &mut pairs {
+            speaker.send(number.to_string().as_str()).await;
+        }
+    }
+    for (_, listener) in &mut pairs {
+        for number in 0..20 {
+            assert_eq!(listener.next().await, Said::Text(number.to_string()));
+        }
+    }
+    for name in names {
+        let mut late = Client::connect(format!("{}?since=18&notices=false", instances[1].url(name))).await;
+        assert_eq!(late.take(2).await, [Said::from("18"), Said::from("19")]);
+    }
+    // The node through which publications went is gone: another is taken. What was on it is gone with it.
+    nodes[0].kill().await;
+    eventually("they have noticed", async || up().await == 0.0).await;
+    eventually("and gone elsewhere", async || up().await == 2.0).await;
+    let alive =
+        async |name: &str| nodes[1].cli(&["CLUSTER", "KEYSLOT", &format!("fanfare:meta:{{{name}}}")]).await;
+    let (mut spoken, mut tried) = (0, 0);
+    for (name, (speaker, listener)) in names.iter().zip(&mut pairs) {
+        tried += 1;
+        let slot: u32 = alive(name).await.parse().unwrap();
+        if slot > 5460 {
+            spoken += 1;
+            speaker.send("still here").await;
+            assert_eq!(listener.next().await, Said::from("still here"), "{name}");
+        }
+    }
+    assert!(spoken > 0 && tried == 8);
+}
+
 #[tokio::test]
 async fn a_killed_redis_closes_no_socket() {
     let mut redis = RedisServer::start().await;

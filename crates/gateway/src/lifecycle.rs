@@ -137,6 +137,9 @@ fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Ar
         None => Arc::new(Memory::new(relay, retain, id, &Handle::current())),
         Some(url) => {
             let redis = RedisConfig {
+                cluster: config.is_redis_cluster().then(|| {
+                    config.redis_cluster_nodes.iter().map(|node| node.expose().to_owned()).collect()
+                }),
                 prefix: config.redis_prefix.to_string(),
                 timeout: config.redis_timeout,
                 spool_bytes: config.redis_spool,

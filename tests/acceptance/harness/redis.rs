@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Stdio;
 
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -15,6 +16,8 @@ use super::{DEADLINE, eventually, free_address};
 pub struct RedisServer {
     address: SocketAddr,
     process: Option<Process>,
+    /// What a node of a cluster writes of its own accord.
+    _home: Option<TempDir>,
 }
 
 impl RedisServer {
@@ -27,7 +30,7 @@ impl RedisServer {
 
     /// The address of one that does not run yet.
     pub fn absent() -> Self {
-        Self { address: free_address(), process: None }
+        Self { address: free_address(), process: None, _home: None }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -45,12 +48,37 @@ impl RedisServer {
         }
     }
 
+    /// Three that are a Redis Cluster together, each with its part of the keys.
+    pub async fn start_cluster() -> Vec<Self> {
+        let mut nodes = Vec::new();
+        for _ in 0..3 {
+            let mut node = Self::absent();
+            // The nodes speak to each other at a port of its own, which is else this one and 10,000.
+            let bus = free_address().port().to_string();
+            node.run(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
+            nodes.push(node);
+        }
+        let addresses: Vec<_> = nodes.iter().map(|node| node.address.to_string()).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let created =
+            nodes[0].cli(&[&["--cluster", "create"], &addresses[..], &["--cluster-yes"]].concat()).await;
+        assert!(created.contains("All 16384 slots covered"), "{created}");
+        nodes
+    }
+
     /// Starts it again on the same port, empty.
     pub async fn restart(&mut self) {
+        self.run(&[]).await;
+    }
+
+    async fn run(&mut self, arguments: &[&str]) {
         self.kill().await;
         let port = self.address.port().to_string();
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"]);
+        let home = tempfile::tempdir().unwrap();
+        command.args(arguments).current_dir(home.path());
+        self._home = Some(home);
         self.process = Some(Process::start(command.stdout(Stdio::null())));
         let address = self.address;
         eventually("redis-server answers", async || answers(address).await).await;

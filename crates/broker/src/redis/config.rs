@@ -13,6 +13,9 @@ pub struct RedisConfig {
     /// `redis://[user][:password@]host[:port][/database]`, `rediss://…` for TLS against the system's
     /// certificates (or those of `SSL_CERT_FILE`), or `unix:///path[?db=…&user=…&pass=…]`.
     pub url: String,
+    /// Whether it is a node of a Redis Cluster, and the URLs of others of it, to go to when it is not there. Publications
+    /// go to all nodes; each key is on one, and all keys of a channel are on the same.
+    pub cluster: Option<Vec<String>>,
     /// What every Redis channel's name begins with. Redis keeps one space of channels for all its
     /// databases, so it is the prefix that keeps two installations apart.
     pub prefix: String,
@@ -56,6 +59,11 @@ pub enum ConfigError {
     /// The prefix is empty or holds what cannot be seen.
     #[error("the Redis prefix is empty or has spaces or control characters; expected a word such as fanfare")]
     Prefix,
+    /// What a cluster does not have.
+    #[error(
+        "a Redis Cluster is reached at hosts and ports, has database 0 alone, and wants a prefix without braces"
+    )]
+    Cluster,
     /// No lane could carry anything.
     #[error("the number of Redis lanes is 0; expected 1 or more")]
     Lanes,
@@ -75,6 +83,7 @@ impl RedisConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            cluster: None,
             prefix: "fanfare".to_owned(),
             timeout: Duration::from_secs(2),
             spool_bytes: 8 << 20,
@@ -101,11 +110,31 @@ impl RedisConfig {
         if self.lease < Self::SHORTEST_LEASE {
             return Err(ConfigError::Lease(self.lease));
         }
-        let scheme = self.url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        self.read(&self.url)
+    }
+
+    /// Where to connect to: one Redis, or some nodes of a cluster.
+    pub(super) fn nodes(&self) -> Result<Vec<ConnectionInfo>, ConfigError> {
+        let mut nodes = vec![self.connection_info()?];
+        let Some(others) = &self.cluster else { return Ok(nodes) };
+        for url in others {
+            nodes.push(self.read(url)?);
+        }
+        let fits = |node: &ConnectionInfo| {
+            node.redis_settings().db() == 0 && !matches!(node.addr(), ConnectionAddr::Unix(_))
+        };
+        if !nodes.iter().all(fits) || self.prefix.contains(['{', '}']) {
+            return Err(ConfigError::Cluster);
+        }
+        Ok(nodes)
+    }
+
+    fn read(&self, url: &str) -> Result<ConnectionInfo, ConfigError> {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         if !scheme.is_some_and(|scheme| SCHEMES.contains(&scheme.as_str())) {
             return Err(ConfigError::Scheme);
         }
-        let url = redis::parse_redis_url(&self.url).ok_or(ConfigError::Url)?;
+        let url = redis::parse_redis_url(url).ok_or(ConfigError::Url)?;
         if url.fragment().is_some() {
             return Err(ConfigError::Fragment);
         }
@@ -136,6 +165,7 @@ impl std::fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             url: _,
+            cluster,
             prefix,
             timeout,
             spool_bytes,
@@ -147,6 +177,7 @@ impl std::fmt::Debug for RedisConfig {
         } = self;
         f.debug_struct("RedisConfig")
             .field("url", &"(secret)")
+            .field("cluster", &cluster.as_ref().map(Vec::len))
             .field("prefix", prefix)
             .field("timeout", timeout)
             .field("spool_bytes", spool_bytes)
@@ -210,6 +241,16 @@ mod tests {
     #[test]
     fn the_rest_is_checked_too() {
         let right = RedisConfig::new("redis://localhost");
+        let cluster = RedisConfig { cluster: Some(vec!["redis://other:7000".into()]), ..right.clone() };
+        assert_eq!(cluster.nodes().map(|nodes| nodes.len()), Ok(2));
+        for (config, expected) in [
+            (RedisConfig { url: "redis://localhost/1".into(), ..cluster.clone() }, ConfigError::Cluster),
+            (RedisConfig { url: "unix:///redis.sock".into(), ..cluster.clone() }, ConfigError::Cluster),
+            (RedisConfig { prefix: "{fanfare}".into(), ..cluster.clone() }, ConfigError::Cluster),
+            (RedisConfig { cluster: Some(vec!["http://other".into()]), ..cluster }, ConfigError::Scheme),
+        ] {
+            assert_eq!(config.nodes().err(), Some(expected), "{config:?}");
+        }
         let rows = [
             (RedisConfig { prefix: String::new(), ..right.clone() }, ConfigError::Prefix),
             (RedisConfig { prefix: "a b".into(), ..right.clone() }, ConfigError::Prefix),

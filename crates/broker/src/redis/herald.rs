@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fanfare_protocol::Control;
 use parking_lot::Mutex;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::ConnectionLike;
 use redis::{Cmd, FromRedisValue, Pipeline, Value};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::backoff::Backoff;
+use super::commands::Commands;
 use super::control::Said;
 use super::fault::Fault;
 use super::keys::Keys;
@@ -135,7 +136,7 @@ pub(super) async fn proclaim(herald: Arc<Herald>, lane: Arc<Lane>, link: Link) {
 }
 
 /// Sends until the connection fails.
-async fn serve(herald: &Herald, lane: &Lane, link: &Link, mut connection: MultiplexedConnection) -> Fault {
+async fn serve(herald: &Herald, lane: &Lane, link: &Link, mut connection: Commands) -> Fault {
     herald.queue.lock().away = None;
     let mut next_look = Instant::now() + LOOK;
     loop {

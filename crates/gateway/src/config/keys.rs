@@ -66,6 +66,8 @@ table! {
     "Redis" {
         /// Redis that joins instances into one; without it, each serves alone
         redis: Option<RedisUrl> = "", <URL>;
+        /// Other nodes, where that Redis is one of a Redis Cluster
+        redis_cluster_nodes: Vec<RedisUrl> = "", <URLS>;
         /// What the names of Redis channels begin with
         redis_prefix: RedisPrefix = "fanfare", <TEXT>;
         /// How long any one call to Redis may take

@@ -67,6 +67,11 @@ impl Config {
         files || !self.token_secrets.is_empty() || self.token_jwks.is_some()
     }
 
+    /// Whether publications and keys are in a Redis Cluster.
+    pub fn is_redis_cluster(&self) -> bool {
+        !self.redis_cluster_nodes.is_empty()
+    }
+
     /// The keys of the HTTP API. Without any, there is none.
     pub fn api_keys(&self) -> impl Iterator<Item = &tokens::TokenSecret> {
         let file = self.api_keys_file.iter().flat_map(|file| &file.secrets);

@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use url::Url;
 
-use super::value::{Hint, Kind, Value, string};
+use super::value::{Hint, Kind, Raw, Value, items, list, string, texts};
 
 /// A `redis://` or `rediss://` URL, which may hold a user and a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,6 +16,11 @@ impl RedisUrl {
     /// The URL with its password, for the one who connects. Never to be logged or shown.
     pub fn expose(&self) -> &str {
         self.0.as_str()
+    }
+
+    /// Whether it names another database than the first.
+    pub fn has_database(&self) -> bool {
+        !matches!(self.0.path().trim_start_matches('/'), "" | "0")
     }
 }
 
@@ -69,6 +74,26 @@ impl Value for RedisUrl {
 
     fn to_toml(&self) -> Option<String> {
         Some(string(&self.to_string()))
+    }
+}
+
+/// Nodes of a cluster.
+impl Value for Vec<RedisUrl> {
+    const KIND: Kind = Kind::SecretList;
+    const EXPECTED: &'static str = r#"a list of URLs such as "redis://user:password@host:6379""#;
+
+    fn parse(text: &str) -> Result<Self, Hint> {
+        items(text).map(RedisUrl::parse).collect()
+    }
+
+    fn misread(raw: &Raw) -> Result<Self, Hint> {
+        // A hint of `texts` would quote what may be a password.
+        let urls = texts(raw).map_err(|hint| hint.map(|_| "each is a string".to_owned()))?;
+        urls.into_iter().map(RedisUrl::parse).collect()
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        Some(list(self.iter().map(RedisUrl::to_string)))
     }
 }
 

@@ -6,6 +6,7 @@ use super::keys::{Config, Key};
 use super::layers::{Layer, Section, Settings};
 use super::memory::MemoryLimit;
 use super::options::{May, MaySubscribe, OPTIONS, Options, SlowConsumers, Wish};
+use super::redis::RedisUrl;
 use crate::namespace::Namespace;
 
 /// Holds a configuration against every rule; the first that it breaks is the error.
@@ -242,6 +243,22 @@ fn rules(config: &Config) -> Vec<Rule> {
             "needs",
             "tls_cert",
             "there is nothing to show with a key alone",
+        ),
+        (no_redis && config.is_redis_cluster(), "redis_cluster_nodes", "needs", "redis", alone),
+        (
+            config.is_redis_cluster()
+                && config.redis.iter().chain(&config.redis_cluster_nodes).any(RedisUrl::has_database),
+            "redis",
+            "must name no database, and neither must",
+            "redis_cluster_nodes",
+            "a Redis Cluster has the first alone",
+        ),
+        (
+            config.is_redis_cluster() && config.redis_prefix.contains(['{', '}']),
+            "redis_prefix",
+            "must have no braces with",
+            "redis_cluster_nodes",
+            "what stands in braces says on which node a key is",
         ),
         (no_redis && config.redis_prefix != default.redis_prefix, "redis_prefix", "needs", "redis", alone),
         (no_redis && config.redis_timeout != default.redis_timeout, "redis_timeout", "needs", "redis", alone),

@@ -1,16 +1,17 @@
 //! One connection on which commands are answered in the order in which they are sent, each pipeline within the deadline:
 //! what writes rows must know what came of one thing before it does the next.
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::timeout;
 
+use super::super::commands::Commands;
 use super::super::fault::Fault;
 use super::super::link::Link;
 use super::super::pool::{Script, is_noscript};
 
 pub(super) struct Line {
-    connection: MultiplexedConnection,
+    connection: Commands,
     link: Link,
     scripts: Vec<&'static Script>,
 }
