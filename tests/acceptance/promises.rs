@@ -50,11 +50,14 @@ fn every_test_that_is_named_exists() {
     let missing: Vec<_> = named
         .iter()
         .filter(|(place, name)| {
+            let module = root().join("tests/acceptance").join(format!("{place}.rs"));
             let files = match *place {
-                "broker" | "hub" | "websocket" | "protocol" | "bench" | "gateway" => {
+                "broker" | "hub" | "websocket" | "protocol" | "gateway" => {
                     sources(&root().join("crates").join(place))
                 }
-                module => vec![root().join("tests/acceptance").join(format!("{module}.rs"))],
+                // The crate's, or those of its face.
+                "bench" => [sources(&root().join("crates").join(place)), vec![module]].concat(),
+                _ => vec![module],
             };
             !has_test(&files, name)
         })
