@@ -15,6 +15,7 @@ use crate::latency::Latencies;
 use crate::speech::Seat;
 use crate::stamp::{Pattern, Stamp};
 use crate::swarm::{Swarm, Watch, farewell};
+use crate::sys;
 use crate::target::Target;
 
 /// The most messages of a channel in one run: who has got which is a bit for each.
@@ -178,6 +179,8 @@ impl Clients {
                 }
                 Ok(Order::Return(at)) => {
                     self.returning = Some(at);
+                    // On a machine of its own it would take nothing from the server; here it takes what others leave.
+                    sys::stand_back()?;
                     swarm = Swarm::new(party.others.clone(), party.clients, 0, party.concurrency)?;
                     swarm.connect_all();
                 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 /// How long a client that came when no file was left may take to send its request before it is
@@ -37,6 +38,9 @@ pub async fn accept(listener: TcpListener, accepted: impl Accepted) {
                 // Frames are written whole; waiting for more to send would only delay them.
                 let _ = stream.set_nodelay(true);
                 accepted.connection(stream, peer);
+                // Whoever is there already comes first: where many come at once, those who wait do so in the kernel,
+                // and what is under way, deliveries included, waits behind few handshakes instead of all of them.
+                yield_now().await;
                 continue;
             }
             Err(error) => error,
