@@ -12,8 +12,8 @@ use fanfare_websocket::{CloseCode, Event, Limits, Offence, Opcode, frame};
 
 use crate::worker::{SCRATCH, Worker};
 
-/// What a frame costs at least, as bytes of a large one.
-const FRAME: usize = 128;
+/// What a frame costs at least, as bytes of a large one: a hundred of them take a quarter of a millisecond.
+const FRAME: usize = 512;
 
 /// After a read that was more than it looked, all small frames or deflated a hundred times, the next is of so many
 /// bytes: a millisecond of them at a time would be noticed by every neighbour, and a whole scratch buffer of them could
