@@ -4,11 +4,14 @@
 use std::io::ErrorKind;
 use std::num::NonZeroU32;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{ConnectionId, Kind, now_micros};
 use fanfare_websocket::{CloseCode, Event, Limits, Offence, Opcode, frame};
+use tokio::task::yield_now;
+use tokio::time::sleep;
 
 use crate::worker::{SCRATCH, Worker};
 
@@ -23,6 +26,10 @@ const CRUMBS: usize = 4 << 10;
 /// What is read may become so many times as much.
 const SWOLLEN: usize = 4;
 
+/// How long nothing is read, now and then, from a client that was told to go: its end is all that is waited for, and
+/// a flood that is thrown away should cost nobody anything but the client.
+const DEAF: Duration = Duration::from_millis(10);
+
 /// The reading side of one connection.
 pub struct Inbound {
     pub worker: Rc<Worker>,
@@ -30,6 +37,8 @@ pub struct Inbound {
     pub id: ConnectionId,
     limits: Limits,
     controls: Controls,
+    /// So many bytes' worth of work have been read without a pause.
+    rush: u32,
     /// The last read was more than it looked.
     crumbs: bool,
     /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
@@ -42,8 +51,8 @@ pub struct Inbound {
 
 /// What came of one look at the socket.
 pub enum Read {
-    /// So many bytes' worth of work, whose messages have been handed over.
-    Bytes(usize),
+    /// Some, whose messages have been handed over.
+    Some,
     /// Nothing is there now.
     Dry,
     /// Nothing will come any more.
@@ -69,6 +78,7 @@ impl Inbound {
             id,
             limits,
             controls,
+            rush: 0,
             crumbs: true,
             deaf: false,
             closed_by_client: false,
@@ -98,14 +108,30 @@ impl Inbound {
                 let Taken { frames, bytes } = self.take_in(&mut scratch[..read], take);
                 let work = frames * FRAME;
                 self.crumbs = work > read || bytes > read * SWOLLEN;
-                Read::Bytes(read.max(work).max(bytes))
+                self.rush = self.rush.saturating_add(read.max(work).max(bytes) as u32);
+                Read::Some
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 // What comes next may be anything: a little of it shows what.
-                self.crumbs = true;
+                (self.crumbs, self.rush) = (true, 0);
                 Read::Dry
             }
             Err(_) => Read::Ended,
+        }
+    }
+
+    /// Gives others their turn, if it has been read for long: a socket that never runs dry would keep the thread from
+    /// everybody else. Not after each read, because what is published together is written together.
+    pub async fn give_way(&mut self) {
+        if (self.rush as usize) < SCRATCH {
+            return;
+        }
+        self.rush = 0;
+        if self.deaf {
+            // Boxed, or every idle connection would keep the room for it.
+            Box::pin(sleep(DEAF)).await;
+        } else {
+            yield_now().await;
         }
     }
 

@@ -9,13 +9,12 @@ use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{Channel, ConnectionId, Kind, Publication};
 use fanfare_websocket::Limits;
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::admission::Permit;
 use crate::http::{MayPublish, Terms, check_publication};
 use crate::inbound::{Inbound, Read};
-use crate::worker::{SCRATCH, Worker};
+use crate::worker::Worker;
 
 /// How often a publisher that waits for room looks whether it was told to go.
 const LOOK: Duration = Duration::from_millis(500);
@@ -81,7 +80,6 @@ impl Session {
             // inside of it is kept twice.
             let Self { inbound, outbound, published, .. } = &mut self;
             let (worker, key) = (inbound.worker.clone(), inbound.key);
-            let mut rush = 0;
             while !inbound.is_over() && socket.readable().await.is_ok() {
                 // Asked just before reading, or all who were silent till now could come in at the same time.
                 if *published || is_pressed(&worker) {
@@ -94,15 +92,10 @@ impl Session {
                 });
                 match read {
                     Read::Ended => break,
-                    Read::Dry => (*published, rush) = (false, 0),
-                    Read::Bytes(bytes) => rush += bytes,
+                    Read::Dry => *published = false,
+                    Read::Some => {}
                 }
-                // A socket that never runs dry would keep the thread from everybody else. Not after each
-                // read: what is published together is written together.
-                if rush >= SCRATCH {
-                    rush = 0;
-                    yield_now().await;
-                }
+                inbound.give_way().await;
             }
             worker.shard.remove(key);
         }

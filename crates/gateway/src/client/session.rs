@@ -13,7 +13,6 @@ use fanfare_protocol::centrifuge::{
 };
 use fanfare_protocol::{ConnectionId, Info};
 use fanfare_websocket::{Limits, Opcode, frame};
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::alarm::Alarm;
@@ -23,7 +22,7 @@ use crate::admission::Permit;
 use crate::identity::{Expiry, User};
 use crate::inbound::{Inbound, Read};
 use crate::session::{Bucket, is_pressed, wait_for_room};
-use crate::worker::{SCRATCH, Worker};
+use crate::worker::Worker;
 
 /// How long a command may take before the client is excused for not having answered a ping: meanwhile it is not read.
 const LOOK: Duration = Duration::from_millis(500);
@@ -139,7 +138,6 @@ impl Session {
             // All of it, and borrowed: what an async block does not name is dropped before it runs, and what is moved
             // inside of it is kept twice.
             let Self { inbound, client, .. } = &mut self;
-            let mut rush = 0;
             loop {
                 if client.has_work() {
                     // Boxed, or every idle connection would keep the room for it.
@@ -166,14 +164,9 @@ impl Session {
                 }
                 match inbound.read(&socket, |_, message| client.hear(message)) {
                     Read::Ended => break,
-                    Read::Dry => rush = 0,
-                    Read::Bytes(bytes) => rush += bytes,
+                    Read::Dry | Read::Some => {}
                 }
-                // A socket that never runs dry would keep the thread from everybody else.
-                if rush >= SCRATCH {
-                    rush = 0;
-                    yield_now().await;
-                }
+                inbound.give_way().await;
             }
             // What it said before it went counts.
             if client.has_work() {
