@@ -38,7 +38,7 @@ async fn check(attack: &'static Attack) {
     let bystanders = Bystanders::connect(&instance).await;
     let before = instance.metrics().await;
     let memory = before.value("process_resident_memory_bytes", &[]);
-    let talk = bystanders.talk(&instance);
+    let talk = bystanders.talk(name, &instance);
 
     let Outcome { blows, held } = carry_out(attack, &instance).await;
     let Newcomers { came, turned_away } = talk.close_doors().await;
@@ -131,6 +131,7 @@ struct Bystanders {
 
 /// They talk to each other, and newcomers come and go.
 struct Talk {
+    attack: &'static str,
     stage: watch::Sender<Stage>,
     newcomers: watch::Receiver<Option<Newcomers>>,
     task: JoinHandle<f64>,
@@ -159,7 +160,7 @@ impl Bystanders {
         Self { speaker, listener }
     }
 
-    fn talk(self, instance: &Instance) -> Talk {
+    fn talk(self, attack: &'static str, instance: &Instance) -> Talk {
         let Self { mut speaker, mut listener } = self;
         let (stage, stages) = watch::channel(Stage::Open);
         let (count, counted) = watch::channel(None);
@@ -192,7 +193,7 @@ impl Bystanders {
                 }
             }
         });
-        Talk { stage, newcomers: counted, task }
+        Talk { attack, stage, newcomers: counted, task }
     }
 }
 
@@ -202,7 +203,10 @@ impl Talk {
         self.stage.send_replace(Stage::Closed);
         let mut newcomers = self.newcomers.clone();
         let counted = newcomers.wait_for(Option::is_some).await;
-        counted.expect("bystanders notice nothing").expect("a number")
+        match counted {
+            Ok(counted) => counted.expect("a number"),
+            Err(_) => panic!("bystanders of {} notice nothing", self.attack),
+        }
     }
 
     /// The most memory that the instance had.
