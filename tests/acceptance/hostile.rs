@@ -167,7 +167,11 @@ impl Bystanders {
         let (pid, url) = (instance.pid(), instance.url("newcomers"));
         let task = tokio::spawn(async move {
             let (mut said, mut newcomers, mut peak) = (0_u64, Newcomers::default(), 0.0_f64);
+            // One attack is held by a rate, which they must not reach themselves however long it takes.
+            let mut pace = tokio::time::interval(Duration::from_millis(1));
+            pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
+                pace.tick().await;
                 let stage = *stages.borrow();
                 let text = said.to_string();
                 speaker.send(text.as_str()).await;
