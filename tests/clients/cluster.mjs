@@ -135,6 +135,10 @@ class Balancer extends Process {
       "  timeout client 60s",
       "  timeout server 60s",
       "  timeout tunnel 1h",
+      // As in deploy/haproxy: an EventSource takes a 503 for the end.
+      "  retries 3",
+      "  option redispatch 1",
+      "  retry-on conn-failure empty-response 503",
       "listen gateway",
       `  bind 127.0.0.1:${this.port}`,
       "  balance roundrobin",
