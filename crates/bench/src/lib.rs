@@ -56,5 +56,6 @@ pub use report::{
 };
 pub use speech::Protocol;
 pub use stamp::Payload;
+pub use stream::AnyCertificate;
 pub use target::{Target, TargetError};
 pub use usage::{Cpu, Processes};
