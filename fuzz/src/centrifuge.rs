@@ -5,7 +5,7 @@
 //! (odd); two payloads, the first of them counted (4); or a payload, counted, and a patch (5).
 
 use fanfare_protocol::centrifuge::client::{put_command, replies};
-use fanfare_protocol::centrifuge::{Encoding, Format};
+use fanfare_protocol::centrifuge::{Command, Encoding, Format};
 use fanfare_protocol::delta;
 
 use crate::Input;
@@ -41,14 +41,22 @@ fn check_commands(encoding: Encoding, frame: &[u8]) {
             ended = true;
             continue;
         };
-        let mut written = Vec::new();
-        put_command(encoding, &mut written, &command).expect("what was read can be written");
+        let written = write(encoding, &command);
         let again = encoding.commands(&written).collect::<Vec<_>>();
-        // A pong has no number when it is written, whatever it had.
-        if command.request.name() != "pong" {
-            assert_eq!(again, [Ok(command)], "{}", written.escape_ascii());
+        let [Ok(read)] = &again[..] else { panic!("{again:?} from {}", written.escape_ascii()) };
+        assert_eq!(write(encoding, read), written);
+        // A pong has no number when it is written, whatever it had, and line breaks are left out of JSON: an LF cannot
+        // stand in a command, which ends with it, but a CR can.
+        if command.request.name() != "pong" && !(encoding == Encoding::Json && frame.contains(&b'\r')) {
+            assert_eq!(*read, command, "{}", written.escape_ascii());
         }
     }
+}
+
+fn write(encoding: Encoding, command: &Command) -> Vec<u8> {
+    let mut written = Vec::new();
+    put_command(encoding, &mut written, command).expect("what was read can be written");
+    written
 }
 
 fn check_replies(encoding: Encoding, frame: &[u8]) {
@@ -65,6 +73,7 @@ const SEEDS: &[(&str, u8, &[u8])] = &[
     ("connect and a call", 0, b"{\"id\":1,\"connect\":{\"token\":\"t\",\"subs\":{\"a\":{\"recover\":true,\"epoch\":\"e\",\"offset\":3}}}}\n{\"id\":2,\"rpc\":{\"method\":\"x\",\"data\":{\"a\":[1]}}}"),
     ("subscribe, publish, and a pong", 0, b"{\"id\":1,\"subscribe\":{\"channel\":\"a\",\"tf\":{\"op\":\"and\",\"nodes\":[{\"key\":\"k\",\"cmp\":\"in\",\"vals\":[\"v\"]}]}}}\n{\"id\":2,\"publish\":{\"channel\":\"a\",\"data\":{}}}\n{}"),
     ("history and presence", 0, b"{\"id\":1,\"history\":{\"channel\":\"a\",\"limit\":-1,\"since\":{\"offset\":1,\"epoch\":\"e\"}}}\n{\"id\":2,\"presence\":{\"channel\":\"a\"}}\n{\"id\":3,\"presence_stats\":{\"channel\":\"a\"}}"),
+    ("a line break in a payload", 0, b"{\"id\":2,\"rpc\":{\"method\":\"x\",\"data\":{\"a\"\r:[1]}}}"),
     ("send, refresh, leave", 0, b"{\"send\":{\"data\":1}}\n{\"id\":1,\"refresh\":{\"token\":\"t\"}}\n{\"id\":2,\"sub_refresh\":{\"channel\":\"a\",\"token\":\"t\"}}\n{\"id\":3,\"unsubscribe\":{\"channel\":\"a\"}}"),
     ("a command to do nothing", 0, b"{\"id\":1}"),
     ("an empty line", 0, b"{}\n\n{}"),
