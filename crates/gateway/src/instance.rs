@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::admission::Admission;
 use crate::api::Calls;
-use crate::client::{Counts, Users};
+use crate::client::{Counts, Sessions, Users};
 use crate::config::Config;
-use crate::http::Rejected;
+use crate::http::{Emulation, Rejected};
 use crate::identity::Verifier;
 use crate::memory::Budget;
 use crate::readiness::Readiness;
@@ -35,6 +35,10 @@ pub struct Instance {
     pub identity: Verifier,
     /// The users of its connections.
     pub users: Users,
+    /// Those of its sessions whose clients speak by requests.
+    pub sessions: Arc<Sessions>,
+    /// What became of such requests.
+    pub emulation: Emulation,
     /// What its sessions of the client protocol count.
     pub counts: Counts,
     pub telemetry: Telemetry,

@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::admission::Admission;
-use crate::client::{Counts, Users};
+use crate::client::{Counts, Sessions, Users};
 use crate::config::Config;
-use crate::http::internal;
+use crate::http::{Emulation, Rejected, internal};
 use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Listeners, hold_within};
@@ -73,7 +73,8 @@ pub async fn run(
         listeners.public.iter().try_for_each(|listener| hold_within(listener, limit))?;
     }
     let (hub, inboxes) = hub(listeners.public.len(), &memory);
-    let relay = Arc::new(HubRelay::new(hub.clone(), memory.clone(), compression(&config)));
+    let sessions = Arc::<Sessions>::default();
+    let relay = Arc::new(HubRelay::new(hub.clone(), sessions.clone(), memory.clone(), compression(&config)));
     let id = Uuid::new_v4();
     let instance = Arc::new(Instance {
         id,
@@ -82,11 +83,13 @@ pub async fn run(
         readiness: Arc::default(),
         weighs_sockets: gauge.counts_sockets(),
         memory,
-        rejected: crate::http::Rejected::default(),
+        rejected: Rejected::default(),
         telemetry: Telemetry::new()?,
         calls: Arc::default(),
         identity: Verifier::new(&config),
         users: Users::default(),
+        sessions,
+        emulation: Emulation::default(),
         counts: Counts::new(&config.channels),
         certificate,
         config,

@@ -17,7 +17,7 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use fanfare_broker::Broker;
-use fanfare_hub::{End, Inbox, Key, Observer, Settings, Shard, Socket};
+use fanfare_hub::{End, Heartbeat, Inbox, Key, Observer, Settings, Shard, Socket};
 use fanfare_protocol::{Channel, Control};
 use fanfare_websocket::deflate::Inflater;
 use fanfare_websocket::{Decoder, Role};
@@ -34,14 +34,15 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
 
-use crate::client::{self, Roster};
-use crate::events::attend;
+use crate::client::{self, Roster, Sessions};
 use crate::http::{
-    Events, Goes, Handoff, Purpose, Rejection, Upgrade, id_value, is_upgrade, judge, public, upgrade,
+    Events, Goes, Handoff, Purpose, Rejection, Upgrade, emulate, id_value, is_emulation, is_upgrade, judge,
+    public, upgrade,
 };
 use crate::identity::Expiry;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, Heads, accept, read_header};
+use crate::listening::attend;
 use crate::memory::Budget;
 use crate::relay::HubRelay;
 use crate::session::Session;
@@ -64,6 +65,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What the tasks of one worker share.
 pub struct Worker {
+    /// Its place among the workers.
+    pub number: usize,
     pub instance: Arc<Instance>,
     pub shard: Shard,
     pub scratch: RefCell<Box<[u8]>>,
@@ -94,7 +97,7 @@ pub fn start(
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         LocalSet::new().block_on(&runtime, async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a bound listener is valid");
-            Worker::new(inbox, instance).serve(listener, phase, drained).await
+            Worker::new(number, inbox, instance).serve(listener, phase, drained).await
         })
     })
 }
@@ -105,10 +108,15 @@ impl Worker {
         self.draining.get()
     }
 
-    fn new(inbox: Inbox, instance: Arc<Instance>) -> Rc<Self> {
+    /// Those of the whole instance whose clients speak by requests.
+    pub fn sessions(&self) -> &Sessions {
+        &self.instance.sessions
+    }
+
+    fn new(number: usize, inbox: Inbox, instance: Arc<Instance>) -> Rc<Self> {
         let (broker, relay, memory) =
             (instance.broker.clone(), instance.relay.clone(), instance.memory.clone());
-        let roster = Rc::<Roster>::default();
+        let roster = Rc::new(Roster::new(instance.sessions.clone()));
         let watch = Watch { broker, relay, memory, roster: roster.clone() };
         let (settings, lag) = (settings(&instance), instance.telemetry.lag());
         let alive = Rc::new(());
@@ -116,6 +124,7 @@ impl Worker {
         // This and the worker's own are no task's.
         let tasks = move || Rc::strong_count(&counted) - 2;
         Rc::new(Self {
+            number,
             router: public(&instance),
             instance_id: id_value(instance.id),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
@@ -274,7 +283,10 @@ impl Worker {
         if is_upgrade(&self.instance.config, request.uri().path()) {
             return Ok(upgrade(self, peer, deadline, request, handoff).await);
         }
-        let mut response = self.router.clone().oneshot(request.map(Body::new)).await?;
+        let mut response = match is_emulation(request.uri().path()) {
+            true => emulate(self, peer, deadline, request).await,
+            false => self.router.clone().oneshot(request.map(Body::new)).await?,
+        };
         if self.is_draining() || goes == Goes::NoFurther {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -315,6 +327,9 @@ impl Worker {
                 };
             }
             Purpose::Client(dialect, limits) => {
+                if dialect.heartbeat == Heartbeat::OneWay {
+                    socket.give_up_after(self.instance.config.idle_timeout);
+                }
                 let mut session = client::Session::new(self, key, id, dialect, limits, permit);
                 session.hear(&early);
                 drop(early);
@@ -421,6 +436,10 @@ impl Observer for Watch {
 
     fn lapsed(&self, key: Key, channel: &Channel) {
         self.roster.lapsed(key, channel);
+    }
+
+    fn ended(&self, key: Key) {
+        self.roster.ended(key);
     }
 
     fn control(&self, message: &Arc<Control>) {

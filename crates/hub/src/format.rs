@@ -49,6 +49,13 @@ pub enum Carrier {
     Events,
 }
 
+impl Carrier {
+    /// Whether it is the body of an answer: what such a client says comes another way, if at all.
+    pub fn is_body(self) -> bool {
+        matches!(self, Self::Stream | Self::Events)
+    }
+}
+
 impl Format {
     /// WebSocket messages as they were published.
     pub const PLAIN: Self = Self { encoding: Encoding::Raw, carrier: Carrier::Frame };

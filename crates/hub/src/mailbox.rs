@@ -206,6 +206,13 @@ impl Hub {
         }
     }
 
+    /// Hands a message to one worker, in the order of the calls: it has the client.
+    pub fn control_at(&self, worker: usize, message: Control) {
+        if let Some(mailbox) = self.mailboxes.get(worker) {
+            mailbox.send(Event::Control(Arc::new(message)));
+        }
+    }
+
     /// How many connections are subscribed to `channel`.
     pub fn subscribers(&self, channel: &Channel) -> u64 {
         self.directory.subscribers(channel)

@@ -11,7 +11,7 @@ use crate::format::Format;
 /// How to say it; nothing where a format has no words for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Phrases {
-    /// Asks for, or gives, a sign of life.
+    /// Asks for, or gives, a sign of life, where a WebSocket's own ping is not what the client is asked by.
     pub ping: fn(Format) -> Bytes,
     /// Publications of this channel may have been missed.
     pub gap: fn(Format, &Channel) -> Option<Bytes>,

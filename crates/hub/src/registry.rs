@@ -32,8 +32,8 @@ use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::wheel::Wheel;
 
-/// Names one connection of a worker; never another one after its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Names one connection of a worker; never another one after its end. The default names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Key {
     index: u32,
     serial: u32,
@@ -121,6 +121,8 @@ pub(crate) struct Registry {
     pub(crate) released: Vec<Channel>,
     /// Subscriptions that have ended because of a gap.
     pub(crate) lapsed: Vec<(Key, Channel)>,
+    /// Connections that were told to go, of those whose clients speak another way.
+    pub(crate) parted: Vec<Key>,
     /// Channels that have more or fewer subscribers now.
     pub(crate) changed: Vec<Channel>,
     /// What the back end wants of clients.
@@ -158,6 +160,7 @@ impl Registry {
             blocked: Vec::new(),
             released: Vec::new(),
             lapsed: Vec::new(),
+            parted: Vec::new(),
             changed: Vec::new(),
             controls: Vec::new(),
         }
@@ -293,6 +296,9 @@ impl Registry {
         (connection.held, connection.filters) = (None, Vec::new());
         connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
         self.wheel.at(connection.due, key);
+        if connection.format.carrier.is_body() {
+            self.parted.push(key);
+        }
         connection.report(end, end.is_notable() && self.loudness.permits());
         let sent = connection.say_goodbye(end, words);
         self.stats.closed[end.index()].add(1);

@@ -58,6 +58,9 @@ pub trait Observer: 'static {
     /// This channel has more or fewer subscribers here than before.
     fn subscribers_changed(&self, _channel: &Channel) {}
 
+    /// This connection has been told to go. Only of those whose client speaks another way than this socket.
+    fn ended(&self, _key: Key) {}
+
     /// The back end wants something of clients, in its order with what is published.
     fn control(&self, _message: &Arc<Control>) {}
 
@@ -302,6 +305,7 @@ impl Shard {
         let released = std::mem::take(&mut registry.released);
         let lapsed = std::mem::take(&mut registry.lapsed);
         let changed = std::mem::take(&mut registry.changed);
+        let parted = std::mem::take(&mut registry.parted);
         let controls = std::mem::take(&mut registry.controls);
         drop(registry);
         for (key, socket) in blocked {
@@ -312,6 +316,9 @@ impl Shard {
         }
         for (key, channel) in &lapsed {
             self.0.observer.lapsed(*key, channel);
+        }
+        for key in parted {
+            self.0.observer.ended(key);
         }
         for channel in &changed {
             self.0.observer.subscribers_changed(channel);

@@ -101,6 +101,7 @@ impl Client {
     pub(super) async fn open(&mut self, letter: Letter, out: &mut Vec<u8>) {
         match letter {
             Letter::TooMuch => self.end(DisconnectCode::ServerError, out),
+            Letter::TooLoud => self.end(DisconnectCode::TooManyRequests, out),
             Letter::Lapsed(channel) => self.lapsed(&channel, out),
             Letter::Control(message) => {
                 if self.stage == Stage::Connected {

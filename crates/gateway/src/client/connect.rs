@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 
 use super::commands::{refusal, seconds_left};
 use super::session::{Client, Stage};
+use super::sessions::Seat;
 use super::subscribe::{Origin, establish, undo};
 use crate::identity::{Grant, Identity};
 use crate::namespace::may_subscribe;
@@ -56,14 +57,14 @@ impl Client {
             subs.push(Named::from((plan.channel.as_str(), std::mem::take(&mut established.result))));
         }
         self.stage = Stage::Connected;
+        self.be_spoken_to();
         self.welcome(id, ttl, subs, out);
         // Before what was held of their publications.
         self.flush(out);
         for (plan, established) in plans.into_iter().zip(established) {
             self.install(plan, &Bytes::new(), established.after);
         }
-        let heartbeat = if self.one_way { Heartbeat::AnyFrame } else { Heartbeat::Answers };
-        self.worker.shard.introduce(self.key, heartbeat);
+        self.worker.shard.introduce(self.key, self.heartbeat);
         Ok(())
     }
 
@@ -134,25 +135,39 @@ impl Client {
         Ok(wanted)
     }
 
+    /// From now on what its client says in other requests finds the session, if it has a name and listens.
+    fn be_spoken_to(&self) {
+        let (worker, key) = (&self.worker, self.key);
+        if let Some(session) = self.mail.session().filter(|_| !self.one_way && !worker.shard.is_closing(key))
+        {
+            worker.sessions().enter(session, Seat { worker: worker.number, key });
+        }
+    }
+
     fn welcome(&mut self, id: u32, ttl: Option<u32>, subs: Vec<Named<SubscribeResult>>, out: &mut Vec<u8>) {
         let (client, version) = (self.id.to_string(), VERSION.to_owned());
         let (expires, ttl) = (ttl.is_some(), ttl.unwrap_or(0));
+        let session = self.mail.session().map(|name| name.to_string()).unwrap_or_default();
         if self.one_way {
-            let connect = Connect { client, version, subs, expires, ttl, ..Connect::default() };
+            let connect = Connect { client, version, subs, expires, ttl, session, ..Connect::default() };
             let push = Push { id: 0, channel: String::new(), event: Event::Connect(connect) };
             return self.push(out, &push);
         }
-        let interval = self.worker.instance.config.client_ping_interval;
-        // In whole seconds, and 0 would be none at all.
-        let ping = interval.as_millis().div_ceil(1000) as u32;
+        let instance = &self.worker.instance;
+        let node = if session.is_empty() { String::new() } else { instance.id.to_string() };
+        // In whole seconds; 0 would be none at all, as where pings are WebSocket's own.
+        let ping = instance.config.client_ping_interval.as_millis().div_ceil(1000) as u32;
+        let pong = self.heartbeat == Heartbeat::Answers;
         let result = ConnectResult {
             client,
             version,
             subs,
             expires,
             ttl,
-            ping,
-            pong: true,
+            ping: if pong { ping } else { 0 },
+            pong,
+            session,
+            node,
             ..ConnectResult::default()
         };
         self.answer(out, id, &Answer::Connect(result));

@@ -9,13 +9,14 @@ use fanfare_protocol::centrifuge::{
 };
 use fanfare_protocol::control::{Control, Disconnect, Refresh, Subscribe};
 use fanfare_protocol::{Channel, Member};
-use fanfare_websocket::{CloseCode, close_frame};
+use fanfare_websocket::CloseCode;
 
 use super::commands::seconds_left;
 use super::session::{Client, Stage};
 use super::subscribe::{Established, Origin, establish};
 use super::subscriptions::Presence;
 use crate::identity::{Expiry, Grant, Overrides};
+use crate::relay::last_words;
 
 impl Client {
     pub(super) async fn control(&mut self, message: &Control, out: &mut Vec<u8>) {
@@ -38,6 +39,7 @@ impl Client {
             }
             Control::Disconnect(disconnect) => self.be_disconnected(disconnect, out),
             Control::Refresh(refresh) => self.be_refreshed(refresh, out),
+            // The client's own words are no letter.
             Control::Uplink(_) => {}
         }
     }
@@ -80,7 +82,7 @@ impl Client {
         for publication in result.publications {
             self.push(out, &Push { id: 0, channel: name.clone(), event: Event::Publication(publication) });
         }
-        let words = self.take_frames(out);
+        let words = self.take_carried(out);
         if !self.install(plan, &words, after) && self.stage == Stage::Connected {
             // It has lapsed already, which the client can make good by coming back.
             self.end(DisconnectCode::InsufficientState, out);
@@ -97,7 +99,8 @@ impl Client {
         let code = u16::try_from(wanted.code).ok().and_then(CloseCode::from_wire);
         match code {
             Some(code) => {
-                self.worker.shard.end_saying(self.key, End::Kicked, close_frame(code, &wanted.reason));
+                let words = last_words(self.format, code, &wanted.reason);
+                self.worker.shard.end_saying(self.key, End::Kicked, words);
             }
             None => self.worker.shard.end(self.key, End::Kicked),
         }

@@ -1,16 +1,19 @@
-//! What reaches a session from outside of its connection: the end of a subscription that the hub has ended, and what the
-//! back end wants. It is put down here and read between two commands, in the order in which it came.
+//! What reaches a session from outside of its connection: the end of a subscription that the hub has ended, what the
+//! back end wants, and what the client itself says where it cannot say it on the connection. It is put down here and read
+//! between two commands, in the order in which it came.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fanfare_hub::Key;
-use fanfare_protocol::control::Whom;
 use fanfare_protocol::{Channel, ConnectionId, Control};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
+use super::sessions::Sessions;
 use crate::identity::User;
 
 /// The most letters that wait for one session. Whoever has more is told to come again, for one of them might be lost.
@@ -25,6 +28,8 @@ pub enum Letter {
     Control(Arc<Control>),
     /// There was more than a session can be expected to read.
     TooMuch,
+    /// The client says more than it is listened to.
+    TooLoud,
 }
 
 /// One session's letters.
@@ -32,12 +37,37 @@ pub struct Mail {
     id: ConnectionId,
     arrived: Notify,
     letters: RefCell<VecDeque<Letter>>,
+    /// Of a session that has a name.
+    line: Option<Box<Line>>,
+}
+
+/// What a client says in requests of its own, which name its session.
+struct Line {
+    session: Uuid,
+    /// The bodies that wait, apart from the letters: the back end is heard between two commands.
+    said: RefCell<VecDeque<Bytes>>,
+    /// Their bytes.
+    bytes: Cell<usize>,
+    /// The most of those.
+    most: usize,
 }
 
 impl Mail {
     /// Of a connection.
     pub fn new(id: ConnectionId) -> Rc<Self> {
-        Rc::new(Self { id, arrived: Notify::new(), letters: RefCell::default() })
+        Rc::new(Self { id, arrived: Notify::new(), letters: RefCell::default(), line: None })
+    }
+
+    /// Of a connection whose session has a name. At most so many bytes of what its client says wait for it.
+    pub fn named(id: ConnectionId, session: Uuid, most: usize) -> Rc<Self> {
+        let line = Line { session, said: RefCell::default(), bytes: Cell::new(0), most };
+        let (arrived, letters) = Default::default();
+        Rc::new(Self { id, arrived, letters, line: Some(Box::new(line)) })
+    }
+
+    /// The session's name, if it has one.
+    pub fn session(&self) -> Option<Uuid> {
+        self.line.as_ref().map(|line| line.session)
     }
 
     /// The oldest letter.
@@ -51,9 +81,22 @@ impl Mail {
         letter
     }
 
+    /// What the client has said first of what waits.
+    pub fn take_said(&self) -> Option<Bytes> {
+        let line = self.line.as_ref()?;
+        let mut all = line.said.borrow_mut();
+        let said = all.pop_front()?;
+        line.bytes.set(line.bytes.get() - said.len());
+        if all.is_empty() {
+            all.shrink_to(0);
+        }
+        Some(said)
+    }
+
     /// Whether there is any.
     pub fn is_empty(&self) -> bool {
         self.letters.borrow().is_empty()
+            && self.line.as_ref().is_none_or(|line| line.said.borrow().is_empty())
     }
 
     /// Resolves when some has come.
@@ -72,26 +115,46 @@ impl Mail {
         }
         self.arrived.notify_one();
     }
+
+    fn post_said(&self, said: Bytes) {
+        let Some(line) = &self.line else { return };
+        let mut all = line.said.borrow_mut();
+        if all.len() >= MOST || line.bytes.get() + said.len() > line.most {
+            drop(all);
+            return self.post(Letter::TooLoud);
+        }
+        line.bytes.set(line.bytes.get() + said.len());
+        all.push_back(said);
+        self.arrived.notify_one();
+    }
 }
 
-/// The sessions of one worker, by the names under which they are looked for.
-#[derive(Default)]
-pub struct Roster(RefCell<Sessions>);
+/// The sessions of one worker, by what they are looked for.
+pub struct Roster {
+    known: RefCell<Known>,
+    /// Those of the whole instance that have a name.
+    sessions: Arc<Sessions>,
+}
 
 #[derive(Default)]
-struct Sessions {
+struct Known {
     by_key: HashMap<Key, Rc<Mail>>,
     /// Anonymous ones, who have nothing in common, are not in it.
     by_user: HashMap<User, Vec<Key>>,
 }
 
 impl Roster {
+    /// Nobody is there yet.
+    pub fn new(sessions: Arc<Sessions>) -> Self {
+        Self { known: RefCell::default(), sessions }
+    }
+
     /// A session that has a user now. What is for it from now on is put into its mail.
     pub fn enter(&self, key: Key, user: &User, mail: &Rc<Mail>) {
-        let mut sessions = self.0.borrow_mut();
-        sessions.by_key.insert(key, mail.clone());
+        let mut known = self.known.borrow_mut();
+        known.by_key.insert(key, mail.clone());
         if !user.is_anonymous() {
-            let keys = sessions.by_user.entry(user.clone()).or_default();
+            let keys = known.by_user.entry(user.clone()).or_default();
             keys.reserve_exact(1);
             keys.push(key);
         }
@@ -99,47 +162,125 @@ impl Roster {
 
     /// It has ended.
     pub fn leave(&self, key: Key, user: &User) {
-        let mut sessions = self.0.borrow_mut();
-        sessions.by_key.remove(&key);
-        if let Some(keys) = sessions.by_user.get_mut(user) {
+        let mut known = self.known.borrow_mut();
+        known.by_key.remove(&key);
+        if let Some(keys) = known.by_user.get_mut(user) {
             keys.retain(|other| *other != key);
             if keys.is_empty() {
-                sessions.by_user.remove(user);
+                known.by_user.remove(user);
             }
         }
     }
 
     /// The hub has ended a subscription.
     pub fn lapsed(&self, key: Key, channel: &Channel) {
-        if let Some(mail) = self.0.borrow().by_key.get(&key) {
+        if let Some(mail) = self.known.borrow().by_key.get(&key) {
             mail.post(Letter::Lapsed(channel.clone()));
+        }
+    }
+
+    /// The hub has ended this connection: whoever speaks for its session is told that there is none.
+    pub fn ended(&self, key: Key) {
+        if let Some(session) = self.known.borrow().by_key.get(&key).and_then(|mail| mail.session()) {
+            self.sessions.leave(session);
         }
     }
 
     /// Puts a message into the mail of all those whom it is for.
     pub fn control(&self, message: &Arc<Control>) {
-        let Some(whom) = whom(message) else { return };
-        let sessions = self.0.borrow();
-        let is_meant = |mail: &&Rc<Mail>| whom.connection.is_none_or(|only| only == mail.id);
+        let known = self.known.borrow();
+        let whom = match &**message {
+            Control::Subscribe(subscribe) => &subscribe.whom,
+            Control::Unsubscribe(unsubscribe) => &unsubscribe.whom,
+            Control::Disconnect(disconnect) => &disconnect.whom,
+            Control::Refresh(refresh) => &refresh.whom,
+            Control::Uplink(uplink) => {
+                let seat = self.sessions.find(&uplink.session);
+                match seat.and_then(|seat| known.by_key.get(&seat.key)) {
+                    Some(mail) => mail.post_said(uplink.data.clone()),
+                    None => self.sessions.count_lost(),
+                }
+                return;
+            }
+        };
+        // What is no name is nobody's.
+        let session = whom.session.as_ref().map(|name| name.parse::<Uuid>().ok());
+        let is_meant = |mail: &&Rc<Mail>| {
+            whom.connection.is_none_or(|only| only == mail.id)
+                && session.is_none_or(|only| only.is_some() && only == mail.session())
+        };
         let post = |mail: &Rc<Mail>| mail.post(Letter::Control(message.clone()));
         if whom.user.is_empty() {
-            let named: std::collections::HashSet<Key> =
-                sessions.by_user.values().flatten().copied().collect();
-            let unnamed = sessions.by_key.iter().filter(|(key, _)| !named.contains(key));
+            let named: std::collections::HashSet<Key> = known.by_user.values().flatten().copied().collect();
+            let unnamed = known.by_key.iter().filter(|(key, _)| !named.contains(key));
             unnamed.map(|(_, mail)| mail).filter(is_meant).for_each(post);
-        } else if let Some(keys) = sessions.by_user.get(&User::new(&whom.user)) {
-            keys.iter().filter_map(|key| sessions.by_key.get(key)).filter(is_meant).for_each(post);
+        } else if let Some(keys) = known.by_user.get(&User::new(&whom.user)) {
+            keys.iter().filter_map(|key| known.by_key.get(key)).filter(is_meant).for_each(post);
         }
     }
 }
 
-/// Whom a message is for. What goes up to a session of a one-way transport is looked for by its session's name.
-fn whom(message: &Control) -> Option<&Whom> {
-    match message {
-        Control::Subscribe(subscribe) => Some(&subscribe.whom),
-        Control::Unsubscribe(unsubscribe) => Some(&unsubscribe.whom),
-        Control::Disconnect(disconnect) => Some(&disconnect.whom),
-        Control::Refresh(refresh) => Some(&refresh.whom),
-        Control::Uplink(_) => None,
+#[cfg(test)]
+mod tests {
+    use fanfare_protocol::control::{Refresh, Uplink, Whom};
+
+    use super::super::sessions::Seat;
+    use super::*;
+
+    #[test]
+    fn what_a_client_says_waits_within_bounds() {
+        let of = |count: usize, bytes: usize| {
+            let mail = Mail::named(Uuid::from_u128(1), Uuid::from_u128(2), 100);
+            (0..count).for_each(|_| mail.post_said(vec![0; bytes].into()));
+            let mut waiting = 0;
+            while mail.take_said().is_some() {
+                waiting += 1;
+            }
+            (waiting, matches!(mail.take(), Some(Letter::TooLoud)))
+        };
+        for (count, bytes, expected) in [
+            (1, 100, (1, false)),
+            (1, 101, (0, true)),
+            (10, 10, (10, false)),
+            (11, 10, (10, true)),
+            (MOST + 1, 0, (MOST, true)),
+        ] {
+            assert_eq!(of(count, bytes), expected, "{count} of {bytes}");
+        }
+        // A session without a name is not spoken to.
+        let mail = Mail::new(Uuid::from_u128(1));
+        mail.post_said("{}".into());
+        assert!(mail.is_empty());
+    }
+
+    #[test]
+    fn whom_a_message_is_for_is_found_by_the_sessions_name() {
+        let (sessions, user) = (Arc::<Sessions>::default(), User::new("ann"));
+        let roster = Roster::new(sessions.clone());
+        let (one, other) = (Uuid::from_u128(2), Uuid::from_u128(3));
+        let named = Mail::named(Uuid::from_u128(1), one, 100);
+        let key = Key::default();
+        roster.enter(key, &user, &named);
+        sessions.enter(one, Seat { worker: 0, key });
+        let said = |session: Uuid| {
+            let (session, data) = (session.to_string(), Bytes::from_static(b"{}"));
+            roster.control(&Arc::new(Control::Uplink(Uplink { session, data })));
+            named.take_said().is_some()
+        };
+        assert!(said(one) && !said(other));
+        let meant = |session: &str| {
+            let whom = Whom { user: "ann".into(), session: Some(session.to_owned()), ..Whom::default() };
+            roster.control(&Arc::new(Control::Refresh(Refresh {
+                whom,
+                expired: true,
+                expire_at: None,
+                info: None,
+            })));
+            named.take().is_some()
+        };
+        assert!(meant(&one.to_string()) && !meant(&other.to_string()) && !meant("nonsense"));
+        roster.ended(key);
+        assert!(!said(one));
+        assert_eq!(sessions.lost(), 2);
     }
 }

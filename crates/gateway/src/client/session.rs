@@ -7,20 +7,23 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_hub::{End, Format, Key, Socket};
+use fanfare_hub::{End, Format, Heartbeat, Key, Socket};
 use fanfare_protocol::centrifuge::{
-    Answer, Command, DisconnectCode, Encoding, Format as PushFormat, NotJson, Offence, Push, Request,
+    Answer, Command, ConnectRequest, DisconnectCode, Encoding, NotJson, Offence, Push, Request,
 };
 use fanfare_protocol::{ConnectionId, Info};
-use fanfare_websocket::{Limits, Opcode, frame};
+use fanfare_websocket::Limits;
 use tokio::time::timeout;
 
 use super::alarm::Alarm;
 use super::mail::Mail;
+use super::sessions::Sessions;
 use super::subscriptions::{Presence, Subs};
 use crate::admission::Permit;
 use crate::identity::{Expiry, User};
 use crate::inbound::{Inbound, Read};
+use crate::listening::Listening;
+use crate::relay::{carry, push_format};
 use crate::session::{Bucket, is_pressed, wait_for_room};
 use crate::worker::Worker;
 
@@ -30,25 +33,47 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long others wait for somebody to come back before they are told that he has left, if he has not said so.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// So many of the largest requests may wait for a session that is busy with one.
+const REQUESTS: usize = 16;
+
 /// How a client and its session speak with one another.
 #[derive(Debug, Clone)]
 pub struct Dialect {
-    pub encoding: Encoding,
-    /// The client only listens, once it has said who it is.
-    pub one_way: bool,
-    /// What such a client has said already.
-    pub greeting: Option<Bytes>,
-    /// How its publications are written.
+    /// How the client is spoken to.
     pub format: Format,
+    /// What it has said already.
+    pub greeting: Words,
+    /// How it is found out whether it is still there, once it has said who it is.
+    pub heartbeat: Heartbeat,
+}
+
+/// What a client has said, taken apart. Behind what is no command there is nothing.
+pub type Words = Vec<Result<Command, Offence>>;
+
+/// Takes apart what a client says who is spoken to in this format.
+pub fn words(format: Format, message: &[u8]) -> Words {
+    if !is_one_way(format) {
+        return encoding_of(format).commands(message).collect();
+    }
+    let request = ConnectRequest::read(Encoding::Json, message);
+    vec![request.map(|request| Command { id: 1, request: Request::Connect(Box::new(request)) })]
 }
 
 /// One connection's session, from its first byte to its last.
 pub struct Session {
-    inbound: Inbound,
+    ears: Ears,
     client: Client,
     _permit: Permit,
     /// Counted as long as the task lives that this is in.
     _alive: Rc<()>,
+}
+
+/// What becomes of the bytes that a client sends on its connection.
+enum Ears {
+    /// They are its words.
+    Frames(Inbound),
+    /// It says its words in other requests, and nothing is expected here.
+    Body(Listening),
 }
 
 /// What is known of the client.
@@ -57,7 +82,10 @@ pub(super) struct Client {
     pub key: Key,
     pub id: ConnectionId,
     pub format: Format,
+    /// The client only listens, once it has said who it is.
     pub one_way: bool,
+    /// How it is found out whether it is still there, from then on.
+    pub heartbeat: Heartbeat,
     pub stage: Stage,
     pub user: User,
     /// What others are shown of it.
@@ -98,34 +126,43 @@ impl Session {
         permit: Permit,
     ) -> Self {
         let alive = worker.alive.clone();
-        let mut client = Client {
+        let Dialect { format, greeting, heartbeat } = dialect;
+        let is_body = format.carrier.is_body();
+        let mail = match is_body || is_one_way(format) {
+            true => Mail::named(id, Sessions::name(), REQUESTS * limits.message),
+            false => Mail::new(id),
+        };
+        let client = Client {
             key,
             id,
-            format: dialect.format,
-            one_way: dialect.one_way,
+            format,
+            one_way: is_one_way(format),
+            heartbeat,
             stage: Stage::New,
             user: User::anonymous(),
             info: None,
             expiry: None,
             subs: Subs::default(),
-            mail: Mail::new(id),
+            mail,
             entered: false,
             claimed: false,
-            heard: VecDeque::new(),
+            heard: greeting.into(),
             alarm: Alarm::default(),
             bucket: Bucket::new(&worker.instance.config),
             worker: worker.clone(),
         };
-        if let Some(greeting) = dialect.greeting {
-            client.hear(&greeting);
-        }
-        Self { inbound: Inbound::new(worker, key, id, limits), client, _permit: permit, _alive: alive }
+        let ears = match is_body {
+            true => Ears::Body(Listening::new(worker, key)),
+            false => Ears::Frames(Inbound::new(worker, key, id, limits)),
+        };
+        Self { ears, client, _permit: permit, _alive: alive }
     }
 
     /// Takes in what came with the handshake, before anything is read.
     pub fn hear(&mut self, early: &[u8]) {
-        let Self { inbound, client, .. } = self;
-        inbound.take_in(&mut early.to_vec(), |_, message| client.hear(message));
+        if let Self { ears: Ears::Frames(inbound), client, .. } = self {
+            inbound.take_in(&mut early.to_vec(), |_, message| client.hear(message));
+        }
     }
 
     /// Serves the client until it has gone or was made to.
@@ -137,13 +174,13 @@ impl Session {
         async move {
             // All of it, and borrowed: what an async block does not name is dropped before it runs, and what is moved
             // inside of it is kept twice.
-            let Self { inbound, client, .. } = &mut self;
+            let Self { ears, client, .. } = &mut self;
             loop {
                 if client.has_work() {
                     // Boxed, or every idle connection would keep the room for it.
                     Box::pin(client.work_patiently()).await;
                 }
-                if inbound.is_over() {
+                if ears.are_over() {
                     break;
                 }
                 tokio::select! {
@@ -162,11 +199,17 @@ impl Session {
                 if is_pressed(&client.worker) {
                     Box::pin(wait_for_room(&client.worker, client.key)).await;
                 }
-                match inbound.read(&socket, |_, message| client.hear(message)) {
+                let read = match ears {
+                    Ears::Frames(inbound) => inbound.read(&socket, |_, message| client.hear(message)),
+                    Ears::Body(listening) => listening.read(&socket),
+                };
+                match read {
                     Read::Ended => break,
                     Read::Dry | Read::Some => {}
                 }
-                inbound.give_way().await;
+                if let Ears::Frames(inbound) = ears {
+                    inbound.give_way().await;
+                }
             }
             // What it said before it went counts.
             if client.has_work() {
@@ -174,8 +217,19 @@ impl Session {
             }
             // The socket first: what follows may be slow, and the client may be back meanwhile.
             client.worker.shard.remove(client.key);
-            client.leave(if inbound.said_goodbye() { Duration::ZERO } else { GRACE });
+            client.leave(if ears.heard_a_goodbye() { Duration::ZERO } else { GRACE });
         }
+    }
+}
+
+impl Ears {
+    /// Whether both have said goodbye.
+    fn are_over(&self) -> bool {
+        matches!(self, Self::Frames(inbound) if inbound.is_over())
+    }
+
+    fn heard_a_goodbye(&self) -> bool {
+        matches!(self, Self::Frames(inbound) if inbound.said_goodbye())
     }
 }
 
@@ -183,29 +237,25 @@ impl Client {
     /// Takes a message apart into commands, which wait for their turn. Ends nothing by itself: what came before an
     /// offence is still to be done.
     fn hear(&mut self, message: &[u8]) -> Option<End> {
-        if self.heard.back().is_some_and(Result::is_err) {
-            return None;
-        }
-        if self.one_way {
-            let request = fanfare_protocol::centrifuge::ConnectRequest::read(Encoding::Json, message);
-            let command =
-                request.map(|request| Command { id: 1, request: Request::Connect(Box::new(request)) });
-            self.heard.push_back(command);
-        } else {
-            self.heard.extend(self.encoding().commands(message));
+        if !self.heard.back().is_some_and(Result::is_err) {
+            self.heard.extend(words(self.format, message));
         }
         None
     }
 
-    pub(super) fn encoding(&self) -> Encoding {
-        encoding_of(self.format)
+    /// The same with what came in a request. It is not listened to while there is no room for what it may say.
+    async fn hear_request(&mut self, said: &[u8]) {
+        if is_pressed(&self.worker) {
+            wait_for_room(&self.worker, self.key).await;
+        }
+        let stats = self.worker.shard.stats();
+        stats.messages_in.add(1);
+        stats.bytes_in.add(said.len() as u64);
+        self.hear(said);
     }
 
-    pub(super) fn push_format(&self) -> PushFormat {
-        match self.one_way {
-            true => PushFormat::UniJson,
-            false => self.encoding().format(),
-        }
+    pub(super) fn encoding(&self) -> Encoding {
+        encoding_of(self.format)
     }
 
     fn has_work(&self) -> bool {
@@ -231,6 +281,8 @@ impl Client {
                 self.open(letter, &mut out).await;
             } else if let Some(command) = self.heard.pop_front() {
                 self.handle(command, &mut out).await;
+            } else if let Some(said) = self.mail.take_said() {
+                self.hear_request(&said).await;
             } else {
                 break;
             }
@@ -269,38 +321,21 @@ impl Client {
 
     /// The same, for those who do not end by it.
     pub(super) fn put_push(&self, out: &mut Vec<u8>, push: &Push) -> Result<(), NotJson> {
-        if self.one_way {
-            // Each message of theirs is a frame of its own.
-            let mut unit = Vec::new();
-            self.push_format().put_push(&mut unit, push)?;
-            out.extend_from_slice(&frame(Opcode::Text, &unit));
-            return Ok(());
-        }
-        self.push_format().put_push(out, push)
+        push_format(self.format).put_push(out, push)
     }
 
-    /// Writes what has come together, in one frame.
+    /// Writes what has come together, in one piece.
     pub(super) fn flush(&mut self, out: &mut Vec<u8>) {
-        let frames = self.take_frames(out);
-        if !frames.is_empty() {
-            self.worker.shard.send(self.key, &frames);
+        let carried = self.take_carried(out);
+        if !carried.is_empty() {
+            self.worker.shard.send(self.key, &carried);
         }
     }
 
     /// What has come together, as it is to be written.
-    pub(super) fn take_frames(&self, out: &mut Vec<u8>) -> Bytes {
+    pub(super) fn take_carried(&self, out: &mut Vec<u8>) -> Bytes {
         let messages = std::mem::take(out);
-        match (messages.is_empty(), self.one_way) {
-            (true, _) => Bytes::new(),
-            (false, true) => messages.into(),
-            (false, false) => {
-                let opcode = match self.encoding() {
-                    Encoding::Json => Opcode::Text,
-                    Encoding::Protobuf => Opcode::Binary,
-                };
-                frame(opcode, &messages)
-            }
-        }
+        if messages.is_empty() { Bytes::new() } else { carry(self.format, &messages) }
     }
 
     /// Closes the connection, after what was to be written before.
@@ -347,6 +382,9 @@ impl Client {
                 broker.leave(&sub.channel, self.id, grace);
             }
         }
+        if let Some(session) = self.mail.session() {
+            self.worker.sessions().leave(session);
+        }
         if self.claimed {
             broker.give_back(self.user.as_str(), self.id);
         }
@@ -355,6 +393,11 @@ impl Client {
             self.worker.instance.users.leave(&self.user);
         }
     }
+}
+
+/// Whether whoever gets its publications so only listens.
+fn is_one_way(format: Format) -> bool {
+    format.encoding == fanfare_hub::Encoding::Uni
 }
 
 /// How a client that gets its publications so is spoken with.

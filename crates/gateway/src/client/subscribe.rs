@@ -176,7 +176,7 @@ impl Client {
                     undo(&plan);
                     return Err(DisconnectCode::InappropriateProtocol.into());
                 }
-                let answer = self.take_frames(out);
+                let answer = self.take_carried(out);
                 self.install(plan, &answer, after);
                 return Ok(());
             }

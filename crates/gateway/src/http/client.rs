@@ -1,15 +1,14 @@
 //! The endpoints of the Centrifuge client protocol over WebSocket: which paths they are, and which encoding a handshake
 //! asks for. Who the client is, it says after the handshake.
 
-use fanfare_hub::{Carrier, Encoding as Written, Format, Heartbeat};
-use fanfare_protocol::centrifuge::Encoding;
+use fanfare_hub::{Carrier, Encoding, Format, Heartbeat};
 use http::Request;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
 use super::rejection::Rejection;
-use crate::client::Dialect;
+use crate::client::{Dialect, Words, words};
 use crate::config::Config;
 
 const BOTH_WAYS: &str = "/connection/websocket";
@@ -23,7 +22,6 @@ pub struct Wish {
     pub dialect: Dialect,
     /// The subprotocol that is agreed on, where the client has offered any.
     pub protocol: Option<&'static str>,
-    pub heartbeat: Heartbeat,
 }
 
 /// Whether a path is one of these.
@@ -44,32 +42,31 @@ pub fn wish(config: &Config, request: &Request<Incoming>) -> Result<Option<Wish>
         names.any(|name| name.trim_ascii() == protocol)
     };
     let protocol = [PROTOBUF, JSON].into_iter().find(|protocol| offered(protocol)).filter(|_| !one_way);
-    let (mut encoding, mut greeting) = match protocol {
-        Some(PROTOBUF) => (Encoding::Protobuf, None),
-        _ => (Encoding::Json, None),
+    let mut written = match (one_way, protocol) {
+        (true, _) => Encoding::Uni,
+        (false, Some(PROTOBUF)) => Encoding::Protobuf,
+        (false, _) => Encoding::Json,
     };
+    // Browsers answer a WebSocket's own ping by themselves.
+    let mut heartbeat = if one_way { Heartbeat::AnyFrame } else { Heartbeat::Answers };
+    let mut greeting = Words::new();
     for pair in request.uri().query().unwrap_or_default().split('&') {
         match pair.split_once('=') {
             // What is agreed on as a subprotocol counts more.
             Some(("format" | "cf_protocol", "protobuf")) if !one_way && protocol.is_none() => {
-                encoding = Encoding::Protobuf;
+                written = Encoding::Protobuf;
             }
+            Some(("cf_ws_frame_ping_pong", "true")) => heartbeat = Heartbeat::AnyFrame,
             Some(("cf_connect", value)) if one_way => {
                 let text: Vec<u8> = percent_decode_str(value).collect();
                 if text.len() > config.message_limit {
                     return Err(Rejection::HeadersTooLarge);
                 }
-                greeting = Some(text.into());
+                greeting = words(Format { encoding: written, carrier: Carrier::Frame }, &text);
             }
             _ => {}
         }
     }
-    let written = match (one_way, encoding) {
-        (true, _) => Written::Uni,
-        (false, Encoding::Json) => Written::Json,
-        (false, Encoding::Protobuf) => Written::Protobuf,
-    };
-    let heartbeat = if one_way { Heartbeat::Introduction } else { Heartbeat::Answers };
     let format = Format { encoding: written, carrier: Carrier::Frame };
-    Ok(Some(Wish { dialect: Dialect { encoding, one_way, greeting, format }, protocol, heartbeat }))
+    Ok(Some(Wish { dialect: Dialect { format, greeting, heartbeat }, protocol }))
 }

@@ -3,25 +3,19 @@
 
 use std::net::IpAddr;
 
-use axum::body::Body;
 use bytes::Bytes;
 use fanfare_hub::{Carrier, Format, Heartbeat, OnGap, Opening, Subscription};
-use fanfare_protocol::{Channel, ConnectionId, Position, Publication};
-use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, HOST, ORIGIN, VARY,
-};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use fanfare_protocol::{Channel, Position, Publication};
+use http::{Method, Request, Version};
 use hyper::body::{Body as _, Incoming};
 use percent_encoding::percent_decode_str;
-use time::OffsetDateTime;
-use time::macros::format_description;
 use uuid::Uuid;
 
 use super::door;
+use super::endless::{Answer, EVENTS as EVENT_STREAM, admits, head, preflight};
 use super::rejection::Rejection;
 use super::since::{CaughtUp, Since, Words, catch_up};
-use super::upgrade::{Purpose, Upgrade, text};
+use super::upgrade::{Purpose, Upgrade};
 use crate::identity::Expiry;
 use crate::relay::{event, gap_event, place_event};
 use crate::worker::Worker;
@@ -39,14 +33,6 @@ pub struct Events {
     pub expiry: Option<Expiry>,
 }
 
-/// What came of a request.
-pub enum Answer {
-    /// The socket is to be taken.
-    Taken(Box<Upgrade>),
-    /// A browser's question whether it may ask.
-    Preflight(Response<Body>),
-}
-
 /// Whether a path is an event stream's.
 pub fn is_path(path: &str) -> bool {
     path == PATH || path.strip_prefix(PATH).is_some_and(|rest| rest.starts_with('/'))
@@ -60,17 +46,18 @@ pub async fn accept(
 ) -> Result<Answer, Rejection> {
     let instance = &worker.instance;
     let headers = request.headers();
-    let (origin, host) = (text(headers, &ORIGIN), text(headers, &HOST));
-    if !instance.config.allowed_origins.allows(origin, host) {
+    if !admits(instance, headers) {
         return Err(Rejection::Origin);
     }
     match *request.method() {
-        Method::OPTIONS => return Ok(Answer::Preflight(preflight(headers))),
+        Method::OPTIONS => {
+            return Ok(Answer::Preflight(preflight(headers, "GET", "authorization, last-event-id")));
+        }
         Method::GET => {}
-        ref other => return Err(Rejection::EventsMethod(other.clone())),
+        ref other => return Err(Rejection::WrongMethod(other.clone(), "GET")),
     }
     if request.version() < Version::HTTP_11 {
-        return Err(Rejection::EventsVersion);
+        return Err(Rejection::StreamVersion);
     }
     if !request.body().is_end_stream() {
         return Err(Rejection::EventsBody);
@@ -88,7 +75,7 @@ pub async fn accept(
     let outbox_limit = instance.config.outbox_limit;
     let (format, heartbeat, context) = (EVENTS, Heartbeat::OneWay, None);
     let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
-    placed.greet(head(worker, headers, id));
+    placed.greet(head(worker, headers, id, EVENT_STREAM));
     if worker.shard.subscribe(placed.key(), &subscription) == Some(true) {
         instance.broker.subscribe(&channel).await;
         worker.shard.confirm(&channel);
@@ -119,50 +106,6 @@ fn wish(request: &Request<Incoming>) -> Result<(Channel, Since), Rejection> {
     let asked = Since::asked(&percent_decode_str(asked).decode_utf8_lossy())?;
     let remembered = request.headers().get("last-event-id").filter(|value| !value.is_empty());
     Ok((channel, remembered.map_or(asked, |value| Since::remembered(value.as_bytes()))))
-}
-
-/// The head of the answer.
-fn head(worker: &Worker, headers: &HeaderMap, id: ConnectionId) -> Bytes {
-    let format = format_description!(
-        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-    );
-    let date = OffsetDateTime::now_utc().format(format).unwrap_or_default();
-    let mut head = format!(
-        "HTTP/1.1 200 OK\r\n\
-         Content-Type: text/event-stream; charset=utf-8\r\n\
-         Cache-Control: no-store\r\n\
-         X-Accel-Buffering: no\r\n\
-         Transfer-Encoding: chunked\r\n\
-         Connection: close\r\n\
-         Date: {date}\r\n\
-         Fanfare-Instance: {instance}\r\n\
-         Fanfare-Connection: {id}\r\n",
-        instance = worker.instance.id,
-    )
-    .into_bytes();
-    if let Some(origin) = headers.get(ORIGIN) {
-        head.extend_from_slice(b"Access-Control-Allow-Origin: ");
-        // A header's value, so it holds no end of a line.
-        head.extend_from_slice(origin.as_bytes());
-        head.extend_from_slice(b"\r\nVary: Origin\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head.into()
-}
-
-/// Whose origin may connect may also say what a browser does not say by itself.
-fn preflight(headers: &HeaderMap) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let answer = response.headers_mut();
-    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET"));
-    answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, last-event-id"));
-    answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    if let Some(origin) = headers.get(ORIGIN) {
-        answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        answer.insert(VARY, HeaderValue::from_static("Origin"));
-    }
-    response
 }
 
 /// What was missed, as events.

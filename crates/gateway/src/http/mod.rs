@@ -3,14 +3,18 @@
 
 mod client;
 mod door;
+mod emulation;
+mod endless;
 mod events;
 mod framing;
 mod rejection;
 mod routes;
 mod since;
+mod streams;
 mod upgrade;
 
 pub use door::{MayPublish, check_publication};
+pub use emulation::{Emulation, emulate, is_emulation};
 pub use events::Events;
 pub use framing::{Goes, judge};
 pub use rejection::{Rejected, Rejection};

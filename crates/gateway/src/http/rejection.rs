@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
 use fanfare_protocol::ChannelError;
+use fanfare_protocol::centrifuge::Offence;
 use fanfare_websocket::handshake::HandshakeError;
 use http::header::{
     ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
@@ -26,12 +27,20 @@ pub enum Rejection {
         "not a request for one host: {0}; HTTP/1.1 demands exactly one Host header with a host and a port"
     )]
     Host(&'static str),
-    #[error("{0} is not how an event stream is asked for; expected GET")]
-    EventsMethod(Method),
+    #[error("{0} is not how this is asked for; expected {1}")]
+    WrongMethod(Method, &'static str),
     #[error(
-        "an event stream needs HTTP/1.1, which a proxy on the way may not speak (nginx: proxy_http_version 1.1)"
+        "an answer that does not end needs HTTP/1.1, which a proxy on the way may not speak (nginx: proxy_http_version 1.1)"
     )]
-    EventsVersion,
+    StreamVersion,
+    #[error("nothing says who the client is; expected {0}")]
+    NoGreeting(&'static str),
+    #[error("what was said is not the protocol: {0}")]
+    Greeting(#[from] Offence),
+    #[error("the body could not be read to its end")]
+    BrokenBody,
+    #[error("the body is larger than message_limit, which is {0} bytes")]
+    BodyTooLarge(usize),
     #[error("the request has a body, which one for an event stream never has")]
     EventsBody,
     #[error("unusable query: since is {0:?}; expected a position such as 42:kRtA, or nothing")]
@@ -140,8 +149,9 @@ impl Rejection {
                 let value = HeaderValue::from_static("Bearer error=\"invalid_token\"");
                 headers.insert(WWW_AUTHENTICATE, value);
             }
-            Self::EventsMethod(_) => {
-                headers.insert(ALLOW, HeaderValue::from_static("GET, OPTIONS"));
+            Self::WrongMethod(_, expected) => {
+                let allowed = format!("{}, OPTIONS", expected.replace(" or ", ", "));
+                headers.insert(ALLOW, HeaderValue::from_str(&allowed).expect("methods are ASCII"));
             }
             _ => {}
         }
@@ -153,10 +163,14 @@ impl Rejection {
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(error) => error.status(),
-            Self::EventsMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::EventsVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::WrongMethod(..) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::StreamVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Body
             | Self::EventsBody
+            | Self::NoGreeting(_)
+            | Self::Greeting(_)
+            | Self::BrokenBody
             | Self::Since(_)
             | Self::NoRecovery
             | Self::Host(_)
@@ -185,9 +199,13 @@ impl Rejection {
             | Self::Body
             | Self::Host(_)
             | Self::NotHttp
-            | Self::EventsMethod(_)
-            | Self::EventsVersion
+            | Self::WrongMethod(..)
+            | Self::StreamVersion
             | Self::EventsBody
+            | Self::NoGreeting(_)
+            | Self::Greeting(_)
+            | Self::BrokenBody
+            | Self::BodyTooLarge(_)
             | Self::Since(_)
             | Self::NoRecovery
             | Self::Query { .. } => 0,

@@ -25,6 +25,7 @@ use super::door::{self, Entry, MayPublish};
 use super::events::{self, Events};
 use super::rejection::Rejection;
 use super::since::{Since, Words, catch_up};
+use super::streams;
 use crate::admission::Permit;
 use crate::client::Dialect;
 use crate::client_address::client_address;
@@ -46,7 +47,11 @@ pub struct Upgrade {
 impl Upgrade {
     /// Whether the answer is yet to be written, by whoever takes the socket.
     pub fn answers_itself(&self) -> bool {
-        matches!(self.purpose, Purpose::Events(_))
+        match &self.purpose {
+            Purpose::Raw(..) => false,
+            Purpose::Client(dialect, _) => dialect.format.carrier.is_body(),
+            Purpose::Events(_) => true,
+        }
     }
 }
 
@@ -81,7 +86,7 @@ pub struct Terms {
 pub type Handoff = Rc<RefCell<Option<Upgrade>>>;
 
 /// The most fragments of one message: a few bytes each at the usual message limit.
-const FRAGMENTS: u32 = 16_384;
+pub(super) const FRAGMENTS: u32 = 16_384;
 
 /// What the Autobahn suite sends: 16 MiB (9.1.6), and 65,536 fragments (9.3.1).
 const ECHO_MESSAGE: usize = 16 << 20;
@@ -95,6 +100,7 @@ pub fn is_upgrade(config: &Config, path: &str) -> bool {
     path == "/ws"
         || path.starts_with("/ws/")
         || events::is_path(path)
+        || streams::is_path(path)
         || client::is_path(path)
         || is_echo(config, path)
 }
@@ -110,10 +116,9 @@ pub async fn upgrade(
     let instance = &worker.instance;
     let client = client_address(&instance.config, peer, request.headers());
     let pending = Abandoned { worker, client };
-    let is_events = events::is_path(request.uri().path());
     let answer = timeout_at(deadline, accept(worker, client, request, handoff)).await;
     std::mem::forget(pending);
-    if is_events && handoff.borrow().is_some() {
+    if handoff.borrow().as_ref().is_some_and(Upgrade::answers_itself) {
         // The answer is not hyper's, which is let go of while it waits for one.
         return std::future::pending().await;
     }
@@ -136,15 +141,12 @@ async fn accept(
     if instance.memory.is_near() {
         return Err(Rejection::Memory);
     }
-    if events::is_path(request.uri().path()) {
-        return Ok(match events::accept(worker, client, &request).await? {
-            events::Answer::Preflight(response) => response,
-            events::Answer::Taken(upgrade) => {
-                *handoff.borrow_mut() = Some(*upgrade);
-                // Never seen.
-                Response::new(Body::empty())
-            }
-        });
+    let path = request.uri().path();
+    if events::is_path(path) {
+        return Ok(events::accept(worker, client, &request).await?.leave(handoff));
+    }
+    if streams::is_path(path) {
+        return Ok(streams::accept(worker, client, request).await?.leave(handoff));
     }
     let headers = request.headers();
     let accept = handshake::accept(request.method(), request.version(), headers)?;
@@ -167,11 +169,12 @@ async fn accept(
     let permit = instance.admission.admit(client)?;
     let outbox_limit = instance.config.outbox_limit;
     let (placed, purpose, protocol) = match wish {
-        Wish::Client(client::Wish { mut dialect, protocol, heartbeat }) => {
+        Wish::Client(client::Wish { mut dialect, protocol }) => {
             dialect.format = carried(dialect.format);
-            let opening = Opening { id, format: dialect.format, heartbeat, outbox_limit, context };
+            let (format, heartbeat) = (dialect.format, Heartbeat::Introduction);
+            let opening = Opening { id, format, heartbeat, outbox_limit, context };
             let limits = Limits { message: instance.config.message_limit, fragments: FRAGMENTS };
-            tracing::debug!(%id, %client, encoding = ?dialect.encoding, "connection accepted");
+            tracing::debug!(%id, %client, format = ?dialect.format, "connection accepted");
             (worker.shard.place(opening), Purpose::Client(dialect, limits), protocol)
         }
         Wish::Raw(mut subscription, mut terms, since) => {

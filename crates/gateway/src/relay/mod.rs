@@ -1,6 +1,7 @@
 //! Where the broker's publications become the hub's deliveries: the only place that knows both. Each
 //! publication is encoded here once for each format, whatever the number of its receivers.
 
+mod carriage;
 mod phrases;
 mod stream;
 mod wording;
@@ -17,15 +18,19 @@ use fanfare_websocket::deflate::{Compressor, Level};
 use fanfare_websocket::frame;
 use papaya::HashMap;
 
+pub use self::carriage::{carry, last_words, push_format};
 pub use self::phrases::{PHRASES, gap_notice, place_notice};
-pub use self::stream::{event, gap_event, place_event};
+pub use self::stream::{event, gap_event, overture, place_event};
 pub use self::wording::Message;
 use self::wording::Wording;
+use crate::client::Sessions;
 use crate::memory::Budget;
 
 /// What the broker hands this instance goes to its hub.
 pub struct HubRelay {
     hub: Arc<Hub>,
+    /// Which worker has a session that a client speaks to.
+    sessions: Arc<Sessions>,
     memory: Arc<Budget>,
     compression: Option<Compression>,
     /// The last publication of channels in which somebody wants differences to it.
@@ -46,9 +51,14 @@ pub struct Compression {
 
 impl HubRelay {
     /// A relay to this hub, for clients that may have agreed on `compression`.
-    pub fn new(hub: Arc<Hub>, memory: Arc<Budget>, compression: Option<Compression>) -> Self {
+    pub fn new(
+        hub: Arc<Hub>,
+        sessions: Arc<Sessions>,
+        memory: Arc<Budget>,
+        compression: Option<Compression>,
+    ) -> Self {
         let (previous, gaps, deflated) = Default::default();
-        Self { hub, memory, compression, previous, gaps, deflated }
+        Self { hub, sessions, memory, compression, previous, gaps, deflated }
     }
 
     /// Gaps since the start, by cause.
@@ -173,7 +183,11 @@ impl Relay for HubRelay {
     }
 
     fn control(&self, message: Control) {
-        self.hub.control(message);
+        let Control::Uplink(uplink) = &message else { return self.hub.control(message) };
+        match self.sessions.find(&uplink.session) {
+            Some(seat) => self.hub.control_at(seat.worker, message),
+            None => self.sessions.count_lost(),
+        }
     }
 
     fn subscribers(&self, channel: &Channel) -> u64 {

@@ -5,20 +5,19 @@ use fanfare_hub::{Carrier, Encoding, End, Format, Phrases};
 use fanfare_protocol::{Channel, Position};
 use fanfare_websocket::{CloseCode, Opcode, close_frame, frame};
 
+use super::carriage::{carry, last_words};
 use super::stream;
 
 /// See the module.
 pub const PHRASES: Phrases = Phrases { ping, gap, goodbye };
 
 fn ping(format: Format) -> Bytes {
-    if let Carrier::Events = format.carrier {
-        return stream::comment();
-    }
-    match format.encoding {
+    match (format.encoding, format.carrier.is_body()) {
+        (Encoding::Raw, true) => stream::comment(),
         // Who only listens to frames has a library that answers WebSocket's own.
-        Encoding::Raw | Encoding::Uni => frame(Opcode::Ping, b""),
-        Encoding::Json | Encoding::JsonString | Encoding::JsonDelta => frame(Opcode::Text, b"{}"),
-        Encoding::Protobuf | Encoding::ProtobufDelta => frame(Opcode::Binary, &[0]),
+        (Encoding::Raw | Encoding::Uni, false) => frame(Opcode::Ping, b""),
+        (Encoding::Protobuf | Encoding::ProtobufDelta, _) => carry(format, &[0]),
+        _ => carry(format, b"{}"),
     }
 }
 
@@ -38,10 +37,14 @@ fn goodbye(format: Format, end: End) -> Option<Bytes> {
         _ => end.disconnect(),
     };
     let code = disconnect.and_then(|why| CloseCode::from_wire(u16::try_from(why.code()).ok()?));
-    match disconnect.zip(code) {
-        Some((why, code)) => Some(close_frame(code, why.text())),
-        None => end.close().map(|(code, reason)| close_frame(code, reason)),
-    }
+    let (code, reason) = match disconnect.zip(code) {
+        Some((why, code)) => (code, why.text()),
+        None => end.close()?,
+    };
+    Some(match format.encoding {
+        Encoding::Raw => close_frame(code, reason),
+        _ => last_words(format, code, reason),
+    })
 }
 
 fn gap_frame(channel: &Channel) -> Bytes {
@@ -95,6 +98,25 @@ mod tests {
             let words = goodbye(format, end);
             let said = words.map(|words| u16::from_be_bytes([words[2], words[3]]));
             assert_eq!(said, code, "{format:?} {end:?}");
+        }
+        let words = |encoding, carrier, end| {
+            let words = goodbye(Format { encoding, carrier }, end)?;
+            let body = words.strip_suffix(b"\r\n0\r\n\r\n").expect("then the body ends");
+            let start = body.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+            Some(String::from_utf8_lossy(&body[start..]).into_owned())
+        };
+        let drained = r#"{"disconnect":{"code":3001,"reason":"shutdown","reconnect":true}}"#;
+        let refused = r#"{"push":{"disconnect":{"code":3501,"reason":"bad request"}}}"#;
+        let pressed = r#"{"disconnect":{"code":1013,"reason":"memory pressure","reconnect":true}}"#;
+        let bad_request = End::Disconnected(DisconnectCode::BadRequest);
+        for (encoding, carrier, end, expected) in [
+            (Encoding::Uni, Carrier::Stream, End::Drained, Some(format!("{drained}\n"))),
+            (Encoding::Uni, Carrier::Events, End::Drained, Some(format!("data: {drained}\n\n"))),
+            (Encoding::JsonDelta, Carrier::Events, bad_request, Some(format!("data: {refused}\n\n"))),
+            (Encoding::Uni, Carrier::Stream, End::MemoryPressure, Some(format!("{pressed}\n"))),
+            (Encoding::Json, Carrier::Stream, End::Vanished, None),
+        ] {
+            assert_eq!(words(encoding, carrier, end), expected, "{encoding:?} {carrier:?} {end:?}");
         }
     }
 }

@@ -26,18 +26,43 @@ fn chunk(bytes: &[u8]) -> Bytes {
 
 /// A message as a line, or in Protobuf as what says its own length.
 pub fn line(encoding: Encoding, message: &Message) -> Bytes {
+    lines(encoding, &message.bytes)
+}
+
+/// Messages of the client protocol that lie together, as lines; one chunk for all of them.
+pub fn lines(encoding: Encoding, messages: &[u8]) -> Bytes {
     match encoding {
-        Encoding::Protobuf | Encoding::ProtobufDelta => chunk(&message.bytes),
-        _ => chunk(&[&message.bytes[..], b"\n"].concat()),
+        Encoding::Protobuf | Encoding::ProtobufDelta => chunk(messages),
+        _ => chunk(&[messages, b"\n"].concat()),
     }
+}
+
+/// The same as events, one for each.
+pub fn events(messages: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(messages.len() + 64);
+    for line in messages.split(|byte| *byte == b'\n') {
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.extend_from_slice(b"\n\n");
+    }
+    chunk(&out)
+}
+
+/// An empty line, which is nothing to whoever reads events, and shows that they have begun.
+pub fn overture() -> Bytes {
+    chunk(b"\r\n")
+}
+
+/// This chunk, and then the end of the body.
+pub fn ended_by(chunk: &Bytes) -> Bytes {
+    [&chunk[..], END].concat().into()
 }
 
 /// A message as an event. A publication that is told as it is has its position for an id, by which a browser asks for what
 /// comes after it; a binary one is in base64, and its event is called `binary`.
 pub fn event(encoding: Encoding, message: &Message) -> Bytes {
     if encoding != Encoding::Raw {
-        // It is one line.
-        return chunk(&[b"data: ", &message.bytes[..], b"\n\n"].concat());
+        return events(&message.bytes);
     }
     let mut out = Vec::with_capacity(message.bytes.len() + 64);
     if let Some(position) = message.position {
@@ -71,8 +96,7 @@ pub fn gap_event(channel: &Channel) -> Bytes {
 pub fn close_event(end: End) -> Option<Bytes> {
     let (code, reason) = end.close()?;
     let why = json!({ "code": code.get(), "reason": reason });
-    let last = chunk(format!("event: close\ndata: {why}\n\n").as_bytes());
-    Some([&last[..], END].concat().into())
+    Some(ended_by(&chunk(format!("event: close\ndata: {why}\n\n").as_bytes())))
 }
 
 /// Nothing, so that everybody on the way sees that the connection lives.

@@ -106,6 +106,15 @@ pub const METRICS: &[Metric] = &[
     gauge("fanfare_history_read_seconds", "How long one of them has taken, on average since the start"),
     counter("fanfare_commands_total", "Commands of the client protocol, by method and result")
         .by("method, result"),
+    counter(
+        "fanfare_emulation_requests_total",
+        "Requests that brought what a client says to its session, by outcome",
+    )
+    .by("outcome"),
+    counter(
+        "fanfare_emulation_lost_total",
+        "Times that such words came to this instance and their session was not here any more",
+    ),
     counter("fanfare_recoveries_total", "Subscriptions that wanted what they had missed, by outcome")
         .by("outcome"),
     counter("fanfare_namespace_publications_total", "Publications of clients, by namespace").by("namespace"),
@@ -152,7 +161,7 @@ mod tests {
     use super::*;
     use crate::api::{Calls, Method, Refusal};
     use crate::client::{Counts, Outcome};
-    use crate::http::Rejection;
+    use crate::http::{Emulation, Rejection};
     use crate::identity::TokenFault;
     use crate::tls::LiveCertificate;
 
@@ -183,6 +192,7 @@ mod tests {
         writeln!(rows, "\n`method` of a command: {}.", list(&Counts::METHODS)).unwrap();
         writeln!(rows, "\n`result` of a command: {}.", list(&Counts::RESULTS)).unwrap();
         writeln!(rows, "\n`outcome` of a recovery: {}.", list(&Outcome::LABELS)).unwrap();
+        writeln!(rows, "\n`outcome` of an emulation request: {}.", list(&Emulation::OUTCOMES)).unwrap();
         writeln!(rows, "\n`result` of a heal: `whole`, `gap`.").unwrap();
         let (begin, end) = ("<!-- begin generated -->\n", "<!-- end generated -->");
         let text = std::fs::read_to_string(FILE).unwrap();

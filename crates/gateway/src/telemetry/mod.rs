@@ -154,6 +154,10 @@ fn clients(instance: &Instance) {
     for (method, result, commands) in counts.commands() {
         counter!("fanfare_commands_total", "method" => method, "result" => result).absolute(commands);
     }
+    for (outcome, requests) in instance.emulation.read() {
+        counter!("fanfare_emulation_requests_total", "outcome" => outcome).absolute(requests);
+    }
+    counter!("fanfare_emulation_lost_total").absolute(instance.sessions.lost());
     for (outcome, recoveries) in counts.recoveries() {
         counter!("fanfare_recoveries_total", "outcome" => outcome).absolute(recoveries);
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fanfare_websocket::{Opcode, frame};
+
 use super::{Heartbeat, Key, Registry, find};
 use crate::connection::{Life, State};
 use crate::end::End;
@@ -137,7 +139,11 @@ impl Registry {
             Life::Unknown => return self.end(key, End::Stale),
         }
         if is_pinged {
-            let ping = (self.hub.phrases().ping)(connection.format);
+            let ping = match connection.life {
+                // Whoever knows nothing of the client's protocol on the way, the browser included, answers this one.
+                Life::Heard => frame(Opcode::Ping, b""),
+                _ => (self.hub.phrases().ping)(connection.format),
+            };
             let sent = connection.send(&ping);
             self.stats.bytes_out.add(ping.len() as u64);
             self.note(key.index, sent);

@@ -1,0 +1,199 @@
+//! `POST /emulation`: what a client says to a session that answers elsewhere, in an answer that does not end. Any instance
+//! takes it and hands it to the one that has the session, over the bus, in the order in which requests came; what is said
+//! in it is the session's to read. It tells nobody whether another instance still has the session, for nobody waits for
+//! another instance.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::body::Body;
+use fanfare_broker::{Target, Unsent};
+use fanfare_protocol::Control;
+use fanfare_protocol::centrifuge::{EmulationRequest, Encoding, Offence};
+use fanfare_protocol::control::Uplink;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::endless::{admits, let_read, preflight};
+use super::rejection::Rejection;
+use super::streams::{is_binary, whole};
+use crate::session::is_pressed;
+use crate::worker::Worker;
+
+const PATH: &str = "/emulation";
+
+/// Whether a path is this one.
+pub fn is_emulation(path: &str) -> bool {
+    path == PATH
+}
+
+/// Hands on what a client says: 204 when it is on its way, or why not, which is counted.
+pub async fn emulate(
+    worker: &Worker,
+    peer: IpAddr,
+    deadline: Instant,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let instance = &worker.instance;
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    if parts.method == Method::OPTIONS && admits(instance, headers) {
+        return preflight(headers, "POST", "content-type");
+    }
+    let taken = timeout_at(deadline, take(worker, &parts.method, headers, body)).await;
+    let outcome = taken.unwrap_or(Err(Refusal::Timeout));
+    instance.emulation.count(&outcome);
+    let response = match outcome {
+        Ok(()) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+        Err(refusal) => {
+            tracing::debug!(reason = refusal.label(), %peer, "emulation refused: {refusal}");
+            refusal.answer(instance.config.retry_after_seconds())
+        }
+    };
+    if admits(instance, headers) { let_read(headers, response) } else { response }
+}
+
+async fn take(worker: &Worker, method: &Method, headers: &HeaderMap, body: Incoming) -> Result<(), Refusal> {
+    let instance = &worker.instance;
+    if !admits(instance, headers) {
+        return Err(Refusal::Origin);
+    }
+    if *method != Method::POST {
+        return Err(Refusal::Method(method.clone()));
+    }
+    // As a WebSocket is not read while there is no room for what it may say.
+    while is_pressed(worker) {
+        instance.memory.relieved().await;
+        instance.hub.relieved().await;
+    }
+    let body = whole(body, instance.config.message_limit).await.map_err(|rejection| match rejection {
+        Rejection::BodyTooLarge(limit) => Refusal::TooLarge(limit),
+        _ => Refusal::Broken,
+    })?;
+    let encoding = if is_binary(headers) { Encoding::Protobuf } else { Encoding::Json };
+    let EmulationRequest { node, session, data } = EmulationRequest::read(encoding, &body)?;
+    if data.is_empty() {
+        return Err(Refusal::Nothing);
+    }
+    let node = node.parse::<Uuid>().map_err(|_| Refusal::Instance)?;
+    // Of another instance's sessions only that one knows.
+    if node == instance.id && instance.sessions.find(&session).is_none() {
+        return Err(Refusal::Session);
+    }
+    // The call puts it into its place; nothing may come between reading and this.
+    let sent = instance.broker.control(Target::Instance(node), Control::Uplink(Uplink { session, data }));
+    sent.await.map_err(|unsent| match unsent {
+        Unsent::Nobody(_) => Refusal::Instance,
+        Unsent::Away(_) | Unsent::Busy => Refusal::Unavailable(unsent),
+    })
+}
+
+/// Why something was not handed on. It says nothing of the session's name.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0} is not how a session is spoken to; expected POST")]
+    Method(Method),
+    #[error("pages of this origin may not connect; see allowed_origins")]
+    Origin,
+    #[error("the body is larger than message_limit, which is {0} bytes")]
+    TooLarge(usize),
+    #[error("the body could not be read to its end")]
+    Broken,
+    #[error("the body cannot be read: {0}; expected node, session and data")]
+    Malformed(#[from] Offence),
+    #[error("`data` is missing or empty; expected commands")]
+    Nothing,
+    #[error("there is no instance of this name; it has ended, or never was")]
+    Instance,
+    #[error("this instance has no session of this name; it has ended, or never was")]
+    Session,
+    #[error("the instance of this name cannot be reached: {0}")]
+    Unavailable(Unsent),
+    #[error("the request took too long")]
+    Timeout,
+}
+
+impl Refusal {
+    fn label(&self) -> &'static str {
+        Emulation::OUTCOMES[self.index()]
+    }
+
+    /// Its place among the outcomes.
+    fn index(&self) -> usize {
+        match self {
+            Self::Broken | Self::Malformed(_) | Self::Nothing => 1,
+            Self::TooLarge(_) => 2,
+            Self::Method(_) => 3,
+            Self::Origin => 4,
+            Self::Session => 5,
+            Self::Instance => 6,
+            Self::Unavailable(_) => 7,
+            Self::Timeout => 8,
+        }
+    }
+
+    fn answer(&self, retry_after: u64) -> Response<Body> {
+        let mut response = Response::new(Body::from(format!("{self}\n")));
+        *response.status_mut() = match self {
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Origin => StatusCode::FORBIDDEN,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Broken | Self::Malformed(_) | Self::Nothing => StatusCode::BAD_REQUEST,
+            Self::Instance | Self::Session => StatusCode::NOT_FOUND,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+        };
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        match self {
+            Self::Method(_) => {
+                headers.insert(ALLOW, HeaderValue::from_static("POST, OPTIONS"));
+            }
+            Self::Unavailable(_) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
+            }
+            // What is left of the body would be taken for a request.
+            Self::TooLarge(_) | Self::Broken | Self::Timeout => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// What became of the requests, since the start.
+#[derive(Default)]
+pub struct Emulation([AtomicU64; Emulation::OUTCOMES.len()]);
+
+impl Emulation {
+    /// The values of the label `outcome`.
+    pub const OUTCOMES: [&'static str; 9] = [
+        "handed_on",
+        "malformed",
+        "too_large",
+        "method",
+        "origin",
+        "unknown_session",
+        "unknown_instance",
+        "unavailable",
+        "timeout",
+    ];
+
+    fn count(&self, outcome: &Result<(), Refusal>) {
+        let place = outcome.as_ref().map_or_else(Refusal::index, |()| 0);
+        self.0[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often each happened.
+    pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::OUTCOMES.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+}
