@@ -15,6 +15,7 @@ mod compression;
 mod config;
 mod connections;
 mod drain;
+mod emulation;
 mod events;
 mod handshake;
 mod harness;

@@ -2,6 +2,7 @@
 //! It judges nothing about Fanfare; that is the tests' part.
 
 mod balancer;
+mod body;
 mod caller;
 mod cgroup;
 mod client;
@@ -12,6 +13,7 @@ mod metrics;
 mod process;
 mod proxy;
 mod redis;
+mod remote;
 mod socket;
 mod tls;
 
@@ -21,6 +23,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 
 pub use balancer::LoadBalancer;
+pub use body::Body;
 pub use caller::Caller;
 pub use cgroup::Cgroup;
 pub use client::{Client, Said, fence};
@@ -30,6 +33,7 @@ pub use instance::{Instance, refused_to_start, run_to_end};
 pub use metrics::Metrics;
 pub use proxy::{Fault, TcpProxy};
 pub use redis::RedisServer;
+pub use remote::{Remote, encoded};
 pub use socket::{Frame, Socket, frame};
 pub use tls::{Certificates, certificate, openssl};
 
