@@ -1,5 +1,6 @@
-// The npm package `centrifuge` and the PyPI package `centrifuge-python`, unmodified, in JSON and in Protobuf, against one instance that serves from memory, one with
-// Redis, and two behind HAProxy. Each test is one thing that the package's users rely on.
+// The npm package `centrifuge` over each of its transports, and the PyPI package `centrifuge-python`, unmodified, in JSON and in Protobuf,
+// against one instance that serves from memory, one with Redis, and two behind HAProxy. Each test is one thing that the package's
+// users rely on. And those who only listen, with no library at all.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -13,6 +14,7 @@ import { promisify } from "node:util";
 
 import { Centrifuge } from "centrifuge";
 import { Centrifuge as CentrifugeProtobuf } from "centrifuge/build/protobuf";
+import { EventSource } from "eventsource";
 import WebSocket from "ws";
 
 import { alone, balanced, cluster, eventually } from "./cluster.mjs";
@@ -22,7 +24,7 @@ const SECRET = "a secret that only the tests have";
 const CONFIGURATION = `
 token_secrets = ["${SECRET}"]
 allow_anonymous = true
-refresh_grace = "1s"
+refresh_grace = "5s"
 personal_channel = "own:#"
 [channels]
 may_subscribe = "anonymous"
@@ -81,6 +83,19 @@ const ENCODINGS = {
   },
 };
 
+/** How a client is made that uses no other. Server-sent events are text, so nothing else is said in them. */
+const TRANSPORTS = {
+  websocket: (make, place, options) => new make(`ws://${place}/connection/websocket`, options),
+  sse: (make, place, options) => emulated(make, "sse", place, options),
+  http_stream: (make, place, options) => emulated(make, "http_stream", place, options),
+};
+
+const emulated = (make, transport, place, options) => {
+  const endpoint = `http://${place}/connection/${transport}`;
+  const ways = { emulationEndpoint: `http://${place}/emulation`, eventsource: EventSource };
+  return new make([{ transport, endpoint }], { ...ways, ...options });
+};
+
 for (const [setting, begin] of Object.entries(SETTINGS)) {
   describe(setting, () => {
     let place, home;
@@ -95,9 +110,13 @@ for (const [setting, begin] of Object.entries(SETTINGS)) {
       rmSync(home, { recursive: true, force: true });
     });
     for (const [encoding, words] of Object.entries(ENCODINGS)) {
-      describe(encoding, () => conversations(() => place.port, words));
+      for (const transport of Object.keys(TRANSPORTS)) {
+        if (transport === "sse" && encoding !== "JSON") continue;
+        describe(`${encoding}, ${transport}`, () => conversations(() => place.port, words, transport));
+      }
       test(`centrifuge-python in ${encoding}`, () => python(place.port, encoding.toLowerCase()));
     }
+    describe("for those who only listen", () => monologues(() => place.port));
   });
 }
 
@@ -109,12 +128,64 @@ async function python(port, encoding) {
   assert.equal(stdout.trim().split("\n").length, 7, stdout);
 }
 
-function conversations(port, { make, write, read }) {
+/** Neither library nor frames: an EventSource, and a fetch whose body does not end. */
+function monologues(port) {
+  const LISTENERS = {
+    uni_sse: (request) => {
+      const heard = [];
+      const query = new URLSearchParams({ cf_connect: JSON.stringify(request) });
+      const source = new EventSource(`http://127.0.0.1:${port()}/connection/uni_sse?${query}`);
+      source.onmessage = ({ data }) => heard.push(JSON.parse(data));
+      return [heard, () => source.close()];
+    },
+    uni_http_stream: (request) => {
+      const [heard, stop] = [[], new AbortController()];
+      const read = async () => {
+        const body = JSON.stringify(request);
+        const url = `http://127.0.0.1:${port()}/connection/uni_http_stream`;
+        const answer = await fetch(url, { method: "POST", body, signal: stop.signal });
+        let rest = "";
+        for await (const text of answer.body.pipeThrough(new TextDecoderStream())) {
+          const lines = (rest + text).split("\n");
+          rest = lines.pop();
+          heard.push(...lines.map((line) => JSON.parse(line)));
+        }
+      };
+      read().catch((error) => error.name === "AbortError" || heard.push(error));
+      return [heard, () => stop.abort()];
+    },
+  };
+  for (const [transport, listen] of Object.entries(LISTENERS)) {
+    test(`${transport} brings all that is published, from wherever`, async () => {
+      const channel = `chat:${randomUUID()}`;
+      const user = randomUUID();
+      const [heard, stop] = listen({ token: token({ sub: user, channels: [channel] }) });
+      const speaker = new Centrifuge(`ws://127.0.0.1:${port()}/connection/websocket`, { websocket: WebSocket });
+      try {
+        const { connect } = await eventually("it is let in", () => heard[0]);
+        assert.deepEqual(Object.keys(connect.subs).sort(), [channel, `own:#${user}`].sort());
+        speaker.connect();
+        const sub = speaker.newSubscription(channel);
+        sub.subscribe();
+        await sub.ready(5000);
+        for (let n = 0; n < 20; n += 1) await sub.publish({ n, text: "grüße\n" });
+        const said = () => heard.filter((push) => push.pub).map((push) => push.pub.data);
+        await eventually("all is heard", () => said().length === 20);
+        assert.deepEqual(said(), Array.from({ length: 20 }, (_, n) => ({ n, text: "grüße\n" })));
+      } finally {
+        stop();
+        speaker.disconnect();
+      }
+    });
+  }
+}
+
+function conversations(port, { make, write, read }, transport) {
   const open = [];
   after(() => open.forEach((client) => client.disconnect()));
 
   const client = (options = {}) => {
-    const made = new make(`ws://127.0.0.1:${port()}/connection/websocket`, {
+    const made = TRANSPORTS[transport](make, `127.0.0.1:${port()}`, {
       websocket: WebSocket,
       minReconnectDelay: 10,
       maxReconnectDelay: 100,
@@ -152,7 +223,11 @@ function conversations(port, { make, write, read }) {
     const [, first] = await subscribed(one, channel);
     const [, second] = await subscribed(other, channel);
     const all = Array.from({ length: 20 }, (_, n) => ({ n, text: "grüße\n" }));
-    await Promise.all(all.map((data) => one.publish(channel, write(data))));
+    // In one frame, or in one request: what is said in several requests may overtake itself on the way.
+    one.startBatching();
+    const published = Promise.all(all.map((data) => one.publish(channel, write(data))));
+    one.stopBatching();
+    await published;
     for (const heard of [first, second]) {
       await eventually("all is heard", () => heard.publications.length >= all.length);
       assert.deepEqual(said(heard), all);

@@ -142,6 +142,11 @@ class Balancer extends Process {
       "listen gateway",
       `  bind 127.0.0.1:${this.port}`,
       "  balance roundrobin",
+      // Who leaves a body that does not end is gone at once, and not at the next ping.
+      "  option abortonclose",
+      // What is written there is sent at once, and not when more has come or 200 ms have passed.
+      "  option http-no-delay",
+      "  http-request disable-l7-retry unless METH_GET",
       ...servers,
       "",
     ];

@@ -55,6 +55,8 @@ listen gateway
   bind {address}
   balance roundrobin
   option forwardfor
+  option abortonclose
+  option http-no-delay
 "
     );
     for (number, instance) in instances.iter().enumerate() {
