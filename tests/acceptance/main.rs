@@ -29,4 +29,5 @@ mod metrics;
 mod promises;
 mod redis_faults;
 mod relay;
+mod storm;
 mod tls;

@@ -10,7 +10,7 @@ use fanfare_protocol::{Channel, Epoch, Position, Publication};
 pub type Retain = Arc<dyn Fn(&Channel) -> Option<Retention> + Send + Sync>;
 
 /// For how long a channel's history is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Retention {
     /// Publications; the oldest go first. At least 1.
     pub size: usize,
@@ -70,7 +70,7 @@ impl AppendOptions {
 }
 
 /// What to read of a history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Query {
     /// Forward: only what is newer, the oldest of it first. Reverse: only what is older, the newest of it first.
     /// Nothing: everything there is. An empty epoch (`Epoch::ANY`) matches any.

@@ -44,6 +44,8 @@ use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, Heads, accept, read_header};
 use crate::listening::attend;
 use crate::memory::Budget;
+use crate::newcomers::Newcomers;
+use crate::recoveries::Recoveries;
 use crate::relay::HubRelay;
 use crate::session::Session;
 use crate::tls::{Handshake, LiveCertificate, TlsStream, refuse_plain_http, shake_hands};
@@ -57,7 +59,7 @@ const ORDINARY: Duration = Duration::from_secs(60);
 /// A request's headers may take so much together.
 const HEADERS: usize = 16 << 10;
 
-/// How long a new connection waits to be accepted while memory has run out.
+/// How long a new connection waits to be accepted while memory has run out, or many clients wait for a history.
 const SCARCE: Duration = Duration::from_millis(20);
 
 /// After the instance was told to end at once, how long Close frames may take to be written.
@@ -77,6 +79,9 @@ pub struct Worker {
     pub instance_id: HeaderValue,
     router: Router,
     draining: Cell<bool>,
+    newcomers: Newcomers,
+    /// The pace of those who have missed something.
+    pub recoveries: Recoveries,
     /// Whose turn it is to reckon for a TLS handshake.
     turns: Semaphore,
     /// Held by each task of a connection's, so that they can be counted.
@@ -131,6 +136,8 @@ impl Worker {
             inflater: RefCell::default(),
             roster,
             draining: Cell::new(false),
+            newcomers: Newcomers::default(),
+            recoveries: Recoveries::new(instance.config.recovery_rate),
             turns: Semaphore::new(1),
             shard: Shard::start(inbox, settings, lag, watch, tasks),
             instance,
@@ -460,10 +467,15 @@ impl Accepted for Acceptor {
         if memory.is_past() {
             let _ = timeout(SCARCE, memory.relieved()).await;
         }
+        self.0.newcomers.pause(self.0.shard.stats().deliveries.read()).await;
+        let recoveries = &self.0.recoveries;
+        if recoveries.are_many() {
+            let _ = timeout(SCARCE, recoveries.are_fewer()).await;
+        }
     }
 
     fn connection(&self, stream: TcpStream, peer: SocketAddr) {
-        spawn_local(self.0.clone().converse(stream, peer));
+        spawn_local(self.0.newcomers.counting(self.0.clone().converse(stream, peer)));
     }
 
     fn failed(&self, error: &io::Error) {

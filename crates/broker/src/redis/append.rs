@@ -10,9 +10,9 @@ use redis::{Arg, Cmd, Value};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::calls::Script;
 use super::fault::Fault;
 use super::keys::Keys;
-use super::pool::Script;
 use super::reads::{millis, read_epoch, unexpected};
 use crate::history::new_epoch;
 use crate::{AppendOptions, BrokerError, Retention, Version};

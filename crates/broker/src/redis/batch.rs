@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::append::{self, APPEND, Append, ONCE};
+use super::calls::is_noscript;
 use super::control::Lost;
 use super::fault::Fault;
 use super::lane::Lane;
 use super::log::Message;
-use super::pool::is_noscript;
 use crate::BrokerError;
 
 /// Commands in the order in which they are sent.

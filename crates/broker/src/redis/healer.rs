@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
 use super::lane::Lane;
-use super::reads::Library;
+use super::library::Library;
+use super::reads::Reading;
 use super::streams::{Answer, Errand};
 use crate::Query;
 
@@ -47,12 +48,12 @@ pub(super) async fn heal(lane: Arc<Lane>, library: Arc<Library>, idle: Duration)
     }
 }
 
-async fn run(lane: &Lane, library: &Library, errand: Errand) -> (Errand, Answer) {
+async fn run(lane: &Lane, library: &Arc<Library>, errand: Errand) -> (Errand, Answer) {
     let Some(retention) = (lane.retain)(&errand.channel) else { return (errand, Answer::Refused) };
     let limit = if errand.ask.top_only { 0 } else { PAGE };
     let query = Query { since: errand.ask.since, limit, reverse: false };
-    let read = library.read(&lane.keys, &errand.channel, query, retention, errand.ask.reached);
-    let answer = match read.await {
+    let reading = Reading::of(&lane.keys, &errand.channel, query, retention, errand.ask.reached);
+    let answer = match library.read(reading).await {
         Ok(history) => Answer::Read(history),
         Err(fault) if fault.is_refusal() => {
             tracing::warn!(because = lane.because(&fault), channel = %errand.channel, "a history cannot be read");
@@ -63,7 +64,7 @@ async fn run(lane: &Lane, library: &Library, errand: Errand) -> (Errand, Answer)
     (errand, answer)
 }
 
-/// Reads that may be under way; the pool sends them together.
+/// Reads that may be under way, or wait for their turn.
 const MOST: usize = 512;
 /// Publications in one read.
 const PAGE: usize = 256;

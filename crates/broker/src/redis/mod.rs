@@ -7,6 +7,7 @@
 mod append;
 mod backoff;
 mod batch;
+mod calls;
 mod commands;
 mod config;
 mod control;
@@ -17,11 +18,11 @@ mod herald;
 mod interest;
 mod keys;
 mod lane;
+mod library;
 mod link;
 mod log;
 mod occasionally;
 mod origins;
-mod pool;
 mod publisher;
 mod reads;
 mod rows;
@@ -37,15 +38,16 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use self::calls::Calls;
 use self::config::is_tls;
 use self::ear::Ear;
 use self::fault::Fault;
 use self::herald::Herald;
 use self::keys::Keys;
 use self::lane::Lane;
+use self::library::Library;
 use self::link::Link;
-use self::pool::Pool;
-use self::reads::Library;
+use self::reads::Reading;
 use self::rows::{Ledger, Names};
 use self::shared::Questions;
 use crate::{
@@ -59,7 +61,7 @@ pub use self::config::{ConfigError, RedisConfig};
 pub struct Redis {
     lanes: Box<[Arc<Lane>]>,
     retain: Retain,
-    pool: Arc<Pool>,
+    calls: Arc<Calls>,
     library: Arc<Library>,
     ledger: Arc<Ledger>,
     herald: Arc<Herald>,
@@ -86,13 +88,8 @@ impl Redis {
         let address = info.addr().to_string();
         let is_cluster = config.cluster.is_some();
         let link = Link::new(nodes, is_cluster, config.timeout).map_err(|_| ConfigError::Url)?;
-        let pool = if is_cluster {
-            Pool::to_cluster(link.clone(), runtime)
-        } else {
-            Pool::new(info, config.timeout, runtime).map_err(|_| ConfigError::Url)?
-        };
-        let pool = Arc::new(pool);
-        let library = Arc::new(Library::new(pool.clone()));
+        let calls = Arc::new(Calls::start(link.clone(), runtime));
+        let library = Arc::new(Library::new(calls.clone()));
         let mut tasks = Vec::new();
         let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
             let part = (number, config.lanes);
@@ -114,7 +111,7 @@ impl Redis {
         let mut tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
         tasks.extend(ledger.start(runtime));
         let questions = Questions::default();
-        Ok(Self { lanes, retain, pool, library, ledger, herald, questions, _tasks: tasks })
+        Ok(Self { lanes, retain, calls, library, ledger, herald, questions, _tasks: tasks })
     }
 
     fn explain(&self, fault: &Fault) -> BrokerError {
@@ -157,7 +154,7 @@ impl Broker for Redis {
         Box::pin(async move {
             let retention = (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
             let keys = &self.lane(channel).keys;
-            let history = self.library.read(keys, channel, query, retention, 0).await;
+            let history = self.library.read(Reading::of(keys, channel, query, retention, 0)).await;
             history.map_err(|fault| self.explain(&fault))
         })
     }

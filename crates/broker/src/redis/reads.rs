@@ -1,68 +1,45 @@
-//! Reads of histories: the script, its arguments and its answer. It delivers nothing.
+//! Reads of histories: the script, its arguments and its answer. It delivers nothing, and decides nothing
+//! about when to read.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_protocol::{Channel, Epoch, Opened, Position, Publication};
 use redis::{Cmd, Value};
 
+use super::calls::{Calls, Script};
 use super::fault::Fault;
 use super::keys::Keys;
-use super::pool::{Pool, Script};
 use crate::history::new_epoch;
-use crate::{History, Query, Retention, Status};
+use crate::{History, Query, Retention};
 
 /// Creates the numbering of a history that has none, so that a client can recover from its beginning.
 pub(super) static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/read.lua")));
 
-/// Where histories are read, how often that happened, and how long it took.
-pub(super) struct Library {
-    pool: Arc<Pool>,
-    done: AtomicU64,
-    failed: AtomicU64,
-    micros: AtomicU64,
+/// One read of one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Reading {
+    pub stream: String,
+    pub meta: String,
+    pub query: Query,
+    pub retention: Retention,
+    /// An offset of `query.since`'s epoch that is known to have been given out: if the history has not come so far, it
+    /// was lost, and a new epoch begins.
+    pub reached: u64,
 }
 
-impl Library {
-    pub fn new(pool: Arc<Pool>) -> Self {
-        Self { pool, done: AtomicU64::new(0), failed: AtomicU64::new(0), micros: AtomicU64::new(0) }
-    }
-
-    /// A read of one channel. `reached` is an offset of `query.since`'s epoch that is known to have been given out: if
-    /// the history has not come so far, it was lost, and a new epoch begins.
-    pub async fn read(
-        &self,
-        keys: &Keys,
-        channel: &Channel,
-        query: Query,
-        retention: Retention,
-        reached: u64,
-    ) -> Result<History, Fault> {
-        let started = Instant::now();
+impl Reading {
+    pub fn of(keys: &Keys, channel: &Channel, query: Query, retention: Retention, reached: u64) -> Self {
         let (stream, meta) = (keys.stream(channel), keys.meta(channel));
-        let answer = self
-            .pool
-            .script(&READ, &[&stream, &meta], |command| complete(command, query, retention, reached))
-            .await;
-        self.done.fetch_add(1, Relaxed);
-        self.failed.fetch_add(u64::from(answer.is_err()), Relaxed);
-        self.micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
-        read_answer(answer?).ok_or_else(unexpected)
+        Self { stream, meta, query, retention, reached }
     }
 
-    /// Forgets the publications of a channel, and not their numbers.
-    pub async fn remove(&self, keys: &Keys, channel: &Channel) -> Result<(), Fault> {
-        let mut command = Cmd::new();
-        command.arg("DEL").arg(keys.stream(channel));
-        self.pool.call(command).await.map(drop)
-    }
-
-    pub fn add_to(&self, status: &mut Status) {
-        status.history_reads += self.done.load(Relaxed);
-        status.history_failures += self.failed.load(Relaxed);
-        status.history_micros += self.micros.load(Relaxed);
+    pub async fn carry_out(&self, calls: &Calls) -> Result<History, Fault> {
+        let Self { stream, meta, query, retention, reached } = self;
+        let complete = |command: &mut Cmd| complete(command, *query, *retention, *reached);
+        let answer = calls.script(&READ, &[stream, meta], complete).await?;
+        read_answer(answer).ok_or_else(unexpected)
     }
 }
 

@@ -66,12 +66,12 @@ impl Presence for Redis {
         limit: usize,
     ) -> Pending<'a, Result<Page<Member>, Away>> {
         self.read(
-            async move { reading::members(&self.pool, self.ledger.names(), channel, &from, limit).await },
+            async move { reading::members(&self.calls, self.ledger.names(), channel, &from, limit).await },
         )
     }
 
     fn member_count<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<MemberCount, Away>> {
-        self.read(reading::member_count(&self.pool, self.ledger.names(), channel))
+        self.read(reading::member_count(&self.calls, self.ledger.names(), channel))
     }
 }
 
@@ -95,7 +95,7 @@ impl Census for Redis {
     }
 
     fn instances(&self) -> Pending<'_, Result<Vec<InstanceFacts>, Away>> {
-        self.read(reading::instances(&self.pool, self.ledger.names()))
+        self.read(reading::instances(&self.calls, self.ledger.names()))
     }
 
     fn channels<'a>(
@@ -105,7 +105,7 @@ impl Census for Redis {
         limit: usize,
     ) -> Pending<'a, Result<Page<ChannelFacts>, Away>> {
         self.read(
-            async move { reading::channels(&self.pool, self.ledger.names(), pattern, &from, limit).await },
+            async move { reading::channels(&self.calls, self.ledger.names(), pattern, &from, limit).await },
         )
     }
 }

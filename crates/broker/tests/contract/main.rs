@@ -11,6 +11,7 @@ mod nodes;
 mod pace;
 mod presence;
 mod proxy;
+mod reading;
 mod redis_only;
 mod server;
 mod shared;

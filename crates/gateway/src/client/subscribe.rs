@@ -384,7 +384,12 @@ async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
         None => Query::TOP,
         Some(since) => Query::since(since, history_limit(&plan.worker)),
     };
-    let history = broker.history(&plan.channel, query).await.map_err(|error| {
+    let reading = broker.history(&plan.channel, query);
+    let read = match plan.since {
+        None => reading.await,
+        Some(_) => plan.worker.recoveries.in_turn(reading).await,
+    };
+    let history = read.map_err(|error| {
         tracing::debug!(channel = %plan.channel, "a subscription fails: {error}");
         ErrorCode::Internal
     })?;

@@ -81,7 +81,7 @@ pub async fn accept(
         worker.shard.confirm(&channel);
     }
     let caught_up = match (entry.recovers, since) {
-        (true, since) => catch_up(instance, &channel, since, &Wording(&channel)).await,
+        (true, since) => catch_up(worker, &channel, since, &Wording(&channel)).await,
         (false, Since::Now) => CaughtUp { words: Bytes::new(), after: 0 },
         // It has been somewhere, and nobody knows what it missed since.
         (false, _) => CaughtUp { words: gap_event(&channel), after: 0 },

@@ -8,7 +8,7 @@ use fanfare_protocol::{Channel, Position, Publication};
 
 use super::rejection::Rejection;
 use crate::client::{Outcome, judge};
-use crate::instance::Instance;
+use crate::worker::Worker;
 
 /// Where a client says it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,8 @@ pub struct CaughtUp {
 }
 
 /// Reads what was missed. While the broker is away that is not known, which is a gap as well: nobody is refused for it.
-pub async fn catch_up(instance: &Instance, channel: &Channel, since: Since, words: &impl Words) -> CaughtUp {
+pub async fn catch_up(worker: &Worker, channel: &Channel, since: Since, words: &impl Words) -> CaughtUp {
+    let instance = &worker.instance;
     let query = match since {
         Since::Position(position) => {
             let limit = instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize);
@@ -65,7 +66,12 @@ pub async fn catch_up(instance: &Instance, channel: &Channel, since: Since, word
         Since::Now | Since::Unknown => Query::TOP,
     };
     let (mut out, mut after) = (Vec::new(), 0);
-    match instance.broker.history(channel, query).await {
+    let reading = instance.broker.history(channel, query);
+    let read = match since {
+        Since::Position(_) => worker.recoveries.in_turn(reading).await,
+        Since::Now | Since::Unknown => reading.await,
+    };
+    match read {
         Err(error) => {
             tracing::debug!(%channel, "what was missed is not known: {error}");
             if since != Since::Now {

@@ -200,7 +200,7 @@ async fn accept(
             if let Some(since) = since {
                 let words =
                     Wording { channel: &terms.channel, notices: subscription.on_gap == OnGap::Notice };
-                let caught_up = catch_up(instance, &terms.channel, since, &words).await;
+                let caught_up = catch_up(worker, &terms.channel, since, &words).await;
                 // Behind the answer, since nothing is written before that.
                 worker.shard.release(placed.key(), &terms.channel, &caught_up.words, caught_up.after, true);
             }

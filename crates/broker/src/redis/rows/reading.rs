@@ -9,24 +9,24 @@ use futures_util::future::try_join_all;
 use redis::{Cmd, FromRedisValue, Value};
 use uuid::Uuid;
 
+use super::super::calls::Calls;
 use super::super::fault::Fault;
-use super::super::pool::Pool;
 use super::names::Names;
 use crate::{ChannelFacts, Cursor, InstanceFacts, MemberCount, Page};
 
 /// A page of a channel's members: those under one lease after the other, each read by Redis' own cursor.
 pub(in crate::redis) async fn members(
-    pool: &Pool,
+    calls: &Calls,
     names: &Names,
     channel: &Channel,
     from: &Cursor,
     limit: usize,
 ) -> Result<Page<Member>, Fault> {
-    let leases: Vec<Uuid> = leases(pool.call(command("HKEYS", &names.instances(channel))).await?);
+    let leases: Vec<Uuid> = leases(calls.call(command("HKEYS", &names.instances(channel))).await?);
     let Some(place) = Place::find(leases, from) else { return Ok(Page { items: Vec::new(), next: None }) };
     let mut scan = command("HSCAN", &names.members(channel, place.lease()));
     scan.arg(&place.cursor).arg("COUNT").arg(limit.clamp(1, MOST));
-    let (cursor, rows) = scanned::<Bytes>(pool.call(scan).await?);
+    let (cursor, rows) = scanned::<Bytes>(calls.call(scan).await?);
     // Those who are only waited for are none.
     let present = rows.into_iter().filter(|(_, row)| row.first() == Some(&b'P'));
     let items = present.filter_map(|(_, row)| Member::read(&row.slice(1..))).collect();
@@ -35,13 +35,13 @@ pub(in crate::redis) async fn members(
 
 /// A channel's members, counted by lease as they come and go.
 pub(in crate::redis) async fn member_count(
-    pool: &Pool,
+    calls: &Calls,
     names: &Names,
     channel: &Channel,
 ) -> Result<MemberCount, Fault> {
     let (by_lease, users) = futures_util::future::try_join(
-        pool.call(command("HVALS", &names.instances(channel))),
-        pool.call(command("HLEN", &names.users(channel))),
+        calls.call(command("HVALS", &names.instances(channel))),
+        calls.call(command("HLEN", &names.users(channel))),
     )
     .await?;
     let by_lease = Vec::<i64>::from_redis_value(by_lease).unwrap_or_default();
@@ -50,9 +50,9 @@ pub(in crate::redis) async fn member_count(
 }
 
 /// What the instances whose leases hold say of themselves.
-pub(in crate::redis) async fn instances(pool: &Pool, names: &Names) -> Result<Vec<InstanceFacts>, Fault> {
-    let facts = try_join_all(alive(pool, names).await?.into_iter().map(|lease| async move {
-        let fields = pool.call(command("HGETALL", &names.facts(lease))).await?;
+pub(in crate::redis) async fn instances(calls: &Calls, names: &Names) -> Result<Vec<InstanceFacts>, Fault> {
+    let facts = try_join_all(alive(calls, names).await?.into_iter().map(|lease| async move {
+        let fields = calls.call(command("HGETALL", &names.facts(lease))).await?;
         Ok(Vec::<(String, String)>::from_redis_value(fields).ok().and_then(|fields| facts_of(&fields)))
     }));
     let mut facts: Vec<_> = facts.await?.into_iter().flatten().collect();
@@ -63,13 +63,13 @@ pub(in crate::redis) async fn instances(pool: &Pool, names: &Names) -> Result<Ve
 /// A page of the channels of one instance after the other. Each channel is told where it comes first, with the
 /// subscribers of all the others, who are asked for the channels of the page alone.
 pub(in crate::redis) async fn channels(
-    pool: &Pool,
+    calls: &Calls,
     names: &Names,
     pattern: Option<&str>,
     from: &Cursor,
     limit: usize,
 ) -> Result<Page<ChannelFacts>, Fault> {
-    let leases = alive(pool, names).await?;
+    let leases = alive(calls, names).await?;
     let Some(place) = Place::find(leases, from) else { return Ok(Page { items: Vec::new(), next: None }) };
     let mut scan = command("HSCAN", &names.counts(place.lease()));
     scan.arg(&place.cursor);
@@ -77,7 +77,7 @@ pub(in crate::redis) async fn channels(
         scan.arg("MATCH").arg(pattern);
     }
     scan.arg("COUNT").arg(limit.clamp(1, MOST));
-    let (cursor, found) = scanned::<u64>(pool.call(scan).await?);
+    let (cursor, found) = scanned::<u64>(calls.call(scan).await?);
     let next = place.next(&cursor);
     if found.is_empty() {
         return Ok(Page { items: Vec::new(), next });
@@ -89,7 +89,7 @@ pub(in crate::redis) async fn channels(
         names_found.iter().for_each(|(name, _)| {
             ask.arg(&name[..]);
         });
-        let counts = pool.call(ask).await?;
+        let counts = calls.call(ask).await?;
         Ok((at < before, Vec::<Option<u64>>::from_redis_value(counts).unwrap_or_default()))
     });
     let others = try_join_all(others).await?;
@@ -145,12 +145,12 @@ impl Place {
 }
 
 /// The leases that hold, by Redis' clock.
-async fn alive(pool: &Pool, names: &Names) -> Result<Vec<Uuid>, Fault> {
+async fn alive(calls: &Calls, names: &Names) -> Result<Vec<Uuid>, Fault> {
     let mut all = command("ZRANGE", &names.alive());
     all.arg(0).arg(-1).arg("WITHSCORES");
     let mut time = Cmd::new();
     time.arg("TIME");
-    let (now, all) = futures_util::future::try_join(pool.call(time), pool.call(all)).await?;
+    let (now, all) = futures_util::future::try_join(calls.call(time), calls.call(all)).await?;
     let now =
         <(u64, u64)>::from_redis_value(now).map_or(0, |(seconds, micros)| seconds * 1000 + micros / 1000);
     let all = Vec::<(String, f64)>::from_redis_value(all).unwrap_or_default();

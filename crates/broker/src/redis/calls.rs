@@ -1,0 +1,205 @@
+//! Commands that somebody waits for: reads of histories, presence. All go over one connection, those that come together
+//! as one pipeline: a pool that sees before each use whether a connection lives would ask Redis twice for every answer. What
+//! is published does not come this way, so nothing here keeps an order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Pipeline, Value};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::commands::Commands;
+use super::fault::Fault;
+use super::link::Link;
+
+/// The way to Redis for commands with answers. Callers may be on any runtime.
+pub(super) struct Calls {
+    queue: mpsc::Sender<Call>,
+    timeout: Duration,
+    _dispatch: AbortOnDropHandle<()>,
+}
+
+/// A Lua script, which Redis is given when it says that it does not know it.
+pub(super) struct Script {
+    code: &'static str,
+    hash: String,
+}
+
+struct Call {
+    command: Cmd,
+    script: Option<&'static Script>,
+    answer: oneshot::Sender<Result<Value, Fault>>,
+}
+
+/// The connection that all share. Nothing, until it is needed or after it has failed; and how often it has.
+#[derive(Clone)]
+struct Line {
+    link: Link,
+    open: Arc<Mutex<(u64, Option<Commands>)>>,
+}
+
+impl Calls {
+    /// Connects when it is first needed. Its tasks run on `runtime`.
+    pub fn start(link: Link, runtime: &Handle) -> Self {
+        let timeout = link.timeout;
+        let (queue, calls) = mpsc::channel(QUEUE);
+        let dispatch = runtime.spawn(dispatch(Line { link, open: Arc::default() }, calls));
+        Self { queue, timeout, _dispatch: AbortOnDropHandle::new(dispatch) }
+    }
+
+    /// Redis' answer within the deadline; an error answer is a fault.
+    pub async fn call(&self, command: Cmd) -> Result<Value, Fault> {
+        self.send(command, None).await
+    }
+
+    /// Runs a script; `complete` adds the arguments.
+    pub async fn script(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        complete: impl FnOnce(&mut Cmd),
+    ) -> Result<Value, Fault> {
+        let mut command = script.command(keys);
+        complete(&mut command);
+        self.send(command, Some(script)).await
+    }
+
+    async fn send(&self, command: Cmd, script: Option<&'static Script>) -> Result<Value, Fault> {
+        let (answer, answered) = oneshot::channel();
+        let done = async {
+            // Whatever ends the task ends the process.
+            self.queue.send(Call { command, script, answer }).await.map_err(|_| Fault::Closed)?;
+            answered.await.unwrap_or(Err(Fault::Closed))
+        };
+        timeout(self.timeout, done).await.unwrap_or(Err(Fault::TimedOut(self.timeout)))
+    }
+}
+
+impl Script {
+    pub fn new(code: &'static str) -> Self {
+        Self { code, hash: redis::Script::new(code).get_hash().to_owned() }
+    }
+
+    /// The beginning of a command; the arguments are to follow.
+    pub fn command(&self, keys: &[&str]) -> Cmd {
+        let mut command = Cmd::new();
+        command.arg("EVALSHA").arg(&self.hash).arg(keys.len()).arg(keys);
+        command
+    }
+
+    /// What makes Redis know it.
+    pub fn load(&self) -> Cmd {
+        let mut command = Cmd::new();
+        command.arg("SCRIPT").arg("LOAD").arg(self.code);
+        command
+    }
+}
+
+/// Whether Redis says that it does not know the script.
+pub(super) fn is_noscript(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+impl Line {
+    async fn open(&self) -> Result<(u64, Commands), Fault> {
+        if let (age, Some(commands)) = &*self.open.lock() {
+            return Ok((*age, commands.clone()));
+        }
+        let commands = self.link.commands().await?;
+        let mut open = self.open.lock();
+        open.1 = Some(commands.clone());
+        Ok((open.0, commands))
+    }
+
+    /// It may still answer what is no longer waited for, so it is of no use any more.
+    fn give_up(&self, age: u64) {
+        let mut open = self.open.lock();
+        if open.0 == age {
+            *open = (age + 1, None);
+        }
+    }
+}
+
+async fn dispatch(line: Line, mut queue: mpsc::Receiver<Call>) {
+    let mut calls = Vec::with_capacity(MOST);
+    while queue.recv_many(&mut calls, MOST).await > 0 {
+        let open = line.open().await;
+        // Nobody waits any more for those that are too late.
+        calls.retain(|call| !call.answer.is_closed());
+        let batch = std::mem::take(&mut calls);
+        match open {
+            Ok((age, commands)) => drop(tokio::spawn(run(line.clone(), age, commands, batch))),
+            Err(fault) => refuse(batch, &fault),
+        }
+    }
+}
+
+/// One pipeline, and another one for the scripts that Redis did not know, or if the connection has ended meanwhile: what
+/// comes this way may be done twice.
+async fn run(line: Line, mut age: u64, mut commands: Commands, mut batch: Vec<Call>) {
+    let deadline = line.link.timeout;
+    let (mut load, mut again) = (false, false);
+    loop {
+        let mut pipeline = Pipeline::with_capacity(batch.len());
+        if load {
+            batch.iter().filter_map(|call| call.script).for_each(|script| {
+                pipeline.add_command(script.load());
+            });
+        }
+        let loads = pipeline.len();
+        batch.iter().for_each(|call| {
+            pipeline.add_command(call.command.clone());
+        });
+        let sent = commands.req_packed_commands(&pipeline, 0, pipeline.len());
+        let answers = match timeout(deadline, sent).await {
+            Ok(Ok(answers)) => answers,
+            other => {
+                line.give_up(age);
+                let fault = match other {
+                    Ok(Err(error)) => Fault::read(&error, deadline),
+                    _ => Fault::TimedOut(deadline),
+                };
+                if again || matches!(fault, Fault::TimedOut(_)) {
+                    return refuse(batch, &fault);
+                }
+                again = true;
+                match line.open().await {
+                    Ok(open) => (age, commands) = open,
+                    Err(fault) => return refuse(batch, &fault),
+                }
+                continue;
+            }
+        };
+        let mut unknown = Vec::new();
+        for (call, answer) in batch.into_iter().zip(answers.into_iter().skip(loads)) {
+            if !load && call.script.is_some() && is_noscript(&answer) {
+                unknown.push(call);
+                continue;
+            }
+            let answer = match Fault::among(std::slice::from_ref(&answer)) {
+                Some(fault) => Err(fault),
+                None => Ok(answer),
+            };
+            // Whoever asked may have gone.
+            let _ = call.answer.send(answer);
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        (batch, load) = (unknown, true);
+    }
+}
+
+fn refuse(batch: Vec<Call>, fault: &Fault) {
+    batch.into_iter().for_each(|call| drop(call.answer.send(Err(fault.clone()))));
+}
+
+/// Calls in one pipeline.
+const MOST: usize = 128;
+/// Calls that wait for their pipeline; more wait outside.
+const QUEUE: usize = 1024;

@@ -1,0 +1,129 @@
+//! Who reads histories when. When thousands of clients come back at once, each wants to read one, and Redis does one
+//! thing after the other: what is published meanwhile would wait behind all of them. So only a few reads are under way at a
+//! time, the others wait here, and whoever wants the same as somebody who still waits shares his answer. It remembers
+//! no answer: a read begins after everybody who gets it has asked for it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use fanfare_protocol::Channel;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use parking_lot::Mutex;
+use redis::Cmd;
+use tokio::sync::{Semaphore, watch};
+
+use super::calls::Calls;
+use super::fault::Fault;
+use super::keys::Keys;
+use super::reads::Reading;
+use crate::{History, Status};
+
+/// Reads under way at a time. Each takes Redis some tens of microseconds, so what is published waits for less than a
+/// millisecond behind them; over a network, so many in each round trip are still some thousands a second.
+const AT_ONCE: usize = 8;
+
+/// Where histories are read, how often that happened, and how long it took.
+pub(super) struct Library {
+    calls: Arc<Calls>,
+    turns: Semaphore,
+    /// What is to be read, and has not begun to be.
+    waiting: Mutex<HashMap<Reading, (u64, WeakShared<Read>)>>,
+    asked: AtomicU64,
+    /// The last one that failed because Redis is not there: nobody waits for his turn to find that out for himself.
+    failure: watch::Sender<Option<Fault>>,
+    done: AtomicU64,
+    failed: AtomicU64,
+    micros: AtomicU64,
+}
+
+type Read = BoxFuture<'static, Result<History, Fault>>;
+
+/// What is waiting is found by those who want the same, until its turn has come or nobody wants it any more.
+struct Waiting {
+    library: Weak<Library>,
+    reading: Reading,
+    number: u64,
+}
+
+impl Library {
+    pub fn new(calls: Arc<Calls>) -> Self {
+        Self {
+            calls,
+            turns: Semaphore::new(AT_ONCE),
+            waiting: Mutex::default(),
+            asked: AtomicU64::new(0),
+            failure: watch::Sender::new(None),
+            done: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            micros: AtomicU64::new(0),
+        }
+    }
+
+    /// What is read, within a call's deadline from its turn on; or the fault of another read, if that ends while this
+    /// one waits.
+    pub fn read(self: &Arc<Self>, reading: Reading) -> Shared<Read> {
+        let mut waiting = self.waiting.lock();
+        if let Some(read) = waiting.get(&reading).and_then(|(_, read)| read.upgrade()) {
+            return read;
+        }
+        let number = self.asked.fetch_add(1, Relaxed);
+        let place = Waiting { library: Arc::downgrade(self), reading: reading.clone(), number };
+        let read = self.clone().read_in_turn(place).boxed().shared();
+        waiting.extend(read.downgrade().map(|read| (reading, (number, read))));
+        read
+    }
+
+    async fn read_in_turn(self: Arc<Self>, place: Waiting) -> Result<History, Fault> {
+        let mut failure = self.failure.subscribe();
+        let turn = tokio::select! {
+            // A turn first: who needs not wait is not told of what went wrong before.
+            biased;
+            turn = self.turns.acquire() => turn,
+            _ = failure.changed() => {
+                let fault = failure.borrow().clone();
+                return Err(fault.unwrap_or(Fault::Closed));
+            }
+        };
+        let reading = place.reading.clone();
+        drop(place);
+        let started = Instant::now();
+        let history = reading.carry_out(&self.calls).await;
+        self.done.fetch_add(1, Relaxed);
+        self.micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
+        if let Err(fault) = &history {
+            self.failed.fetch_add(1, Relaxed);
+            if !fault.is_refusal() {
+                self.failure.send_replace(Some(fault.clone()));
+            }
+        }
+        drop(turn);
+        history
+    }
+
+    /// Forgets the publications of a channel, and not their numbers.
+    pub async fn remove(&self, keys: &Keys, channel: &Channel) -> Result<(), Fault> {
+        let mut command = Cmd::new();
+        command.arg("DEL").arg(keys.stream(channel));
+        self.calls.call(command).await.map(drop)
+    }
+
+    pub fn add_to(&self, status: &mut Status) {
+        status.history_reads += self.done.load(Relaxed);
+        status.history_failures += self.failed.load(Relaxed);
+        status.history_micros += self.micros.load(Relaxed);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(library) = self.library.upgrade() else { return };
+        let mut waiting = library.waiting.lock();
+        // If nobody wanted it any more, another may have taken its place just now.
+        if waiting.get(&self.reading).is_some_and(|(number, _)| *number == self.number) {
+            waiting.remove(&self.reading);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The pace at which a worker's clients are given what they have missed. When thousands lose their instance at once and
+//! come here, they could keep every core busy for seconds, and everybody else would wait for them. So each worker
+//! takes `recovery_rate` a second and no more, in the order in which they ask; and while some wait, it takes fewer new
+//! connections, so that most wait in the kernel, where they cost nothing and no deadline of their clients' runs yet. Nobody
+//! holds up anybody by being slow: counted are those who wait for us, not those for whom we wait.
+
+use std::cell::Cell;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep_until};
+
+/// So many are taken at once after a pause: ordinary clients that come back wait for nothing.
+const BURST: u32 = 32;
+
+/// While so many wait, others come later.
+const MANY: usize = 32;
+
+/// One worker's.
+#[derive(Debug)]
+pub struct Recoveries {
+    /// How long each is behind the one before it; nothing, if as many as come are taken.
+    spacing: Option<Duration>,
+    /// When the next one would be due, had they all come at that pace.
+    next: Cell<Instant>,
+    /// Who stands at its head is the next one.
+    line: Semaphore,
+    under_way: Cell<usize>,
+    fewer: Notify,
+}
+
+struct One<'a>(&'a Recoveries);
+
+impl Recoveries {
+    /// So many a second.
+    pub fn new(rate: Option<NonZeroU32>) -> Self {
+        Self {
+            spacing: rate.map(|rate| Duration::from_secs(1) / rate.get()),
+            next: Cell::new(Instant::now()),
+            line: Semaphore::new(1),
+            under_way: Cell::new(0),
+            fewer: Notify::new(),
+        }
+    }
+
+    /// Reads what somebody has missed, in his turn.
+    pub async fn in_turn<T>(&self, reading: impl Future<Output = T>) -> T {
+        self.under_way.set(self.under_way.get() + 1);
+        let _one = One(self);
+        if let Some(spacing) = self.spacing {
+            self.turn(spacing).await;
+        }
+        reading.await
+    }
+
+    async fn turn(&self, spacing: Duration) {
+        // Never closed.
+        let _head = self.line.acquire().await;
+        let now = Instant::now();
+        let due = self.next.get().max(now.checked_sub(spacing * BURST).unwrap_or(now));
+        self.next.set(due + spacing);
+        if due > now {
+            sleep_until(due).await;
+        }
+    }
+
+    /// Whether so many wait that others should come later.
+    pub fn are_many(&self) -> bool {
+        self.under_way.get() >= MANY
+    }
+
+    /// Resolves when they are not many any more. For one who waits, which is the listener.
+    pub async fn are_fewer(&self) {
+        while self.are_many() {
+            self.fewer.notified().await;
+        }
+    }
+}
+
+impl Drop for One<'_> {
+    fn drop(&mut self) {
+        let Self(recoveries) = self;
+        recoveries.under_way.set(recoveries.under_way.get() - 1);
+        if recoveries.under_way.get() < MANY {
+            recoveries.fewer.notify_one();
+        }
+    }
+}
