@@ -285,6 +285,35 @@ async fn what_is_said_comes_in_its_order_to_whichever_instance_has_the_session()
     assert!(outcome(&other, "unknown_instance").await >= 1.0);
 }
 
+/// Whoever speaks by way of another instance is told, and whoever speaks by its own goes on.
+#[tokio::test]
+async fn while_redis_is_away_only_other_instances_cannot_be_reached() {
+    let mut redis = RedisServer::start().await;
+    let (one, _home) = serving("", Some(&redis)).await;
+    let (other, _home_too) = serving("", Some(&redis)).await;
+    let mut remote = Remote::connect(one.address(), "/connection/sse", json!({})).await;
+    let mut listener = Caller::anonymous(one.address()).await;
+    listener.result("subscribe", json!({ "channel": "a" })).await;
+    redis.kill().await;
+    remote.uplink = other.address();
+    eventually("it is known to be away", async || remote.say(r#"{"send":{}}"#).await == 503).await;
+    let body = remote.request("{}").to_string();
+    let answer = post(other.address(), "/emulation", &[], body.as_bytes()).await.unwrap();
+    assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true), "{}", answer.body);
+    assert!(outcome(&other, "unavailable").await >= 2.0);
+    remote.uplink = one.address();
+    assert_eq!(remote.call("rpc", json!({})).await["error"]["code"], 108);
+    redis.restart().await;
+    remote.uplink = other.address();
+    let again = r#"{"id":100,"rpc":{}}"#;
+    eventually("it is back", async || remote.say(again).await == 204).await;
+    loop {
+        if remote.message().await.expect("the session goes on")["id"] == 100 {
+            break;
+        }
+    }
+}
+
 #[tokio::test]
 async fn whoever_comes_back_another_way_has_missed_nothing() {
     let redis = RedisServer::start().await;

@@ -206,10 +206,13 @@ impl Hub {
         }
     }
 
-    /// Hands a message to one worker, in the order of the calls: it has the client.
+    /// Hands a message to one worker, in the order of the calls: it has the client. What a client sends counts like a
+    /// publication while it waits.
     pub fn control_at(&self, worker: usize, message: Control) {
         if let Some(mailbox) = self.mailboxes.get(worker) {
-            mailbox.send(Event::Control(Arc::new(message)));
+            let event = Event::Control(Arc::new(message));
+            mailbox.bytes.fetch_add(event.bytes(), Ordering::Relaxed);
+            mailbox.send(event);
         }
     }
 
@@ -350,7 +353,11 @@ impl Event {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Deliver(_, delivery) => delivery.bytes(),
-            Self::Gap(_) | Self::Kick(..) | Self::Census(_) | Self::Control(_) => 0,
+            Self::Control(message) => match &**message {
+                Control::Uplink(uplink) => EVENT + uplink.data.len(),
+                _ => 0,
+            },
+            Self::Gap(_) | Self::Kick(..) | Self::Census(_) => 0,
         }
     }
 }

@@ -14,6 +14,7 @@ use fanfare_protocol::control::Uplink;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -87,7 +88,10 @@ async fn take(worker: &Worker, method: &Method, headers: &HeaderMap, body: Incom
     if node == instance.id && instance.sessions.find(&session).is_none() {
         return Err(Refusal::Session);
     }
-    // The call puts it into its place; nothing may come between reading and this.
+    // So many go over the bus at a time that what the back end says always has room beside them. Whoever waits does so in
+    // the order in which it came.
+    let units = if node == instance.id { 0 } else { cost(&data) };
+    let _room = instance.emulation.room.acquire_many(units).await.map_err(|_| Refusal::Broken)?;
     let sent = instance.broker.control(Target::Instance(node), Control::Uplink(Uplink { session, data }));
     sent.await.map_err(|unsent| match unsent {
         Unsent::Nobody(_) => Refusal::Instance,
@@ -169,9 +173,25 @@ impl Refusal {
     }
 }
 
-/// What became of the requests, since the start.
-#[derive(Default)]
-pub struct Emulation([AtomicU64; Emulation::OUTCOMES.len()]);
+/// What may go over the bus at a time: a quarter of the messages that may wait for it, and half of the bytes.
+const ROOM: u32 = 4096;
+
+/// How much of that this takes: a kibibyte is one, and there is something to each message.
+fn cost(data: &[u8]) -> u32 {
+    u32::try_from(4 + data.len() / 1024).unwrap_or(ROOM).min(ROOM)
+}
+
+/// What is under way, and what became of the requests since the start.
+pub struct Emulation {
+    room: Semaphore,
+    counts: [AtomicU64; Emulation::OUTCOMES.len()],
+}
+
+impl Default for Emulation {
+    fn default() -> Self {
+        Self { room: Semaphore::new(ROOM as usize), counts: Default::default() }
+    }
+}
 
 impl Emulation {
     /// The values of the label `outcome`.
@@ -189,11 +209,11 @@ impl Emulation {
 
     fn count(&self, outcome: &Result<(), Refusal>) {
         let place = outcome.as_ref().map_or_else(Refusal::index, |()| 0);
-        self.0[place].fetch_add(1, Ordering::Relaxed);
+        self.counts[place].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often each happened.
     pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Self::OUTCOMES.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed)))
+        Self::OUTCOMES.into_iter().zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 }
