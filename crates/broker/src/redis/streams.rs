@@ -65,9 +65,14 @@ impl Streams {
         }
     }
 
+    /// The bus brings what is subscribed. Said before anybody hears that something is: whoever does waits from then on
+    /// until it is known where the channel stands.
+    pub fn open(&mut self) {
+        self.open = true;
+    }
+
     /// The bus brings it. `promised`, if somebody took it for subscribed before.
     pub fn subscribed(&mut self, channel: &Channel, promised: Option<GapCause>) {
-        self.open = true;
         if let Some(entry) = self.channels.get_mut(channel) {
             entry.stream.subscribed(promised);
             entry.push_due(channel, &mut self.due);

@@ -112,6 +112,7 @@ impl Session<'_> {
         names.extend([self.lane.keys.control.clone(), self.lane.keys.canary.clone()]);
         names.extend(self.lane.instance.map(|instance| self.lane.keys.instance(instance)));
         self.in_batches(sink, Verb::Subscribe, names).await?;
+        self.lane.order.lock().streams.open();
         let promised = self.lane.interest.lock().confirm(pending.clone());
         self.lane.reconnects.fetch_add(u64::from(*self.been_open), Relaxed);
         *self.been_open = true;
