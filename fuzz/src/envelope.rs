@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fanfare_protocol::{
-    Channel, Control, Envelope, Epoch, Info, Kind, Opened, Position, PresenceChange, Publication,
+    Bundle, Channel, Control, Envelope, EnvelopeError, Epoch, Info, Kind, Opened, Position, PresenceChange, Publication,
 };
 use uuid::Uuid;
 
@@ -36,6 +36,7 @@ fn check_bytes(message: &[u8]) {
             let written = envelope.encode();
             assert_eq!(Opened::read(written.clone()), Ok(Opened::Envelope(envelope)), "written: {written:?}");
         }
+        Ok(Opened::Bundle(bundle)) => check_bundle(bundle),
         Ok(Opened::Presence(PresenceChange::Joined(member) | PresenceChange::Left(member))) => {
             assert!(message.ends_with(&member.encode()));
         }
@@ -52,6 +53,25 @@ fn check_bytes(message: &[u8]) {
     if let Ok(segment) = std::str::from_utf8(&message) {
         check_channel(segment);
     }
+}
+
+/// Whatever it holds has positions without holes, and nothing comes behind what is broken off.
+fn check_bundle(bundle: Bundle) {
+    assert_eq!(Opened::read(bundle.encode()), Ok(Opened::Bundle(bundle.clone())));
+    let mut last: Option<Position> = None;
+    let mut envelopes = bundle.envelopes();
+    while let Some(envelope) = envelopes.next() {
+        match envelope {
+            Ok(Envelope { publication: Publication { position: Some(at), .. }, .. }) => {
+                assert!(last.is_none_or(|last| last.epoch == at.epoch && last.offset <= at.offset));
+                last = Some(at);
+            }
+            Ok(envelope) => panic!("without a position: {envelope:?}"),
+            Err(EnvelopeError::Truncated) => {}
+            Err(error) => assert!(!error.to_string().contains(char::is_control), "{error:?}"),
+        }
+    }
+    assert_eq!(envelopes.next(), None);
 }
 
 /// A name in a path is a channel's if what it stands for is UTF-8 of a length that a channel's name may have.
@@ -92,7 +112,16 @@ fn check_fields(mut input: Input<'_>) {
     publication.info = (switches & 4 != 0).then(|| Arc::new(Info { user, client, ..Info::default() }));
     let envelope = Envelope { origin: Uuid::from_u128(origin.into()), sequence, publication };
     if let Some(position) = envelope.publication.position {
-        assert_eq!(envelope.encode_unnumbered().number(position), envelope.encode());
+        let mut twice = BytesMut::new();
+        envelope.encode_into(&mut twice);
+        envelope.encode_into(&mut twice);
+        let next = Position { offset: position.offset.saturating_add(1), ..position };
+        let at = |position| {
+            let publication = Publication { position: Some(position), ..envelope.publication.clone() };
+            Ok(Envelope { publication, ..envelope.clone() })
+        };
+        let read: Vec<_> = Bundle::new(position, twice.freeze()).envelopes().collect();
+        assert_eq!(read, [at(position), at(next)]);
     }
     assert_eq!(Opened::read(envelope.encode()), Ok(Opened::Envelope(envelope)));
 }
@@ -119,6 +148,17 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         let info = Info { user: "u".into(), client: "c".into(), ..Info::default() };
         publication.info = Some(Arc::new(info));
     });
+    let bundle = |broken: bool| {
+        let mut envelopes = BytesMut::new();
+        for text in ["hello", "there"] {
+            let mut publication = Publication::new(Kind::Text, Bytes::from_static(text.as_bytes()));
+            publication.published_at = 1_700_000_000_000_000;
+            Envelope { origin: Uuid::from_u128(7), sequence: 9, publication }.encode_into(&mut envelopes);
+        }
+        envelopes.truncate(envelopes.len() - usize::from(broken));
+        let first = Position { offset: 3, epoch: Epoch::new("e").expect("an epoch") };
+        Bundle::new(first, envelopes.freeze()).encode()
+    };
     let longer = [&plain[..2], &[plain[2] + 3], &plain[3..36], b"new", &plain[36..]].concat();
     let newer = [&plain[..1], &[99], &plain[2..]].concat();
     let from_the_bus = |bytes: &[u8]| [&[2], bytes].concat();
@@ -135,6 +175,8 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
             "somebody left",
             from_the_bus(&[&fanfare_protocol::LEFT_HEADER[..], &[7; 16], b"\0\0\0\0"].concat()),
         ),
+        ("two publications in a bundle", from_the_bus(&bundle(false))),
+        ("a bundle that is broken off", from_the_bus(&bundle(true))),
         ("a longer header than we know", from_the_bus(&longer)),
         ("a newer version", from_the_bus(&newer)),
         ("text that is none", from_the_bus(&[&plain[..36], b"\xff"].concat())),

@@ -121,7 +121,7 @@ async fn a_redis_cluster_is_one_redis() {
     eventually("they have noticed", async || up().await == 0.0).await;
     eventually("and gone elsewhere", async || up().await == 2.0).await;
     let alive =
-        async |name: &str| nodes[1].cli(&["CLUSTER", "KEYSLOT", &format!("fanfare:meta:{{{name}}}")]).await;
+        async |name: &str| nodes[1].cli(&["CLUSTER", "KEYSLOT", &format!("fanfare:top:{{{name}}}")]).await;
     let (mut spoken, mut tried) = (0, 0);
     for (name, (speaker, listener)) in names.iter().zip(&mut pairs) {
         tried += 1;

@@ -20,6 +20,19 @@
 //! In version 2 the header is followed by a section (see `section`), and that by the payload. A publication that
 //! needs no section is written as version 1, so that an instance of either version reads it.
 //!
+//! Version 3 is a bundle of publications that were given consecutive positions:
+//!
+//! | bytes   | what                                                                        |
+//! |---------|-----------------------------------------------------------------------------|
+//! | 0, 1    | `0xFA`, 3                                                                   |
+//! | 2       | length of the header, 28 or more; what this version does not know is skipped |
+//! | 3       | 0                                                                           |
+//! | 4..12   | the offset of the first                                                     |
+//! | 12      | length of the epoch, 1 to 15                                                |
+//! | 13..28  | the epoch, filled up with zeros                                             |
+//!
+//! and then, for each, the length of its envelope in 4 bytes, and the envelope, without a position.
+//!
 //! It does not deduplicate; it only carries what a receiver needs for that (origin and sequence).
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -33,6 +46,8 @@ use crate::section;
 const MAGIC: u8 = 0xFA;
 const PLAIN: u8 = 1;
 const WITH_SECTION: u8 = 2;
+const BUNDLE: u8 = 3;
+const BUNDLE_HEADER: usize = 28;
 const SHORT: usize = 36;
 const LONG: usize = 52;
 const NUMBERED: usize = 76;
@@ -50,13 +65,12 @@ pub struct Envelope {
     pub publication: Publication,
 }
 
-/// An envelope without its position, for whoever gives it one: `before`, then 24 bytes of position, then `after`.
+/// Publications of one channel, in the order of their positions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unnumbered {
-    /// 52 bytes.
-    pub before: Bytes,
-    /// The section, if there is one, and the payload.
-    pub after: Bytes,
+pub struct Bundle {
+    first: Position,
+    /// Each with its length before it.
+    envelopes: Bytes,
 }
 
 /// What a message on the bus turned out to be.
@@ -64,6 +78,8 @@ pub struct Unnumbered {
 pub enum Opened {
     /// From an instance.
     Envelope(Envelope),
+    /// From instances, and numbered by Redis.
+    Bundle(Bundle),
     /// Somebody came or went; it has no origin and no number, because it is published together with the row that
     /// it is about, once.
     Presence(PresenceChange),
@@ -75,7 +91,7 @@ pub enum Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
     /// Written by an instance that is newer than this one.
-    #[error("envelope version {0}; expected {PLAIN} or {WITH_SECTION}")]
+    #[error("envelope version {0}; expected {PLAIN} to {BUNDLE}")]
     Version(u8),
     /// The header is shorter than it says or than it must be.
     #[error("envelope header is broken off")]
@@ -92,6 +108,9 @@ pub enum EnvelopeError {
     /// The epoch is too long or no ASCII.
     #[error("envelope epoch cannot be read; expected 1 to {} bytes of visible ASCII", Epoch::MAX_BYTES)]
     Epoch,
+    /// In a bundle there is something else than publications.
+    #[error("bundle holds something else than publications")]
+    Bundle,
     /// The section is broken off or holds text that is not UTF-8.
     #[error("envelope section cannot be read")]
     Section,
@@ -130,19 +149,29 @@ impl Envelope {
         out.freeze()
     }
 
-    /// The same for a publication that has yet to be given its position.
-    pub fn encode_unnumbered(&self) -> Unnumbered {
-        let mut out = self.encode_header(NUMBERED);
-        let before = out.split().freeze();
-        self.encode_rest(&mut out);
-        Unnumbered { before, after: out.freeze() }
+    /// Adds it to what a bundle will hold; the position it gets there.
+    pub fn encode_into(&self, bundle: &mut BytesMut) {
+        let publication = &self.publication;
+        let header = if publication.exclude.is_some() { LONG } else { SHORT };
+        let start = bundle.len();
+        bundle.reserve(4 + header + publication.payload.len());
+        bundle.put_u32(0);
+        self.put_header(header, bundle);
+        self.encode_rest(bundle);
+        let length = (bundle.len() - start - 4) as u32;
+        bundle[start..start + 4].copy_from_slice(&length.to_be_bytes());
     }
 
     /// Up to the position, which the caller puts if `header` has room for it.
     fn encode_header(&self, header: usize) -> BytesMut {
+        let mut out = BytesMut::with_capacity(header + self.publication.payload.len());
+        self.put_header(header, &mut out);
+        out
+    }
+
+    fn put_header(&self, header: usize, out: &mut BytesMut) {
         let publication = &self.publication;
         let version = if section::is_needed(publication) { WITH_SECTION } else { PLAIN };
-        let mut out = BytesMut::with_capacity(header + publication.payload.len());
         out.put_slice(&[MAGIC, version, header as u8, kind_byte(publication.kind)]);
         out.put_slice(self.origin.as_bytes());
         out.put_u64(self.sequence);
@@ -150,7 +179,6 @@ impl Envelope {
         if header >= LONG {
             out.put_slice(publication.exclude.unwrap_or(Uuid::nil()).as_bytes());
         }
-        out
     }
 
     fn encode_rest(&self, out: &mut BytesMut) {
@@ -161,14 +189,46 @@ impl Envelope {
     }
 }
 
-impl Unnumbered {
-    /// The whole envelope.
-    pub fn number(&self, position: Position) -> Bytes {
-        let mut out = BytesMut::with_capacity(NUMBERED + self.after.len());
-        out.put_slice(&self.before);
-        put_position(&mut out, position);
-        out.put_slice(&self.after);
+impl Bundle {
+    /// What was put together with `Envelope::encode_into`, from this position on.
+    pub fn new(first: Position, envelopes: Bytes) -> Self {
+        Self { first, envelopes }
+    }
+
+    /// The bytes for the bus.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(BUNDLE_HEADER + self.envelopes.len());
+        out.put_slice(&[MAGIC, BUNDLE, BUNDLE_HEADER as u8, 0]);
+        put_position(&mut out, self.first);
+        out.put_slice(&self.envelopes);
         out.freeze()
+    }
+
+    /// One after the other, with their positions. What cannot be read keeps its number to itself; where the rest is
+    /// broken off, that is the last.
+    pub fn envelopes(self) -> impl Iterator<Item = Result<Envelope, EnvelopeError>> {
+        let (mut rest, mut position) = (self.envelopes, self.first);
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let end = rest.first_chunk().map(|length| 4 + u32::from_be_bytes(*length) as usize);
+            let Some(end) = end.filter(|end| *end <= rest.len()) else {
+                rest.clear();
+                return Some(Err(EnvelopeError::Truncated));
+            };
+            let read = Opened::read(rest.split_to(end).slice(4..));
+            let at = position;
+            position.offset = position.offset.saturating_add(1);
+            Some(match read {
+                Ok(Opened::Envelope(mut envelope)) => {
+                    envelope.publication.position = Some(at);
+                    Ok(envelope)
+                }
+                Ok(_) => Err(EnvelopeError::Bundle),
+                Err(error) => Err(error),
+            })
+        })
     }
 }
 
@@ -180,6 +240,9 @@ impl Opened {
             return Ok(Self::Foreign(Publication::new(kind, message)));
         }
         let version = *message.get(1).ok_or(EnvelopeError::Truncated)?;
+        if version == BUNDLE {
+            return Self::read_bundle(message);
+        }
         if version != PLAIN && version != WITH_SECTION {
             return Err(EnvelopeError::Version(version));
         }
@@ -206,7 +269,7 @@ impl Opened {
             other => return Err(EnvelopeError::Kind(other)),
         };
         let exclude = (header >= LONG).then(|| uuid_at(&message, SHORT)).filter(|id| !id.is_nil());
-        let position = if header >= NUMBERED { read_position(&message)? } else { None };
+        let position = if header >= NUMBERED { read_position(&message[LONG..NUMBERED])? } else { None };
         Ok(Self::Envelope(Envelope {
             origin: uuid_at(&message, 4),
             sequence: u64_at(&message, 20),
@@ -220,21 +283,27 @@ impl Opened {
             },
         }))
     }
+
+    fn read_bundle(mut message: Bytes) -> Result<Self, EnvelopeError> {
+        let header = usize::from(*message.get(2).ok_or(EnvelopeError::Truncated)?);
+        if header < BUNDLE_HEADER || message.len() < header {
+            return Err(EnvelopeError::Truncated);
+        }
+        let first = read_position(&message[4..BUNDLE_HEADER])?.ok_or(EnvelopeError::Epoch)?;
+        Ok(Self::Bundle(Bundle { first, envelopes: message.split_off(header) }))
+    }
 }
 
 fn put_position(out: &mut BytesMut, position: Position) {
-    let epoch = position.epoch.as_str().as_bytes();
     out.put_u64(position.offset);
-    out.put_u8(epoch.len() as u8);
-    out.put_slice(epoch);
-    out.put_bytes(0, Epoch::MAX_BYTES - epoch.len());
+    out.put_slice(&position.epoch.padded());
 }
 
-fn read_position(message: &[u8]) -> Result<Option<Position>, EnvelopeError> {
-    let length = usize::from(message[LONG + 8]);
-    let bytes = message[LONG + 9..NUMBERED].get(..length).ok_or(EnvelopeError::Epoch)?;
-    let epoch = std::str::from_utf8(bytes).ok().and_then(Epoch::new).ok_or(EnvelopeError::Epoch)?;
-    Ok((epoch != Epoch::ANY).then(|| Position { offset: u64_at(message, LONG), epoch }))
+/// From 24 bytes: the offset, the epoch's length, the epoch and zeros.
+fn read_position(bytes: &[u8]) -> Result<Option<Position>, EnvelopeError> {
+    let epoch = bytes[9..].get(..usize::from(bytes[8])).ok_or(EnvelopeError::Epoch)?;
+    let epoch = std::str::from_utf8(epoch).ok().and_then(Epoch::new).ok_or(EnvelopeError::Epoch)?;
+    Ok((epoch != Epoch::ANY).then(|| Position { offset: u64_at(bytes, 0), epoch }))
 }
 
 fn kind_byte(kind: Kind) -> u8 {

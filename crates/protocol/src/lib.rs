@@ -16,7 +16,7 @@ pub mod payload;
 
 pub use channel::{Channel, ChannelError};
 pub use control::Control;
-pub use envelope::{Envelope, EnvelopeError, JOINED_HEADER, LEFT_HEADER, Opened, Unnumbered};
+pub use envelope::{Bundle, Envelope, EnvelopeError, JOINED_HEADER, LEFT_HEADER, Opened};
 pub use filter::{Filter, FilterError};
 pub use position::{Epoch, Position};
 pub use presence::{Member, PresenceChange};

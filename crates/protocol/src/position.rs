@@ -52,6 +52,14 @@ impl Epoch {
         Self { length: 8, bytes }
     }
 
+    /// Its length in one byte, its letters, and zeros: as messages between instances and what Redis keeps have it.
+    pub fn padded(&self) -> [u8; Self::MAX_BYTES + 1] {
+        let mut padded = [0; Self::MAX_BYTES + 1];
+        padded[0] = self.length;
+        padded[1..].copy_from_slice(&self.bytes);
+        padded
+    }
+
     /// Its letters.
     pub fn as_str(&self) -> &str {
         // Only ever made of ASCII.

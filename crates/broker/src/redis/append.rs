@@ -1,9 +1,11 @@
 //! Publications that Redis itself must decide on: those of channels with a history, which it numbers, and those that
 //! somebody waits for. The scripts, their arguments and their answers; when they are sent is the publisher's business.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use fanfare_protocol::{Channel, Envelope, Position, Publication};
 use parking_lot::Mutex;
 use redis::{Arg, Cmd, Value};
@@ -17,7 +19,7 @@ use super::reads::{millis, read_epoch, unexpected};
 use crate::history::new_epoch;
 use crate::{AppendOptions, BrokerError, Retention, Version};
 
-/// Numbers, appends and publishes any number of publications of one channel, in their order.
+/// Numbers, appends and publishes publications of any number of channels, in their order.
 pub(super) static APPEND: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/append.lua")));
 
@@ -62,7 +64,7 @@ impl Append {
         (Self { channel: channel.clone(), publication, retention, once, version, reply }, outcome)
     }
 
-    /// Whether its script has to be called for it alone.
+    /// Whether it stands for itself, and not in a row of others.
     pub fn is_alone(&self) -> bool {
         self.once.is_some() || self.version.is_some()
     }
@@ -97,21 +99,116 @@ impl PartialEq for Append {
 
 impl Eq for Append {}
 
-/// The beginning of a command that appends to one channel; publications follow by `add`.
-pub(super) fn begin(keys: &Keys, append: &Append, retention: Retention) -> Cmd {
-    let mut names = vec![keys.stream(&append.channel), keys.meta(&append.channel)];
-    names.extend(append.once.as_ref().map(|(key, _)| keys.result(&append.channel, key)));
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut command = APPEND.command(&names);
-    command.arg("0").arg(keys.channel(&append.channel)).arg(retention.size.max(1));
-    command.arg(millis(retention.ttl)).arg(millis(retention.meta_ttl.max(retention.ttl)));
-    command.arg(new_epoch().as_str()).arg(append.once.as_ref().map_or(0, |(_, ttl)| millis(*ttl)));
-    match &append.version {
-        None => command.arg("").arg(""),
-        // As a text of equal length, because Lua's numbers are not exact beyond 2^53.
-        Some(version) => command.arg(format!("{:020}", version.number)).arg(&version.epoch),
-    };
-    command
+/// Appends that one call of the script makes, all that have to do with one mark in the order of their sequences.
+pub(super) struct Appends {
+    mark: String,
+    sequences: Option<(u64, u64)>,
+    parts: Vec<Part>,
+    /// Which part a channel's next append may join.
+    open: HashMap<Channel, usize>,
+    bytes: usize,
+}
+
+/// Appends to one channel that get consecutive offsets.
+pub(super) struct Part {
+    pub appends: Vec<Arc<Append>>,
+    retention: Retention,
+    envelopes: BytesMut,
+}
+
+impl Appends {
+    pub fn new(mark: String) -> Self {
+        Self { mark, sequences: None, parts: Vec::new(), open: HashMap::new(), bytes: 0 }
+    }
+
+    /// Redis serves nobody else during a call.
+    pub fn is_full(&self) -> bool {
+        self.parts.len() >= MOST_PARTS || self.bytes >= MOST_BYTES
+    }
+
+    /// One more, sent behind all that are in here.
+    pub fn add(&mut self, origin: Uuid, sequence: u64, append: Arc<Append>, retention: Retention) {
+        let first = self.sequences.map_or(sequence, |(first, _)| first);
+        self.sequences = Some((first, sequence));
+        let envelope = Envelope { origin, sequence, publication: append.publication.clone() };
+        let bytes = append.publication.payload.len();
+        self.bytes += bytes;
+        let joined = self.open.get(&append.channel).filter(|_| !append.is_alone());
+        if let Some(part) = joined.and_then(|&part| self.parts.get_mut(part)).filter(|part| part.takes(bytes))
+        {
+            envelope.encode_into(&mut part.envelopes);
+            part.appends.push(append);
+            return;
+        }
+        if append.is_alone() {
+            self.open.remove(&append.channel);
+        } else {
+            self.open.insert(append.channel.clone(), self.parts.len());
+        }
+        let mut envelopes = BytesMut::new();
+        envelope.encode_into(&mut envelopes);
+        self.parts.push(Part { appends: vec![append], retention, envelopes });
+    }
+
+    /// The call of the script.
+    pub fn command(&self, keys: &Keys) -> Cmd {
+        let mut names = Vec::with_capacity(1 + self.parts.len() * 2);
+        names.push(self.mark.clone());
+        for Part { appends, .. } in &self.parts {
+            let append = &appends[0];
+            names.extend([keys.stream(&append.channel), keys.top(&append.channel)]);
+            names.extend(append.once.as_ref().map(|(key, _)| keys.result(&append.channel, key)));
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut command = APPEND.command(&names);
+        let (first, last) = self.sequences.unwrap_or_default();
+        command.arg("0").arg(first).arg(last).arg(&new_epoch().padded()[..]);
+        let mut retentions: Vec<Retention> = Vec::new();
+        for part in &self.parts {
+            if !retentions.contains(&part.retention) {
+                retentions.push(part.retention);
+            }
+        }
+        command.arg(retentions.len());
+        for retention in &retentions {
+            command.arg(retention.size.max(1)).arg(millis(retention.ttl));
+            command.arg(millis(retention.meta_ttl.max(retention.ttl)));
+        }
+        for part in &self.parts {
+            let which = retentions.iter().position(|retention| *retention == part.retention);
+            part.add_to(&mut command, keys, which.unwrap_or_default() + 1);
+        }
+        command
+    }
+
+    pub fn into_parts(self) -> Vec<Part> {
+        self.parts
+    }
+}
+
+impl Part {
+    fn takes(&self, bytes: usize) -> bool {
+        self.appends.len() < MOST_IN_BUNDLE && self.envelopes.len() + bytes <= MOST_BUNDLE_BYTES
+    }
+
+    fn add_to(&self, command: &mut Cmd, keys: &Keys, retention: usize) {
+        let append = &self.appends[0];
+        command.arg(keys.channel(&append.channel)).arg(retention);
+        if !append.is_alone() {
+            command.arg(self.appends.len()).arg(&self.envelopes[..]);
+            return;
+        }
+        command.arg("0").arg(&self.envelopes[..]);
+        match &append.once {
+            None => command.arg(""),
+            Some((_, ttl)) => command.arg(millis(*ttl)),
+        };
+        match &append.version {
+            None => command.arg("").arg(""),
+            // As a text of equal length, because Lua's numbers are not exact beyond 2^53.
+            Some(version) => command.arg(format!("{:020}", version.number)).arg(&version.epoch),
+        };
+    }
 }
 
 /// The same command where it is known that nothing of it was done: others that were sent behind it may have been, and
@@ -132,13 +229,6 @@ pub(super) fn anew(command: &Cmd) -> Cmd {
     again
 }
 
-/// One more publication of the channel.
-pub(super) fn add(command: &mut Cmd, origin: Uuid, sequence: u64, append: &Append) {
-    let publication = append.publication.clone();
-    let unnumbered = Envelope { origin, sequence, publication }.encode_unnumbered();
-    command.arg(&unnumbered.before[..]).arg(&unnumbered.after[..]);
-}
-
 /// Publishes to a channel without a history, once under the key. The envelope has no origin, for Redis itself sees to
 /// it that it comes once.
 pub(super) fn once(keys: &Keys, append: &Append, key: &str, ttl: Duration) -> Cmd {
@@ -148,21 +238,44 @@ pub(super) fn once(keys: &Keys, append: &Append, key: &str, ttl: Duration) -> Cm
     command
 }
 
-/// The positions of so many publications.
-pub(super) fn read_positions(answer: &Value, count: usize) -> Result<Vec<Position>, Fault> {
-    let Value::Array(parts) = answer else { return Err(unexpected()) };
-    let Some((epoch, offsets)) = parts.split_first().filter(|(_, offsets)| offsets.len() == count) else {
+/// What became of each part: positions, or why it was refused.
+pub(super) fn read_answer(answer: Value, parts: &[Part]) -> Result<Vec<Result<Vec<Position>, Fault>>, Fault> {
+    let Value::Array(values) = answer else { return Err(unexpected()) };
+    if values.len() != parts.len() * 2 {
         return Err(unexpected());
-    };
-    let epoch = read_epoch(epoch).ok_or_else(unexpected)?;
-    let position = |offset: &Value| match offset {
-        Value::Int(offset) => {
-            Ok(Position { offset: u64::try_from(*offset).map_err(|_| unexpected())?, epoch })
+    }
+    let part = |(values, part): (&[Value], &Part)| match values {
+        [Value::BulkString(name), Value::BulkString(said)] if name.is_empty() => {
+            Ok(Err(Fault::told(&String::from_utf8_lossy(said))))
         }
+        [epoch, offsets] => read_positions(epoch, offsets, part.appends.len()).map(Ok),
         _ => Err(unexpected()),
     };
-    offsets.iter().map(position).collect()
+    values.chunks(2).zip(parts).map(part).collect()
+}
+
+fn read_positions(epoch: &Value, offsets: &Value, count: usize) -> Result<Vec<Position>, Fault> {
+    let epoch = read_epoch(epoch).ok_or_else(unexpected)?;
+    let read = |offset: &Value| match offset {
+        Value::Int(offset) => u64::try_from(*offset).map_err(|_| unexpected()),
+        _ => Err(unexpected()),
+    };
+    let offsets: Vec<u64> = match offsets {
+        Value::Array(offsets) => offsets.iter().map(read).collect::<Result<_, _>>()?,
+        first => (read(first)?..).take(count).collect(),
+    };
+    if offsets.len() != count {
+        return Err(unexpected());
+    }
+    Ok(offsets.into_iter().map(|offset| Position { offset, epoch }).collect())
 }
 
 /// Which argument of a script's command says how many keys follow.
 const KEYS: usize = 2;
+
+/// Channels in one call, and about as many bytes of payload, so that a call takes Redis a millisecond or two.
+const MOST_PARTS: usize = 256;
+const MOST_BYTES: usize = 1 << 20;
+/// What is published and kept as one; `read.lua` counts with it.
+pub(super) const MOST_IN_BUNDLE: usize = 16;
+const MOST_BUNDLE_BYTES: usize = 16 << 10;

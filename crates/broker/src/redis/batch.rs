@@ -1,8 +1,10 @@
-//! What goes out in one pipeline, and what the answers mean for those who wait. Appends to one channel that follow each
-//! other become one call of the script, which costs half as much as a call for each.
+//! What goes out in one pipeline, and what the answers mean for those who wait. Appends share calls of the script: what
+//! Redis does for a call costs it as much as an append does, and for a channel in it twice that.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +14,9 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::append::{self, APPEND, Append, ONCE};
+use super::append::{self, APPEND, Append, Appends, ONCE};
 use super::calls::is_noscript;
+use super::commands::Commands;
 use super::control::Lost;
 use super::fault::Fault;
 use super::lane::Lane;
@@ -24,14 +27,24 @@ use crate::BrokerError;
 pub(super) struct Batch<'a> {
     lane: &'a Lane,
     calls: Vec<Call>,
-    /// Which call a channel's next append may join.
-    open: HashMap<Channel, usize>,
+    /// Which call the next append of a share may join.
+    open: HashMap<Share, usize>,
     key: String,
 }
 
 struct Call {
+    /// Of appends, put together only when there are no more.
     command: Cmd,
     means: Means,
+}
+
+/// Appends of one mark: in their order, one call after the other.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Share {
+    /// Some of all channels.
+    Some(u64),
+    /// Where the keys of a call must be in one slot.
+    Channel(Channel),
 }
 
 /// What an answer is about.
@@ -39,7 +52,7 @@ enum Means {
     Published,
     /// Published, and somebody waits to hear it.
     Confirmed(Arc<Append>),
-    Numbered(Vec<Arc<Append>>),
+    Numbered(Appends),
 }
 
 impl<'a> Batch<'a> {
@@ -74,23 +87,21 @@ impl<'a> Batch<'a> {
         let lane = self.lane;
         match (append.retention, &append.once) {
             (Some(retention), _) => {
-                let joined = self.open.get(&append.channel).filter(|_| !append.is_alone());
-                if let Some(call) = joined.and_then(|&call| self.calls.get_mut(call))
+                let share = self.share(&append.channel);
+                if let Some(call) = self.open.get(&share).and_then(|&call| self.calls.get_mut(call))
                     && let Means::Numbered(appends) = &mut call.means
-                    && appends.len() < MOST_AT_ONCE
+                    && !appends.is_full()
                 {
-                    append::add(&mut call.command, lane.append_origin, sequence, &append);
-                    appends.push(append);
-                    return;
+                    return appends.add(lane.append_origin, sequence, append, retention);
                 }
-                let mut command = append::begin(&lane.keys, &append, retention);
-                append::add(&mut command, lane.append_origin, sequence, &append);
-                if !append.is_alone() {
-                    self.open.insert(append.channel.clone(), self.calls.len());
-                } else {
-                    self.open.remove(&append.channel);
-                }
-                self.push(command, Means::Numbered(vec![append]));
+                let mark = match &share {
+                    Share::Some(share) => lane.keys.mark(lane.append_origin, *share),
+                    Share::Channel(channel) => lane.keys.channel_mark(lane.append_origin, channel),
+                };
+                let mut appends = Appends::new(mark);
+                appends.add(lane.append_origin, sequence, append, retention);
+                self.open.insert(share, self.calls.len());
+                self.push(Cmd::new(), Means::Numbered(appends));
             }
             (None, Some((key, ttl))) => {
                 let command = append::once(&lane.keys, &append, key, *ttl);
@@ -105,6 +116,16 @@ impl<'a> Batch<'a> {
         }
     }
 
+    fn share(&self, channel: &Channel) -> Share {
+        if self.lane.one_slot.load(Relaxed) {
+            return Share::Channel(channel.clone());
+        }
+        let mut hasher = DefaultHasher::new();
+        channel.hash(&mut hasher);
+        // The lower half has decided on the lane.
+        Share::Some((hasher.finish() >> 32) % SHARES)
+    }
+
     fn push(&mut self, command: Cmd, means: Means) {
         self.calls.push(Call { command, means });
     }
@@ -117,6 +138,11 @@ impl<'a> Batch<'a> {
         deadline: Duration,
     ) -> Result<(), Fault> {
         let mut calls = std::mem::take(&mut self.calls);
+        for Call { command, means } in &mut calls {
+            if let Means::Numbered(appends) = means {
+                *command = appends.command(&self.lane.keys);
+            }
+        }
         let mut answered = Vec::with_capacity(calls.len());
         for attempt in 0..ATTEMPTS {
             if calls.is_empty() {
@@ -168,25 +194,32 @@ impl<'a> Batch<'a> {
             }
         }
         for (means, answer) in answered {
-            self.tell(means, &answer, fault(&answer));
+            let refusal = fault(&answer);
+            self.tell(means, answer, refusal);
         }
         Ok(())
     }
 
-    fn tell(&self, means: Means, answer: &Value, refusal: Option<Fault>) {
+    fn tell(&self, means: Means, answer: Value, refusal: Option<Fault>) {
         match (means, refusal) {
             (Means::Published, _) => {}
             (Means::Confirmed(append), None) => {
                 append.tell(Ok(None));
             }
             (Means::Confirmed(append), Some(fault)) => self.refuse(&[append], &fault),
-            (Means::Numbered(appends), Some(fault)) => self.refuse(&appends, &fault),
-            (Means::Numbered(appends), None) => match append::read_positions(answer, appends.len()) {
-                Ok(positions) => appends.iter().zip(positions).for_each(|(append, position)| {
-                    append.tell(Ok(Some(position)));
-                }),
-                Err(fault) => self.refuse(&appends, &fault),
-            },
+            (Means::Numbered(appends), refusal) => {
+                let parts = appends.into_parts();
+                let answers = refusal.map_or_else(|| append::read_answer(answer, &parts), Err);
+                match answers {
+                    Ok(answers) => parts.iter().zip(answers).for_each(|(part, answer)| match answer {
+                        Ok(positions) => part.appends.iter().zip(positions).for_each(|(append, position)| {
+                            append.tell(Ok(Some(position)));
+                        }),
+                        Err(fault) => self.refuse(&part.appends, &fault),
+                    }),
+                    Err(fault) => parts.iter().for_each(|part| self.refuse(&part.appends, &fault)),
+                }
+            }
         }
     }
 
@@ -213,17 +246,26 @@ fn publish_command(key: &str, message: &[u8]) -> Cmd {
     command
 }
 
-/// Appends in one call: Redis serves nobody else meanwhile.
-const MOST_AT_ONCE: usize = 256;
+/// Calls of different marks are shorter than one for all channels would be: Redis serves nobody else meanwhile.
+const SHARES: u64 = 8;
 const ATTEMPTS: u32 = 3;
 
-/// Makes Redis know the scripts before they are needed. That it may refuse is no fault here: the appends will be told.
-pub(super) async fn prepare(connection: &mut impl ConnectionLike, deadline: Duration) -> Result<(), Fault> {
-    let mut pipeline = Pipeline::with_capacity(2);
+/// Makes Redis know the scripts before they are needed, and finds out whether the keys of a call must be in one slot. That
+/// it may refuse is no fault here: the appends will be told.
+pub(super) async fn prepare(lane: &Lane, connection: &mut Commands, deadline: Duration) -> Result<(), Fault> {
+    let mut slots = redis::cmd("EXISTS");
+    slots.arg(lane.keys.mark(lane.append_origin, 0)).arg(lane.keys.mark(lane.append_origin, 1));
+    let mut pipeline = Pipeline::with_capacity(3);
     pipeline.add_command(APPEND.load());
     pipeline.add_command(ONCE.load());
-    match timeout(deadline, connection.req_packed_commands(&pipeline, 0, 2)).await {
-        Ok(Ok(_)) => Ok(()),
+    pipeline.add_command(slots);
+    match timeout(deadline, connection.req_packed_commands(&pipeline, 0, 3)).await {
+        Ok(Ok(answers)) => {
+            let one_slot =
+                |answer: &Value| matches!(answer, Value::ServerError(error) if error.code() == "CROSSSLOT");
+            lane.one_slot.store(connection.is_cluster() || answers.iter().any(one_slot), Relaxed);
+            Ok(())
+        }
         Ok(Err(error)) if error.code().is_some() => Ok(()),
         Ok(Err(error)) => Err(Fault::read(&error, deadline)),
         Err(_) => Err(Fault::TimedOut(deadline)),

@@ -20,6 +20,12 @@ pub(super) struct Commands {
     pub cluster: Option<ClusterConnection>,
 }
 
+impl Commands {
+    pub fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+}
+
 impl ConnectionLike for Commands {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match &mut self.cluster {

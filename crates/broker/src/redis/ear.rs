@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_protocol::{Channel, Control, Envelope, Opened, Publication};
+use fanfare_protocol::{Bundle, Channel, Control, Envelope, Opened, Publication};
 use futures_util::{FutureExt, Stream, StreamExt};
 use redis::Msg;
 use tokio::time::Instant;
@@ -136,10 +136,13 @@ impl Ear {
                 heard.back = heard.back.max(Some(canary.sequence));
             }
             Key::Channel(channel) => {
-                if payload.len() > self.payload_limit {
+                let opened = Opened::read(Bytes::copy_from_slice(payload)).ok()?;
+                // What was published together need not be that small together.
+                if payload.len() > self.payload_limit && !matches!(opened, Opened::Bundle(_)) {
                     return None;
                 }
-                match Opened::read(Bytes::copy_from_slice(payload)).ok()? {
+                match opened {
+                    Opened::Bundle(bundle) => return self.hear_bundle(&channel, bundle, order, heard),
                     Opened::Foreign(publication) => self.lane.relay.deliver(&channel, publication),
                     Opened::Presence(change) => self.lane.relay.presence(&channel, change),
                     Opened::Envelope(envelope) if envelope.publication.position.is_some() => {
@@ -163,6 +166,25 @@ impl Ear {
             }
         }
         Some(())
+    }
+
+    fn hear_bundle(
+        &self,
+        channel: &Channel,
+        bundle: Bundle,
+        order: &mut Order,
+        heard: &mut Heard,
+    ) -> Option<()> {
+        let mut whole = Some(());
+        for envelope in bundle.envelopes() {
+            match envelope.ok().filter(|one| one.publication.payload.len() <= self.payload_limit) {
+                Some(envelope) => {
+                    heard.read |= order.hear_numbered(&self.lane, channel, envelope.publication, heard.now);
+                }
+                None => whole = None,
+            }
+        }
+        whole
     }
 
     fn hear_own(

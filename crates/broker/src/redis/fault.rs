@@ -66,6 +66,12 @@ impl Fault {
         })
     }
 
+    /// Reads an error in the words of Redis, as a script that has caught it has them.
+    pub fn told(said: &str) -> Self {
+        let (code, details) = said.split_once(' ').unwrap_or((said, ""));
+        Self::answered(code, details)
+    }
+
     /// Whether Redis is there and would not do this one thing: to be told to whoever asked for it, and no reason to
     /// doubt the connection.
     pub fn is_refusal(&self) -> bool {

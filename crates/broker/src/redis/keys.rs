@@ -56,8 +56,21 @@ impl Keys {
     }
 
     /// Where it is written how far a channel has counted.
-    pub fn meta(&self, channel: &Channel) -> String {
-        self.of("meta", channel)
+    pub fn top(&self, channel: &Channel) -> String {
+        self.of("top", channel)
+    }
+
+    /// Where it is written how far this share of what an origin appends has come.
+    pub fn mark(&self, origin: Uuid, share: u64) -> String {
+        format!("{}:sent:{origin}:{share}", self.prefix)
+    }
+
+    /// The same for one channel, beside its other keys.
+    pub fn channel_mark(&self, origin: Uuid, channel: &Channel) -> String {
+        let mut name = self.of("sent", channel);
+        name.push(':');
+        name.push_str(origin.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        name
     }
 
     /// Where the result of an append with this key is kept.
@@ -117,7 +130,9 @@ mod tests {
         ] {
             let channel = Channel::new(name).expect("a name");
             assert_eq!(keys.stream(&channel), format!("fanfare:stream:{tagged}"));
-            assert_eq!(keys.meta(&channel), format!("fanfare:meta:{tagged}"));
+            assert_eq!(keys.top(&channel), format!("fanfare:top:{tagged}"));
+            let mark = format!("fanfare:sent:{tagged}:00000000-0000-0000-0000-000000000000");
+            assert_eq!(keys.channel_mark(Uuid::nil(), &channel), mark);
             assert_eq!(keys.result(&channel, "key"), format!("fanfare:result:{tagged}:key"));
             let tag = tagged[1..].split('}').next().expect("a part");
             assert!(!tag.is_empty(), "a cluster would spread them");

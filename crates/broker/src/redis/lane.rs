@@ -10,7 +10,7 @@
 //! or when the healer has read it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use fanfare_protocol::{Channel, Publication};
@@ -50,6 +50,8 @@ pub(super) struct Lane {
     /// Held while a publication is delivered that may also be delivered otherwise: the order of deliveries.
     pub order: Mutex<Order>,
     bus: Mutex<Bus>,
+    /// Redis takes only keys of one slot in one call, as the nodes of a cluster do.
+    pub one_slot: AtomicBool,
     spool_bytes: usize,
     timeout: Duration,
     pub reconnects: AtomicU64,
@@ -122,6 +124,7 @@ impl Lane {
             room: Notify::new(),
             order: Mutex::new(Order::default()),
             bus: Mutex::new(bus),
+            one_slot: AtomicBool::new(false),
             spool_bytes: config.spool_bytes,
             timeout: config.timeout,
             reconnects: AtomicU64::new(0),

@@ -41,7 +41,7 @@ pub(super) async fn publish(lane: Arc<Lane>, link: Link) {
 
 /// Publishes until the connection fails.
 async fn serve(lane: &Lane, link: &Link, mut connection: Commands, pace: &mut Pace) -> Fault {
-    if let Err(fault) = batch::prepare(&mut connection, link.timeout).await {
+    if let Err(fault) = batch::prepare(lane, &mut connection, link.timeout).await {
         return fault;
     }
     lane.publisher_open();
@@ -115,6 +115,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often it is asked whether Redis has become a replica, in ticks.
 const TICKS_TO_ROLE: u64 = 5;
 /// Messages in one pipeline.
-const MOST: usize = 2048;
-const MOST_BYTES: usize = 1 << 20;
+const MOST: usize = 8192;
+const MOST_BYTES: usize = 2 << 20;
 const LEAST_BYTES: usize = 4096;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use fanfare_protocol::{Channel, Epoch, Opened, Position, Publication};
 use redis::{Cmd, Value};
 
+use super::append::MOST_IN_BUNDLE;
 use super::calls::{Calls, Script};
 use super::fault::Fault;
 use super::keys::Keys;
@@ -21,7 +22,7 @@ pub(super) static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Reading {
     pub stream: String,
-    pub meta: String,
+    pub top: String,
     pub query: Query,
     pub retention: Retention,
     /// An offset of `query.since`'s epoch that is known to have been given out: if the history has not come so far, it
@@ -31,37 +32,42 @@ pub(super) struct Reading {
 
 impl Reading {
     pub fn of(keys: &Keys, channel: &Channel, query: Query, retention: Retention, reached: u64) -> Self {
-        let (stream, meta) = (keys.stream(channel), keys.meta(channel));
-        Self { stream, meta, query, retention, reached }
+        let (stream, top) = (keys.stream(channel), keys.top(channel));
+        Self { stream, top, query, retention, reached }
     }
 
     pub async fn carry_out(&self, calls: &Calls) -> Result<History, Fault> {
-        let Self { stream, meta, query, retention, reached } = self;
+        let Self { stream, top, query, retention, reached } = self;
         let complete = |command: &mut Cmd| complete(command, *query, *retention, *reached);
-        let answer = calls.script(&READ, &[stream, meta], complete).await?;
-        read_answer(answer).ok_or_else(unexpected)
+        let answer = calls.script(&READ, &[stream, top], complete).await?;
+        read_answer(answer, *query, *retention).ok_or_else(unexpected)
     }
 }
 
 fn complete(command: &mut Cmd, query: Query, retention: Retention, reached: u64) {
     // Redis counts no further.
     let limit = query.limit.min(i64::MAX as usize);
-    let since = query.since.map(|since| since.offset);
-    let (direction, from) = match (query.reverse, since) {
-        (false, since) => ("newer", since.unwrap_or(0).saturating_add(1)),
-        (true, since) => ("older", since.map_or(u64::MAX, |since| since.saturating_sub(1))),
-    };
+    let direction = if query.reverse { "older" } else { "newer" };
     let epoch = query.since.map_or(Epoch::ANY, |since| since.epoch);
     command
-        .arg(new_epoch().as_str())
+        .arg(&new_epoch().padded()[..])
         .arg(millis(retention.meta_ttl.max(retention.ttl)))
         .arg(limit)
         .arg(direction)
-        .arg(from);
-    command.arg(epoch.as_str()).arg(reached).arg(retention.size);
+        .arg(from(query));
+    command.arg(epoch.as_str()).arg(reached).arg(retention.size).arg(MOST_IN_BUNDLE);
 }
 
-fn read_answer(answer: Value) -> Option<History> {
+/// The first offset that is asked for, in the direction that is asked for.
+fn from(query: Query) -> u64 {
+    let since = query.since.map(|since| since.offset);
+    match query.reverse {
+        false => since.unwrap_or(0).saturating_add(1),
+        true => since.map_or(u64::MAX, |since| since.saturating_sub(1)),
+    }
+}
+
+fn read_answer(answer: Value, query: Query, retention: Retention) -> Option<History> {
     let Value::Array(parts) = answer else { return None };
     let [epoch, Value::Int(offset), Value::Int(matches), Value::Array(entries)] =
         <[Value; 4]>::try_from(parts).ok()?
@@ -69,18 +75,39 @@ fn read_answer(answer: Value) -> Option<History> {
         return None;
     };
     let top = Position { offset: u64::try_from(offset).ok()?, epoch: read_epoch(&epoch)? };
-    let publications = entries.into_iter().filter_map(read_entry).collect();
+    // Bundles begin before and end behind what is asked for, and the stream is trimmed roughly.
+    let kept = top.offset.saturating_sub(retention.size as u64).saturating_add(1)..=top.offset;
+    let asked = if query.reverse { 0..=from(query) } else { from(query)..=u64::MAX };
+    let is_asked = |publication: &Publication| {
+        publication.position.is_some_and(|at| {
+            at.epoch == top.epoch && kept.contains(&at.offset) && asked.contains(&at.offset)
+        })
+    };
+    let publications = entries
+        .into_iter()
+        .flat_map(|entry| {
+            let mut publications = read_entry(entry).unwrap_or_default();
+            if query.reverse {
+                publications.reverse();
+            }
+            publications
+        })
+        .filter(is_asked)
+        .take(query.limit)
+        .collect();
     Some(History { publications, top, epoch_matches: matches == 1 })
 }
 
-/// One of `[id, [field, envelope]]`; nothing, if it was written by an instance that is too new for this one.
-fn read_entry(entry: Value) -> Option<Publication> {
+/// Those of one `[id, [field, bundle]]`, without what was written by an instance that is too new for this one.
+fn read_entry(entry: Value) -> Option<Vec<Publication>> {
     let Value::Array(entry) = entry else { return None };
     let [_, Value::Array(fields)] = <[Value; 2]>::try_from(entry).ok()? else { return None };
-    let [_, Value::BulkString(envelope)] = <[Value; 2]>::try_from(fields).ok()? else { return None };
-    match Opened::read(Bytes::from(envelope)).ok()? {
-        Opened::Envelope(envelope) => Some(envelope.publication),
-        Opened::Presence(_) | Opened::Foreign(_) => None,
+    let [_, Value::BulkString(bundle)] = <[Value; 2]>::try_from(fields).ok()? else { return None };
+    match Opened::read(Bytes::from(bundle)).ok()? {
+        Opened::Bundle(bundle) => {
+            Some(bundle.envelopes().flatten().map(|envelope| envelope.publication).collect())
+        }
+        Opened::Envelope(_) | Opened::Presence(_) | Opened::Foreign(_) => None,
     }
 }
 

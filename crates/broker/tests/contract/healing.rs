@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use fanfare_broker::{BrokerError, GapCause, RedisConfig};
-use fanfare_protocol::{Channel, Envelope, Epoch, Kind, Position, Publication};
+use fanfare_protocol::{Bundle, Channel, Envelope, Epoch, Kind, Position, Publication};
 use uuid::Uuid;
 
 use crate::faults::Traffic;
@@ -238,7 +239,7 @@ async fn a_history_that_begins_anew_is_a_gap() {
         }
         match round {
             0 => drop(server.command::<String>(&["FLUSHALL"]).await),
-            1 => drop(server.command::<u64>(&["DEL", "fanfare:meta:{kept}"]).await),
+            1 => drop(server.command::<u64>(&["DEL", "fanfare:top:{kept}"]).await),
             _ => {
                 server.kill();
                 a.until_down("").await;
@@ -261,6 +262,13 @@ async fn a_history_that_begins_anew_is_a_gap() {
     assert_eq!(epochs.len(), 3);
 }
 
+/// Has the channel's numbering stand at this offset.
+async fn count(server: &Server, offset: u64) {
+    let top: &[u8] = b"fanfare:top:{kept}";
+    let _: u64 =
+        server.bytes_command(&[b"SETRANGE", top, b"0", &offset.to_be_bytes()]).await.expect("it is written");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_has_lost_its_last_writes_gives_no_offset_out_twice() {
     let server = Server::start(&[]).await;
@@ -273,14 +281,49 @@ async fn a_redis_that_has_lost_its_last_writes_gives_no_offset_out_twice() {
     a.relay.until_text(&kept, "5").await;
     let old = a.broker.position(&kept).await.expect("it can be read");
     // As after a failover to a replica that was behind.
-    let _: u64 = server.command(&["HSET", "fanfare:meta:{kept}", "o", "3"]).await;
+    count(&server, 3).await;
     let _: u64 = server.command(&["XDEL", "fanfare:stream:{kept}", "4-0", "5-0"]).await;
     let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     a.relay.until("the gap", |relay| relay.gaps(&kept) == [GapCause::Forgotten]).await;
+    a.until_up().await;
     let at = a.append(&kept, "new").await.expect("it is appended").expect("a position");
     assert!(at.offset == 1 && at.epoch != old.epoch, "{at:?}");
     a.relay.until_text(&kept, "new").await;
     a.relay.assert_contiguous(&kept);
+}
+
+/// Appends to many channels go to Redis in one call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_is_refused_takes_no_other_with_it() {
+    let server = Server::start(&[]).await;
+    let a = Instance::at(&server.url()).await;
+    let channels: Vec<_> = (0..40).map(|number| channel(&format!("kept:100:{number}"))).collect();
+    let broken = [3, 4, 29];
+    for number in broken {
+        let top = format!("fanfare:top:{{{}}}", channels[number]);
+        let _: u64 = server.command(&["LPUSH", &top, "something else"]).await;
+    }
+    for round in 1..=3 {
+        let appends = channels.iter().map(|channel| a.append(channel, "one"));
+        let appended = futures_util::future::join_all(appends).await;
+        for (number, appended) in appended.into_iter().enumerate() {
+            match appended {
+                Err(BrokerError::Refused(because)) if broken.contains(&number) => {
+                    assert!(because.contains("WRONGTYPE"), "{because}");
+                }
+                Ok(Some(at)) if !broken.contains(&number) => assert_eq!(at.offset, round),
+                other => panic!("{number}: {other:?}"),
+            }
+        }
+        if round == 2 {
+            // What is mended is taken again, as the first in its channel.
+            let _: u64 = server.command(&["DEL", "fanfare:top:{kept:100:3}"]).await;
+            let at = a.append(&channels[3], "mended").await.expect("it is appended").expect("a position");
+            assert_eq!(at.offset, 1);
+            let _: u64 = server.command(&["DEL", "fanfare:top:{kept:100:3}"]).await;
+            let _: u64 = server.command(&["LPUSH", "fanfare:top:{kept:100:3}", "something else"]).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -294,18 +337,13 @@ async fn a_silent_loss_is_found_by_asking_twice() {
     a.join(&quiet).await;
     let at = a.append(&kept, "one").await.expect("it is appended").expect("a position");
     // What is appended and not published is as if the bus had lost it.
-    let lost = Envelope {
-        origin: Uuid::from_u128(1),
-        sequence: 1,
-        publication: Publication {
-            position: Some(Position { offset: 2, ..at }),
-            ..Publication::new(Kind::Text, "two".into())
-        },
-    };
-    let _: u64 = server.command(&["HINCRBY", "fanfare:meta:{kept}", "o", "1"]).await;
+    let publication = Publication::new(Kind::Text, "two".into());
+    let mut lost = BytesMut::new();
+    Envelope { origin: Uuid::from_u128(1), sequence: 1, publication }.encode_into(&mut lost);
+    let lost = Bundle::new(Position { offset: 2, ..at }, lost.freeze()).encode();
+    count(&server, 2).await;
     let stream: &[u8] = b"fanfare:stream:{kept}";
-    let _: String =
-        server.bytes_command(&[b"XADD", stream, b"2-0", b"d", &lost.encode()]).await.expect("it is added");
+    let _: String = server.bytes_command(&[b"XADD", stream, b"2-0", b"d", &lost]).await.expect("it is added");
     a.relay.until_delivered(&kept, &["one", "two"]).await;
     a.append(&kept, "three").await.expect("it is appended");
     a.relay.until_delivered(&kept, &["one", "two", "three"]).await;

@@ -133,6 +133,38 @@ pub async fn histories_are_read_as_asked(cluster: Cluster) {
     }
 }
 
+/// Whatever was published at once is kept together, and is still read one by one.
+pub async fn what_was_published_at_once_is_read_one_by_one(cluster: Cluster) {
+    const COUNT: u64 = 300;
+    const SIZE: u64 = 100;
+    let (channel, instance) = (channel("kept:100:at once"), &cluster.instances[0]);
+    instance.join(&channel).await;
+    for number in 1..=COUNT {
+        instance.broker.publish(&channel, text(&number.to_string()));
+    }
+    instance.relay.until("all", |relay| relay.delivered(&channel).len() as u64 >= COUNT).await;
+    let epoch = instance.broker.position(&channel).await.expect("it can be read").epoch;
+    for since in [0, 150, 199, 200, 201, 207, 231, 299, 300] {
+        for limit in [1, 2, 15, 16, 17, 99, 1000] {
+            for reverse in [false, true] {
+                let query = Query { since: Some(Position { offset: since, epoch }), limit, reverse };
+                let read = instance.broker.history(&channel, query).await.expect("it can be read");
+                let kept = COUNT - SIZE + 1..=COUNT;
+                let expected: Vec<u64> = match reverse {
+                    false => kept.filter(|offset| *offset > since).take(limit).collect(),
+                    true => kept.rev().filter(|offset| *offset < since).take(limit).collect(),
+                };
+                let offsets: Vec<_> =
+                    read.publications.iter().filter_map(|read| Some(read.position?.offset)).collect();
+                assert_eq!(offsets, expected, "{query:?}");
+                let texts =
+                    read.publications.iter().map(|read| String::from_utf8_lossy(&read.payload).into_owned());
+                assert!(texts.eq(expected.iter().map(ToString::to_string)), "{query:?}");
+            }
+        }
+    }
+}
+
 pub async fn appends_say_where_they_are(cluster: Cluster) {
     let (kept, plain) = (channel("kept:9"), channel("plain"));
     for instance in &cluster.instances {
@@ -295,7 +327,7 @@ pub async fn a_history_has_a_size_and_a_life(cluster: Cluster) {
         return;
     };
     eventually("even the numbering is forgotten", async || {
-        server.command::<u64>(&["EXISTS", "fanfare:meta:{brief}"]).await == 0
+        server.command::<u64>(&["EXISTS", "fanfare:top:{brief}"]).await == 0
     })
     .await;
     let later = instance.broker.position(&brief).await.expect("it can be read");

@@ -19,7 +19,7 @@ async fn two(nodes: &[Server]) -> (Instance, Instance) {
 
 /// Which slot a channel's keys are in, and which node has it.
 async fn place(nodes: &[Server], channel: &Channel) -> (usize, usize) {
-    let slot: usize = nodes[0].command(&["CLUSTER", "KEYSLOT", &format!("fanfare:meta:{{{channel}}}")]).await;
+    let slot: usize = nodes[0].command(&["CLUSTER", "KEYSLOT", &format!("fanfare:top:{{{channel}}}")]).await;
     let node = (0..nodes.len()).find(|node| slot < 16384 * (node + 1) / nodes.len());
     (slot, node.expect("the last has the rest"))
 }
@@ -46,10 +46,10 @@ async fn a_slot_that_moves_costs_nothing() {
         let _: String = nodes[to].command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[from]]).await;
         let _: String = nodes[from].command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[to]]).await;
         let port = nodes[to].port.to_string();
-        let (stream, meta) = ("fanfare:stream:{kept}", "fanfare:meta:{kept}");
-        let _: String = nodes[from]
-            .command(&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS", stream, meta])
-            .await;
+        let keys: Vec<String> = nodes[from].command(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await;
+        let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+        let migrate: Vec<&str> = migrate.into_iter().chain(keys.iter().map(String::as_str)).collect();
+        let _: String = nodes[from].command(&migrate).await;
         for node in [to, from, (to + 1) % nodes.len()] {
             let _: String = nodes[node].command(&["CLUSTER", "SETSLOT", &slot, "NODE", &ids[to]]).await;
         }

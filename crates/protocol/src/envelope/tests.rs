@@ -80,14 +80,72 @@ fn what_the_first_release_wrote_is_read() {
     assert_eq!(envelope(true).encode(), bytes, "and is still written so");
 }
 
+fn bundle(envelopes: &[Envelope], first: Position) -> Bytes {
+    let mut bundled = BytesMut::new();
+    envelopes.iter().for_each(|envelope| envelope.encode_into(&mut bundled));
+    Bundle::new(first, bundled.freeze()).encode()
+}
+
+fn read_bundle(message: impl Into<Bytes>) -> Vec<Result<Envelope, EnvelopeError>> {
+    match Opened::read(message.into()) {
+        Ok(Opened::Bundle(bundle)) => bundle.envelopes().collect(),
+        other => panic!("no bundle: {other:?}"),
+    }
+}
+
 #[test]
-fn a_position_can_be_given_later_by_whoever_counts() {
-    for mut envelope in [numbered(), with_section()] {
-        let Some(position) = envelope.publication.position.take() else { panic!("it has one") };
-        let unnumbered = envelope.encode_unnumbered();
-        assert_eq!(unnumbered.before.len(), LONG);
-        envelope.publication.position = Some(position);
-        assert_eq!(unnumbered.number(position), envelope.encode());
+fn a_bundle_gives_its_publications_positions_one_after_the_other() {
+    let envelopes = [envelope(true), with_section(), envelope(false)];
+    let expected: Vec<_> = (7..)
+        .zip(envelopes.clone())
+        .map(|(offset, envelope)| {
+            let publication = Publication { position: Some(position(offset)), ..envelope.publication };
+            Ok(Envelope { publication, ..envelope })
+        })
+        .collect();
+    let message = bundle(&envelopes, position(7));
+    assert_eq!(read_bundle(message.clone()), expected);
+    assert_eq!(first_release_reads(&message), None, "it counts and drops what is too new");
+    let longer = [&message[..2], &[30], &message[3..28], &[1, 2], &message[28..]].concat();
+    assert_eq!(read_bundle(longer), expected, "a longer header");
+    assert_eq!(read_bundle(bundle(&[], position(1))), []);
+}
+
+#[test]
+fn what_is_broken_in_a_bundle_spoils_nothing_else() {
+    let whole = bundle(&[envelope(false), envelope(false)], position(1)).to_vec();
+    let with = |at: usize, value: u8| {
+        let mut bytes = whole.clone();
+        bytes[at] = value;
+        bytes
+    };
+    let second = |offset| {
+        let publication = Publication { position: Some(position(offset)), ..envelope(false).publication };
+        Ok(Envelope { publication, ..envelope(false) })
+    };
+    let rows = [
+        (with(BUNDLE_HEADER + 4, b'x'), vec![Err(EnvelopeError::Bundle), second(2)]),
+        (with(BUNDLE_HEADER + 5, 9), vec![Err(EnvelopeError::Version(9)), second(2)]),
+        (with(BUNDLE_HEADER + 7, JOINED), vec![Err(EnvelopeError::Member), second(2)]),
+        (with(BUNDLE_HEADER, 0xFF), vec![Err(EnvelopeError::Truncated)]),
+        (whole[..whole.len() - 1].to_vec(), vec![second(1), Err(EnvelopeError::Truncated)]),
+        (whole[..BUNDLE_HEADER + 3].to_vec(), vec![Err(EnvelopeError::Truncated)]),
+    ];
+    for (bytes, expected) in rows {
+        assert_eq!(read_bundle(bytes), expected);
+    }
+    let inner = bundle(&[], position(1));
+    let nested = [&whole[..BUNDLE_HEADER], &[0, 0, 0, inner.len() as u8], &inner].concat();
+    assert_eq!(read_bundle(nested), [Err(EnvelopeError::Bundle)], "one in another");
+    for (bytes, expected) in [
+        (whole[..27].to_vec(), EnvelopeError::Truncated),
+        (with(2, 27), EnvelopeError::Truncated),
+        (with(2, 255), EnvelopeError::Truncated),
+        (with(12, 16), EnvelopeError::Epoch),
+        (with(12, 0), EnvelopeError::Epoch),
+        (with(13, b' '), EnvelopeError::Epoch),
+    ] {
+        assert_eq!(Opened::read(bytes.into()), Err(expected));
     }
 }
 
@@ -105,7 +163,7 @@ fn broken_envelopes_are_named() {
         (vec![MAGIC], EnvelopeError::Truncated),
         (vec![MAGIC, 1], EnvelopeError::Truncated),
         (whole[..40].to_vec(), EnvelopeError::Truncated),
-        (with(&whole, 1, 3), EnvelopeError::Version(3)),
+        (with(&whole, 1, 4), EnvelopeError::Version(4)),
         (with(&whole, 2, 35), EnvelopeError::Truncated),
         (with(&whole, 2, 255), EnvelopeError::Truncated),
         (with(&whole, 3, 2), EnvelopeError::Member),
@@ -197,10 +255,12 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_break_the_reader(version in PLAIN..=WITH_SECTION, header in SHORT as u8..90, tail: Vec<u8>) {
+    fn no_bytes_break_the_reader(version in PLAIN..=BUNDLE, header in SHORT as u8..90, tail: Vec<u8>) {
         let mut bytes = vec![MAGIC, version, header, 1];
         bytes.extend([0; LONG]);
         bytes.extend(tail);
-        let _ = Opened::read(bytes.into());
+        if let Ok(Opened::Bundle(bundle)) = Opened::read(bytes.into()) {
+            let _ = bundle.envelopes().count();
+        }
     }
 }
