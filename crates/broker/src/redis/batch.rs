@@ -30,6 +30,8 @@ pub(super) struct Batch<'a> {
     /// Which call the next append of a share may join.
     open: HashMap<Share, usize>,
     key: String,
+    /// Some of it may have been done.
+    in_doubt: bool,
 }
 
 struct Call {
@@ -56,8 +58,8 @@ enum Means {
 }
 
 impl<'a> Batch<'a> {
-    pub fn new(lane: &'a Lane) -> Self {
-        Self { lane, calls: Vec::new(), open: HashMap::new(), key: String::new() }
+    pub fn new(lane: &'a Lane, in_doubt: bool) -> Self {
+        Self { lane, calls: Vec::new(), open: HashMap::new(), key: String::new(), in_doubt }
     }
 
     pub fn add(&mut self, sequence: u64, message: Message) {
@@ -149,7 +151,9 @@ impl<'a> Batch<'a> {
                 break;
             }
             let mut pipeline = Pipeline::with_capacity(calls.len() + 2);
-            if attempt > 0 {
+            // What may have been done must not come back with the answer that nothing was: the scripts go before it, for a
+            // Redis that has just come back may have been given them too early.
+            if attempt > 0 || self.in_doubt {
                 pipeline.add_command(APPEND.load());
                 pipeline.add_command(ONCE.load());
             }
@@ -170,6 +174,9 @@ impl<'a> Batch<'a> {
             };
             let mut unknown = Vec::new();
             for (call, answer) in calls.into_iter().zip(answers.into_iter().skip(loads)) {
+                if is_noscript(&answer) && self.in_doubt {
+                    return Err(Fault::Io("it was loading when it was given scripts".to_owned()));
+                }
                 if is_noscript(&answer) {
                     let command = match call.means {
                         Means::Numbered(_) => append::anew(&call.command),

@@ -394,6 +394,11 @@ impl Lane {
         bus.log.take_lost()
     }
 
+    /// Up to here, messages have been sent at least once.
+    pub fn ever_sent(&self) -> u64 {
+        self.bus.lock().log.ever_sent()
+    }
+
     /// Redis would not take it, and nobody waits for an answer: everybody misses it.
     pub fn refused(&self, channel: &Channel) {
         self.bus.lock().log.lose(channel);

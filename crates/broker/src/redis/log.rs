@@ -101,6 +101,11 @@ impl Log {
         self.ever_sent = self.ever_sent.max(self.sent);
     }
 
+    /// Up to here everything was handed out at least once.
+    pub fn ever_sent(&self) -> u64 {
+        self.ever_sent
+    }
+
     /// Whether it was handed out at least once.
     pub fn was_sent(&self, sequence: u64) -> bool {
         sequence <= self.ever_sent

@@ -44,6 +44,7 @@ async fn serve(lane: &Lane, link: &Link, mut connection: Commands, pace: &mut Pa
     if let Err(fault) = batch::prepare(lane, &mut connection, link.timeout).await {
         return fault;
     }
+    let in_doubt = lane.ever_sent();
     lane.publisher_open();
     let mut next_tick = Instant::now() + TICK;
     let mut ticks = 0_u64;
@@ -58,7 +59,7 @@ async fn serve(lane: &Lane, link: &Link, mut connection: Commands, pace: &mut Pa
                 return fault;
             }
         }
-        match send(lane, link, &mut connection, pace).await {
+        match send(lane, link, &mut connection, pace, in_doubt).await {
             Ok(true) => {}
             Ok(false) => {
                 tokio::select! {
@@ -71,12 +72,18 @@ async fn serve(lane: &Lane, link: &Link, mut connection: Commands, pace: &mut Pa
     }
 }
 
-/// One pipeline. False, if there was nothing to send.
-async fn send(lane: &Lane, link: &Link, connection: &mut Commands, pace: &mut Pace) -> Result<bool, Fault> {
+/// One pipeline. False, if there was nothing to send. What has a number up to `in_doubt` may be at the bus already.
+async fn send(
+    lane: &Lane,
+    link: &Link,
+    connection: &mut Commands,
+    pace: &mut Pace,
+    in_doubt: u64,
+) -> Result<bool, Fault> {
     let mut messages = Vec::new();
     let lost = lane.send(MOST, pace.bytes, |sequence, message| messages.push((sequence, message)));
-    let Some(&(last, _)) = messages.last() else { return Ok(false) };
-    let mut batch = Batch::new(lane);
+    let (Some(&(first, _)), Some(&(last, _))) = (messages.first(), messages.last()) else { return Ok(false) };
+    let mut batch = Batch::new(lane, first <= in_doubt);
     if let Some(lost) = &lost {
         batch.announce(lost);
     }
