@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use fanfare_protocol::{
-    Bundle, Channel, Control, Envelope, EnvelopeError, Epoch, Info, Kind, Opened, Position, PresenceChange, Publication,
+    Bundle, Channel, Control, Envelope, EnvelopeError, Epoch, Info, Kind, Opened, Position, PresenceChange,
+    Publication,
 };
 use uuid::Uuid;
 
