@@ -52,4 +52,5 @@ pub async fn attend(worker: Rc<Worker>, key: Key, socket: Rc<Socket>, permit: Pe
         }
     }
     worker.shard.remove(key);
+    Box::pin(worker.shard.close(socket)).await;
 }

@@ -98,6 +98,7 @@ impl Session {
                 inbound.give_way().await;
             }
             worker.shard.remove(key);
+            Box::pin(worker.shard.close(socket)).await;
         }
     }
 }

@@ -128,17 +128,18 @@ impl Sent {
 impl Connection {
     /// Writes what the socket takes at once; the rest waits in the outbox.
     pub(crate) fn send(&mut self, bytes: &Bytes) -> Sent {
-        self.send_chunk(&Chunk::of(bytes.clone()))
+        self.send_as(bytes, Chunk::of)
     }
 
-    /// The same for a chunk that may be dropped while it waits.
-    pub(crate) fn send_chunk(&mut self, chunk: &Chunk) -> Sent {
+    /// The same for what may become another chunk while it waits. Only what waits holds the frame: all workers share
+    /// its count, and to count for each delivery costs as much as to write it.
+    pub(crate) fn send_as(&mut self, bytes: &Bytes, chunk: impl FnOnce(Bytes) -> Chunk) -> Sent {
         let mut written = 0;
         if self.outbox.is_none()
             && let Some(socket) = &self.socket
         {
-            match socket.try_write(&chunk.bytes) {
-                Ok(all) if all == chunk.bytes.len() && socket.is_flushed() => return Sent::Whole,
+            match socket.try_write(bytes) {
+                Ok(all) if all == bytes.len() && socket.is_flushed() => return Sent::Whole,
                 Ok(part) => written = part,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Sent::Broken,
@@ -146,7 +147,7 @@ impl Connection {
         }
         let limit = self.outbox_room();
         let outbox = self.outbox.get_or_insert_default();
-        outbox.push(chunk.clone(), written);
+        outbox.push(chunk(bytes.clone()), written);
         if outbox.exceeds(limit) { Sent::Overflowed } else { Sent::Queued }
     }
 

@@ -21,6 +21,7 @@ mod socket;
 mod stats;
 mod subscription;
 mod tls;
+mod turns;
 mod wheel;
 
 pub use context::Context;

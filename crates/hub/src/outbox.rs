@@ -13,6 +13,9 @@ use crate::socket::Socket;
 /// full takes only a few of them.
 const SLICES: usize = 64;
 
+/// How many bytes are written at once to a socket that was full, about.
+const PIECE: usize = 64 << 10;
+
 /// A queue of chunks; the first one may be partly written.
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -106,13 +109,19 @@ impl Outbox {
         u64::from(chunk.publications)
     }
 
-    /// Writes until the socket is full or nothing is left, in which case it is true.
+    /// Writes a piece of what there is, or less if the socket is full. True if nothing is left.
     pub(crate) fn write_to(&mut self, socket: &Socket) -> io::Result<bool> {
+        let stop = self.bytes.saturating_sub(PIECE);
         while !self.chunks.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut count = 0;
+            let (mut count, mut left) = (0, self.bytes);
             for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-                *slice = IoSlice::new(&chunk.bytes);
+                if left <= stop && count > 0 {
+                    break;
+                }
+                let most = (left - stop).min(chunk.bytes.len());
+                *slice = IoSlice::new(&chunk.bytes[..most]);
+                left -= chunk.bytes.len();
                 count += 1;
             }
             match socket.try_write_vectored(&slices[..count]) {
@@ -121,6 +130,9 @@ impl Outbox {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
+            }
+            if self.bytes <= stop && !self.chunks.is_empty() {
+                return Ok(false);
             }
         }
         socket.flush()

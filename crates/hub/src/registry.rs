@@ -101,13 +101,15 @@ pub(crate) struct Registry {
     connections: Slab<Connection>,
     rooms: Slab<Room>,
     by_channel: HashMap<Channel, u32>,
-    /// Rooms in which a round is under way, in the order of their turns.
-    rounds: VecDeque<u32>,
+    /// Rooms in which a round is under way or publications wait, in the order of their turns, each with its serial.
+    rounds: VecDeque<(u32, u32)>,
     /// Channels that lost their last member here, and the tick at which they last did: the directory forgets them a while
     /// later.
     deserted: HashMap<Channel, u64>,
     /// Bytes that all rooms keep for their rounds.
     kept_bytes: usize,
+    /// Bytes of what was taken up since this was last asked: what waits counts for the mailbox still.
+    dealt_with: usize,
     ended: Vec<(Key, End)>,
     wheel: Wheel,
     loudness: Loudness,
@@ -152,6 +154,7 @@ impl Registry {
             rounds: VecDeque::new(),
             deserted: HashMap::new(),
             kept_bytes: 0,
+            dealt_with: 0,
             ended: Vec::new(),
             loudness: Loudness::default(),
             tasks,
@@ -164,6 +167,16 @@ impl Registry {
             changed: Vec::new(),
             controls: Vec::new(),
         }
+    }
+
+    /// What counted for so many bytes does not wait any more.
+    pub(crate) fn deal_with(&mut self, bytes: usize) {
+        self.dealt_with += bytes;
+    }
+
+    /// How many bytes have left the mailbox for good since this was last asked.
+    pub(crate) fn take_dealt_with(&mut self) -> usize {
+        std::mem::take(&mut self.dealt_with)
     }
 
     pub(crate) fn tick_length(&self) -> Duration {
@@ -245,15 +258,17 @@ impl Registry {
         self.note(key.index, sent);
     }
 
-    /// Writes what waits for this socket. True when nothing is left to wait for.
-    pub(crate) fn flush(&mut self, key: Key) -> bool {
-        let Some(connection) = find(&mut self.connections, key) else { return true };
+    /// Writes some of what waits for this socket. Whether nothing is left to wait for, and how many bytes were written.
+    pub(crate) fn flush(&mut self, key: Key) -> (bool, usize) {
+        let Some(connection) = find(&mut self.connections, key) else { return (true, 0) };
         let (Some(socket), Some(outbox)) = (&connection.socket, &mut connection.outbox) else {
             connection.flushing = false;
-            return true;
+            return (true, 0);
         };
-        let closing = connection.state == State::Closing;
-        match outbox.write_to(socket).map(|all| all && (!closing || socket.finish_writing())) {
+        let (closing, before) = (connection.state == State::Closing, outbox.bytes());
+        let written = outbox.write_to(socket).map(|all| all && (!closing || socket.finish_writing()));
+        let bytes = before - outbox.bytes();
+        let done = match written {
             Ok(true) => {
                 connection.outbox = None;
                 connection.flushing = false;
@@ -270,7 +285,8 @@ impl Registry {
                 self.end(key, End::Vanished);
                 true
             }
-        }
+        };
+        (done, bytes)
     }
 
     /// Ends a connection: out of its rooms, counted, logged, told. Once; a second reason changes nothing.

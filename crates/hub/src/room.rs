@@ -2,6 +2,7 @@
 //! never stops while there is something to write: what comes while it goes round is taken up on the way, so
 //! a visit brings everything that a member has not seen yet. It writes nothing itself.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use fanfare_protocol::Channel;
@@ -11,8 +12,9 @@ use crate::format::{Format, Formats};
 use crate::mailbox::Delivery;
 use crate::subscription::{OnGap, Subscription, WhenSlow};
 
-/// When so many bytes or publications are kept for a round, it is finished before more is taken up.
-const KEPT_BYTES: usize = 256 << 10;
+/// When so many bytes or publications are kept for a round, what comes waits for its end. A client that keeps up
+/// reads between two rounds, so no round may bring as much as an outbox holds, nor take long for one member.
+const KEPT_BYTES: usize = 64 << 10;
 const KEPT: usize = 1024;
 
 /// One subscription, as its room keeps it. A visit reads these one behind the other, and little else.
@@ -103,6 +105,10 @@ pub(crate) struct Room {
     kept: Vec<Delivery>,
     kept_bytes: usize,
     base: u64,
+    /// Publications behind those, which wait until there is room for them.
+    waiting: VecDeque<Delivery>,
+    /// It has its turn among the rooms in which a round is under way.
+    pub(crate) in_turn: bool,
     /// The place of the member to be visited next.
     cursor: usize,
     /// How many visits it takes from here until everybody has seen everything.
@@ -126,6 +132,8 @@ impl Room {
             kept: Vec::new(),
             kept_bytes: 0,
             base: 0,
+            waiting: VecDeque::new(),
+            in_turn: false,
             cursor: 0,
             owed: 0,
             visits: 0,
@@ -174,19 +182,41 @@ impl Room {
         members.count() as u64
     }
 
-    /// Whether it keeps as much as it should, so that the round must end before more is kept.
+    /// Whether it keeps as much as it should, so that what comes has to wait.
     pub(crate) fn is_full(&self) -> bool {
         self.kept_bytes > KEPT_BYTES || self.kept.len() >= KEPT
     }
 
-    /// Keeps a publication for everybody. True if a round begins with it.
-    pub(crate) fn keep(&mut self, delivery: Delivery) -> bool {
-        let begins = self.owed == 0;
+    /// Keeps a publication for everybody.
+    pub(crate) fn keep(&mut self, delivery: Delivery) {
         self.kept_bytes += delivery.frames.bytes();
         self.kept.push(delivery);
         self.owed = self.members.len();
         self.everywhere_at.push(self.visits + self.owed as u64);
-        begins
+    }
+
+    /// Puts a publication behind those that are kept.
+    pub(crate) fn put_off(&mut self, delivery: Delivery) {
+        self.waiting.push_back(delivery);
+    }
+
+    /// The next of those, which is to be kept now.
+    pub(crate) fn take_waiting(&mut self) -> Option<Delivery> {
+        let next = self.waiting.pop_front();
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to(0);
+        }
+        next
+    }
+
+    /// Forgets those: there is nobody for whom they could wait. Gives for how many bytes they have counted.
+    pub(crate) fn forget_waiting(&mut self) -> usize {
+        std::mem::take(&mut self.waiting).iter().map(Delivery::bytes).sum()
+    }
+
+    /// Whether any wait.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// How many visits the round still takes.

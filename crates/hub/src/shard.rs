@@ -21,16 +21,10 @@ use crate::registry::{Heartbeat, Key, Opening, Registry, Settings};
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::subscription::Subscription;
+use crate::turns::Turns;
 
 /// The most events of one turn. More would delay the worker's readers without making a visit cheaper.
 const TURN: usize = 1024;
-
-/// The turn also ends with the event that brings it to so many bytes: a client that keeps up reads
-/// between turns, and no single turn may fill its outbox. 1024 small messages are a little less.
-const TURN_BYTES: usize = 256 << 10;
-
-/// How many members are visited before readers get their turn: one to two milliseconds.
-const VISITS: usize = 256;
 
 /// How often a drain closes some: 20 ms is finer than any client can tell.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
@@ -45,6 +39,7 @@ struct Inner {
     observer: Box<dyn Observer>,
     /// Somebody has been ended for want of memory.
     shed: Notify,
+    turns: Turns,
 }
 
 /// Who hears what the shard does of its own accord. It is called after the shard has done it, on its thread.
@@ -92,7 +87,8 @@ impl Shard {
         let tick = registry.tick_length();
         let observer = Box::new(observer);
         let shed = Notify::new();
-        let shard = Self(Rc::new(Inner { registry: RefCell::new(registry), stats, observer, shed }));
+        let (registry, turns) = (RefCell::new(registry), Turns::new());
+        let shard = Self(Rc::new(Inner { registry, stats, observer, shed, turns }));
         spawn_local(Vital::watch(shard.clone().serve(inbox)));
         spawn_local(Vital::watch(shard.clone().beat(tick)));
         spawn_local(Vital::watch(shard.clone().answer(urgent)));
@@ -243,27 +239,16 @@ impl Shard {
             } else if inbox.take(&mut events, TURN).await == 0 {
                 return;
             }
-            let mut events = events.drain(..);
-            loop {
-                let mut bytes = 0;
-                self.with(|registry| {
-                    while bytes < TURN_BYTES
-                        && let Some(event) = events.next()
-                    {
-                        bytes += event.bytes();
-                        handle(registry, event);
-                    }
-                    registry.go_round(VISITS);
-                });
-                inbox.done(bytes);
-                self.0.observer.turned();
-                // Readers and new connections get their turn, and what they publish meanwhile is taken up
-                // by the rounds that are under way.
-                tokio::task::yield_now().await;
-                if events.len() == 0 {
-                    break;
-                }
-            }
+            let dealt_with = self.with(|registry| {
+                events.drain(..).for_each(|event| handle(registry, event));
+                registry.go_round();
+                registry.take_dealt_with()
+            });
+            inbox.done(dealt_with);
+            self.0.observer.turned();
+            // Readers and new connections get their turn, and what they publish meanwhile is taken up
+            // by the rounds that are under way.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -289,11 +274,17 @@ impl Shard {
 
     async fn flush(self, key: Key, socket: Rc<Socket>) {
         while socket.writable().await.is_ok() {
-            if self.with(|registry| registry.flush(key)) {
+            if self.0.turns.take(|| self.with(|registry| registry.flush(key))).await {
                 return;
             }
         }
         self.end(key, End::Vanished);
+    }
+
+    /// Closes the socket of a connection that was removed.
+    pub async fn close(&self, socket: Rc<Socket>) {
+        let held = socket.kernel_bytes();
+        self.0.turns.take(|| (drop(socket), held)).await;
     }
 
     /// Every change to the registry goes through here, so that nobody who must wait is forgotten.
@@ -387,11 +378,13 @@ impl Drop for Vital {
 }
 
 fn handle(registry: &mut Registry, event: Event) {
+    let bytes = event.bytes();
     match event {
         Event::Deliver(channel, delivery) => registry.queue(&channel, delivery),
         Event::Gap(channels) => registry.gap(channels.as_deref()),
         Event::Kick(id, found) => {
             if let Some(key) = registry.find_id(id) {
+                registry.catch_up_for(key);
                 registry.end(key, End::Kicked);
                 // A full channel means that somebody else has answered already.
                 let _ = found.try_send(());
@@ -401,6 +394,10 @@ fn handle(registry: &mut Registry, event: Event) {
             // Whoever asked may have stopped waiting.
             let _ = answer.send(registry.census());
         }
-        Event::Control(message) => registry.controls.push(message),
+        Event::Control(message) => {
+            registry.catch_up_with(&message);
+            registry.deal_with(bytes);
+            registry.controls.push(message);
+        }
     }
 }

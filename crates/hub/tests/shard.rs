@@ -192,6 +192,55 @@ fn one_turn_with_many_frames_arrives_whole_and_in_order() {
 }
 
 #[test]
+fn much_in_one_channel_waits_while_others_have_their_turn() {
+    const CROWD: usize = 40;
+    const MUCH: usize = 200;
+    with_shard(settings(), async |bench| {
+        let mut crowd = Vec::new();
+        for _ in 0..CROWD {
+            crowd.push(bench.peer("a", true, true).await);
+        }
+        let mut other = bench.peer("b", true, false).await;
+        let all: Vec<_> = (0..MUCH).map(|n| vec![n as u8; 4 << 10]).collect();
+        all.iter().for_each(|payload| bench.publish("a", payload, None));
+        bench.hub.gap(Some(vec![Channel::new("a").unwrap()]));
+        all.iter().for_each(|payload| bench.publish("a", payload, None));
+        let waiting = bench.hub.inbox_bytes();
+        bench.publish("b", b"elsewhere", None);
+        other.expect(&[binary(b"elsewhere")]).await;
+        let delivered = bench.shard.stats().deliveries.read();
+        assert!(delivered < (CROWD * MUCH * 3 / 2) as u64, "{delivered} came first");
+        // What has not been taken up yet holds publishers back.
+        assert!(bench.hub.inbox_bytes() > waiting / 4, "{} of {waiting}", bench.hub.inbox_bytes());
+        let frames: Vec<_> = all.iter().map(|payload| binary(payload)).collect();
+        for peer in &mut crowd {
+            // The gap was told where it was.
+            peer.expect(&frames).await;
+            peer.expect(&[frame(Opcode::Text, b"a")]).await;
+            peer.expect(&frames).await;
+        }
+        assert_eq!(bench.hub.inbox_bytes(), 0);
+    });
+}
+
+#[test]
+fn what_waits_in_a_deserted_channel_is_forgotten() {
+    with_shard(settings(), async |bench| {
+        let peer = bench.peer("a", true, false).await;
+        (0..100).for_each(|n| bench.publish("a", &vec![n; 4 << 10], None));
+        let mut other = bench.peer("b", true, false).await;
+        bench.publish("b", b"elsewhere", None);
+        other.expect(&[binary(b"elsewhere")]).await;
+        bench.shard.remove(peer.key);
+        bench.publish("b", b"again", None);
+        other.expect(&[binary(b"again")]).await;
+        bench.publish("b", b"and again", None);
+        other.expect(&[binary(b"and again")]).await;
+        assert_eq!(bench.hub.inbox_bytes(), 0, "it would hold publishers back for ever");
+    });
+}
+
+#[test]
 fn everybody_gets_its_own_format() {
     with_shard(settings(), async |bench| {
         let narrowly = Format::PLAIN.carried_by(Carrier::DeflatedNarrowly);

@@ -217,6 +217,7 @@ impl Session {
             }
             // The socket first: what follows may be slow, and the client may be back meanwhile.
             client.worker.shard.remove(client.key);
+            Box::pin(client.worker.shard.close(socket)).await;
             client.leave(if ears.heard_a_goodbye() { Duration::ZERO } else { GRACE });
         }
     }

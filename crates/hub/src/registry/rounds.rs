@@ -2,31 +2,40 @@
 //! round is the room's; here it is written out.
 
 use bytes::Bytes;
-use fanfare_protocol::{Channel, now_micros};
+use fanfare_protocol::control::Unsubscribe;
+use fanfare_protocol::{Channel, Control, now_micros};
 use smallvec::SmallVec;
 
-use super::Registry;
+use super::{Key, Registry, find};
 use crate::batch;
 use crate::connection::{Connection, Sent};
 use crate::context::Context;
 use crate::mailbox::Delivery;
 use crate::outbox::Chunk;
-use crate::room::{Membership, Room};
+use crate::room::Membership;
 use crate::subscription::WhenSlow;
 
+/// How many members are visited, and how many bytes are written to them, before readers get their turn: a millisecond
+/// at most.
+const VISITS: usize = 256;
+const WRITTEN: usize = 256 << 10;
+
+/// The most of it for one room while others wait for theirs.
+const SHARE: usize = 4;
+
 impl Registry {
-    /// Takes up a publication for its room's round.
+    /// Takes up a publication for its room's round, or puts it off until the round has room for it.
     pub(crate) fn queue(&mut self, channel: &Channel, delivery: Delivery) {
-        let Some(&index) = self.by_channel.get(channel) else { return };
-        if self.kept_bytes > self.hub.bounds().kept {
-            self.go_round(usize::MAX);
-        } else if self.rooms[index as usize].is_full() {
-            self.finish_round(index);
+        let Some(&index) = self.by_channel.get(channel) else {
+            self.deal_with(delivery.bytes());
+            return;
+        };
+        if self.rooms[index as usize].has_waiting() || self.is_full(index) {
+            self.rooms[index as usize].put_off(delivery);
+        } else {
+            self.keep(index, delivery);
         }
-        self.kept_bytes += delivery.frames.bytes();
-        if self.rooms[index as usize].keep(delivery) {
-            self.rounds.push_back(index);
-        }
+        self.take_turn(index);
     }
 
     /// Whether somebody has not seen everything yet.
@@ -34,39 +43,109 @@ impl Registry {
         !self.rounds.is_empty()
     }
 
-    /// Goes on with the rounds by so many visits, a part of each in turn.
-    pub(crate) fn go_round(&mut self, visits: usize) {
-        let mut left = visits;
-        while left > 0
-            && let Some(index) = self.rounds.pop_front()
+    /// Goes on with the rounds for as long as one turn of the worker may take, a part of each in turn: a room in which
+    /// much is said delays the others by its part, however much waits for it.
+    pub(crate) fn go_round(&mut self) {
+        let mut left = Effort { visits: VISITS, bytes: WRITTEN };
+        while left.visits > 0
+            && left.bytes > 0
+            && let Some((index, serial)) = self.rounds.pop_front()
         {
             // The room may have gone since, or its place may have been taken by another.
-            let Some(owed) = self.rooms.get(index as usize).map(Room::owed).filter(|owed| *owed > 0) else {
+            let Some(room) = self.rooms.get_mut(index as usize).filter(|room| room.serial == serial) else {
                 continue;
             };
-            self.visit(index, owed.min(left));
-            left -= owed.min(left);
-            if self.rooms[index as usize].owed() > 0 {
-                self.rounds.push_back(index);
+            room.in_turn = false;
+            self.take_up(index);
+            let share = if self.rounds.is_empty() { 1 } else { SHARE };
+            let part =
+                Effort { visits: left.visits.min(VISITS / share), bytes: left.bytes.min(WRITTEN / share) };
+            let spent = self.visit(index, part);
+            left.visits = left.visits.saturating_sub(spent.visits);
+            left.bytes = left.bytes.saturating_sub(spent.bytes);
+            self.take_turn(index);
+        }
+    }
+
+    /// Puts a room behind the others whose turn will come, if there is something to be done in it.
+    fn take_turn(&mut self, index: u32) {
+        let room = &mut self.rooms[index as usize];
+        if (room.owed() > 0 || room.has_waiting()) && !std::mem::replace(&mut room.in_turn, true) {
+            self.rounds.push_back((index, room.serial));
+        }
+    }
+
+    /// Takes up what has waited, as much as there is room for.
+    fn take_up(&mut self, index: u32) {
+        while !self.is_full(index)
+            && let Some(delivery) = self.rooms[index as usize].take_waiting()
+        {
+            self.keep(index, delivery);
+        }
+    }
+
+    /// Whether a room has to finish its round before more is kept for it. Not one that keeps nothing, or it would wait
+    /// for others.
+    fn is_full(&self, index: u32) -> bool {
+        let room = &self.rooms[index as usize];
+        room.owed() > 0 && (room.is_full() || self.kept_bytes > self.hub.bounds().kept)
+    }
+
+    fn keep(&mut self, index: u32, delivery: Delivery) {
+        self.deal_with(delivery.bytes());
+        self.kept_bytes += delivery.frames.bytes();
+        self.rooms[index as usize].keep(delivery);
+    }
+
+    /// What the back end wants comes behind what was published before: whoever is let go may be owed that.
+    pub(crate) fn catch_up_with(&mut self, message: &Control) {
+        match message {
+            Control::Unsubscribe(Unsubscribe { channel: Some(channel), .. }) => {
+                if let Some(&room) = self.by_channel.get(channel) {
+                    self.catch_up(room);
+                }
             }
+            Control::Unsubscribe(_) | Control::Disconnect(_) => {
+                let waiting = self.rooms.iter().filter(|(_, room)| room.has_waiting());
+                let waiting: Vec<_> = waiting.map(|(room, _)| room as u32).collect();
+                waiting.into_iter().for_each(|room| self.catch_up(room));
+            }
+            Control::Subscribe(_) | Control::Refresh(_) | Control::Uplink(_) => {}
         }
     }
 
-    /// Until everybody in the room has seen everything: before a member leaves, so that it gets what it is
-    /// owed and no place changes during a round.
+    /// The same for a connection that is ended from outside.
+    pub(crate) fn catch_up_for(&mut self, key: Key) {
+        let places = find(&mut self.connections, key).map(|connection| connection.places.clone());
+        places.into_iter().flatten().for_each(|place| self.catch_up(place.room));
+    }
+
+    /// Until everybody in the room has seen everything that waits for it.
+    pub(super) fn catch_up(&mut self, room: u32) {
+        self.finish_round(room);
+        while self.rooms[room as usize].has_waiting() {
+            self.take_up(room);
+            self.finish_round(room);
+        }
+    }
+
+    /// Until everybody in the room has seen everything that is kept: before a member leaves, so that it gets what it
+    /// is owed and no place changes during a round.
     pub(super) fn finish_round(&mut self, room: u32) {
-        let owed = self.rooms[room as usize].owed();
-        if owed > 0 {
-            self.visit(room, owed);
-        }
+        self.visit(room, Effort { visits: usize::MAX, bytes: usize::MAX });
     }
 
-    /// So many visits of a room's round, each with everything that the member has not seen yet.
-    fn visit(&mut self, index: u32, visits: usize) {
+    /// A part of a room's round: visits, each with everything that is kept and the member has not seen yet. Gives what
+    /// it took.
+    fn visit(&mut self, index: u32, most: Effort) -> Effort {
         let room = &mut self.rooms[index as usize];
         let (mut written, mut laid, mut unlucky) = (Written::default(), Vec::new(), Vec::new());
-        for _ in 0..visits {
-            let Some((place, member)) = room.advance() else { break };
+        let mut visits = 0;
+        while visits < most.visits
+            && (written.bytes as usize) < most.bytes
+            && let Some((place, member)) = room.advance()
+        {
+            visits += 1;
             let unseen = room.unseen(&member);
             if unseen.is_empty() {
                 continue;
@@ -113,7 +192,15 @@ impl Registry {
         for (member, sent) in unlucky {
             self.note(member, sent);
         }
+        Effort { visits, bytes: written.bytes as usize }
     }
+}
+
+/// What a part of a round takes.
+#[derive(Clone, Copy)]
+struct Effort {
+    visits: usize,
+    bytes: usize,
 }
 
 /// What one visit after the other comes to.
@@ -138,13 +225,13 @@ impl Written {
             return laid.and_then(sent);
         }
         for bytes in &laid.chunks {
-            let chunk = Chunk { bytes: bytes.clone(), publications: 1, droppable: Some(room) };
+            let chunk = |bytes| Chunk { bytes, publications: 1, droppable: Some(room) };
             if laid.member.when_slow == WhenSlow::KeepLatest
                 && let Some(outbox) = &mut connection.outbox
             {
                 self.dropped += outbox.drop_all_of(room);
             }
-            sent = sent.and(|| connection.send_chunk(&chunk));
+            sent = sent.and(|| connection.send_as(bytes, chunk));
             let limit = connection.outbox_room();
             if sent == Sent::Overflowed
                 && let Some(outbox) = &mut connection.outbox

@@ -116,7 +116,7 @@ impl Registry {
         };
         for channel in &channels {
             let Some(&index) = self.by_channel.get(channel) else { continue };
-            self.finish_round(index);
+            self.catch_up(index);
             let mut lapsed = Vec::new();
             for place in 0..self.rooms[index as usize].members.len() {
                 let member = self.rooms[index as usize].members[place];
@@ -177,7 +177,9 @@ impl Registry {
         self.hub.directory().leave(&left.channel, unwanted, self.worker);
         self.changed.push(left.channel.clone());
         if left.members.is_empty() {
-            let Room { channel, .. } = self.rooms.remove(room as usize);
+            let mut room = self.rooms.remove(room as usize);
+            self.deal_with(room.forget_waiting());
+            let Room { channel, .. } = room;
             self.by_channel.remove(&channel);
             self.deserted.insert(channel.clone(), self.wheel.now());
             self.released.push(channel);
