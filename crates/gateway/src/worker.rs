@@ -56,6 +56,9 @@ pub const SCRATCH: usize = 64 << 10;
 /// How long a connection may be used for ordinary requests.
 const ORDINARY: Duration = Duration::from_secs(60);
 
+/// Requests that came in one piece, as only a flood does, are answered one after each of these.
+const BETWEEN: Duration = Duration::from_millis(1);
+
 /// A request's headers may take so much together.
 const HEADERS: usize = 16 << 10;
 
@@ -237,19 +240,20 @@ impl Worker {
 
     async fn speak_http<S: Stream>(self: &Rc<Self>, stream: S, peer: SocketAddr, deadline: Instant) {
         let config = &self.instance.config;
-        let (handoff, kept) = (Handoff::default(), Cell::new(false));
+        let (handoff, kept, news) = (Handoff::default(), Cell::new(false), Rc::<Cell<bool>>::default());
         let service = service_fn(|request| {
             // A connection that was kept open and asks again begins anew.
             let again = kept.replace(true);
             let deadline = if again { Instant::now() + config.handshake_timeout } else { deadline };
-            self.answer(peer.ip(), deadline, request, &handoff)
+            let came = news.replace(false);
+            self.answer(peer.ip(), deadline, again && !came, request, &handoff)
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
             .half_close(false)
             .max_buf_size(HEADERS)
-            .serve_connection(TokioIo::new(Heads::new(stream)), service);
+            .serve_connection(TokioIo::new(Heads::new(stream, news.clone())), service);
         let ended = converse_for(ORDINARY, deadline, &kept, &handoff, &mut connection).await;
         let whole = matches!(ended, Some(Ok(())));
         match ended {
@@ -277,9 +281,13 @@ impl Worker {
         &self,
         peer: IpAddr,
         deadline: Instant,
+        in_one_piece: bool,
         request: http::Request<Incoming>,
         handoff: &Handoff,
     ) -> Result<http::Response<Body>, Infallible> {
+        if in_one_piece {
+            sleep(BETWEEN).await;
+        }
         let goes = match judge(&request) {
             Ok(goes) => goes,
             Err(rejection) => {

@@ -5,8 +5,10 @@
 //! It looks at heads only: not at bodies, whose length their head says, and not at anything behind a head that asks
 //! for an upgrade or announces chunks. Behind those no request is ever answered (see `http::judge`).
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Heads<S> {
     stream: S,
     scan: Scan,
+    news: Rc<Cell<bool>>,
 }
 
 /// How far the reader of a head is.
@@ -49,9 +52,10 @@ enum Header {
 }
 
 impl<S> Heads<S> {
-    /// Requests are yet to come.
-    pub fn new(stream: S) -> Self {
-        Self { stream, scan: Scan::default() }
+    /// Requests are yet to come. `news` is set whenever some bytes have: a request without any came together with the
+    /// one before.
+    pub fn new(stream: S, news: Rc<Cell<bool>>) -> Self {
+        Self { stream, scan: Scan::default(), news }
     }
 
     /// The stream.
@@ -126,6 +130,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        self.news.set(true);
         self.scan.look(&mut into.filled_mut()[before..]);
         Poll::Ready(Ok(()))
     }
