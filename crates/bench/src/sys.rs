@@ -68,15 +68,31 @@ pub(crate) fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Lets every other thread of the machine go before this one and those that it starts: an attacker who shares a machine
-/// with the server takes what the server leaves, as one does who is far away.
+/// Lets every other thread of the machine go before the calling one and those that it starts: an attacker who shares a
+/// machine with the server takes what the server leaves, as one does who is far away.
 pub(crate) fn stand_back() -> io::Result<()> {
+    // Under this policy (sched(7)) everybody else who wakes goes first at once; with the lowest priority of the usual
+    // one, a thread would still keep its turn for some milliseconds.
+    schedule(libc::SCHED_IDLE, 0)
+}
+
+/// Lets the calling thread, and those that it starts, go before all others: a client who shares a machine with the server
+/// does not wait for the server to be done with others, as one does not who is far away. It takes a right that few have.
+pub(crate) fn stand_in_front() -> io::Result<()> {
+    schedule(libc::SCHED_FIFO, 1)
+}
+
+/// Takes that back for the calling thread.
+pub(crate) fn stand_in_line() -> io::Result<()> {
+    schedule(libc::SCHED_OTHER, 0)
+}
+
+fn schedule(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
     /// The calling thread, on Linux.
     const THIS: libc::pid_t = 0;
-    let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: `parameters` is only read. Under this policy (sched(7)) everybody else who wakes goes first at once; with
-    // the lowest priority of the usual one, a thread would still keep its turn for some milliseconds.
-    if unsafe { libc::sched_setscheduler(THIS, libc::SCHED_IDLE, &raw const parameters) } != 0 {
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: `parameters` is only read.
+    if unsafe { libc::sched_setscheduler(THIS, policy, &raw const parameters) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

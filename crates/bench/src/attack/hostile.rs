@@ -1,7 +1,8 @@
 //! Attacks kept up, and what bystanders notice: publisher and subscribers of a channel of their own, at an even pace,
 //! timed from when each message should have been sent. Each attack has rounds of two slices, under it and without it,
-//! so that whatever else goes on in the machine falls into both; without it, a decoy keeps the machine as busy. It
-//! decides nothing about how an attack goes.
+//! so that whatever else goes on in the machine falls into both; without it, a decoy keeps the machine as busy.
+//! Bystanders go before everybody else on the processors, for they stand for people with machines of their own. It decides
+//! nothing about how an attack goes.
 
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;
@@ -64,6 +65,8 @@ impl Hostile {
         let bystanders = self.bystanders();
         let pattern = bystanders.check()?;
         within_open_files(self.subscribers + SOCKETS)?;
+        // Where that is not permitted, they wait for the server's threads as well as for its answers.
+        let in_front = sys::stand_in_front().is_ok();
         let mut run = Run::begin(&bystanders, pattern, progress)?;
         let mut sieges = Vec::new();
         let mut all = Latencies::new();
@@ -71,9 +74,13 @@ impl Hostile {
             sieges.push(self.lay(attack, &mut run, &mut all, progress)?);
         }
         let report = run.finish(Vec::new(), &all, &Latencies::new())?;
+        if in_front {
+            sys::stand_in_line()?;
+        }
         Ok(HostileReport {
             subscribers: self.subscribers,
             rate: self.rate,
+            in_front,
             sieges,
             audit: report.audit,
             ends: report.ends,

@@ -19,6 +19,8 @@ pub struct HostileReport {
     pub subscribers: usize,
     /// Messages a second.
     pub rate: f64,
+    /// Whether their threads went before all others of the machine.
+    pub in_front: bool,
     /// One attack after another.
     pub sieges: Vec<Siege>,
     /// What became of the bystanders' deliveries.
@@ -102,7 +104,9 @@ impl HostileReport {
 
 impl Display for HostileReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let load = format!("{} subscribers, {} messages a second", self.subscribers, number(self.rate));
+        let rank = if self.in_front { "before all others" } else { "in line with all others" };
+        let load =
+            format!("{} subscribers, {} messages a second, {rank}", self.subscribers, number(self.rate));
         line(f, "bystanders", &load)?;
         writeln!(
             f,
