@@ -635,7 +635,7 @@ async fn who_only_listens_needs_no_more_than_a_request() {
     }
 }
 
-/// The bar is 5 KiB at 10,000, as for WebSockets.
+/// The bar is 5 KiB at 10,000, as for WebSockets. Less is asked here, because a handshake that is not let go of is 2 KiB.
 #[tokio::test]
 async fn an_idle_session_in_a_body_is_small() {
     const COUNT: usize = 2000;
@@ -659,7 +659,7 @@ async fn an_idle_session_in_a_body_is_small() {
     let before = resident();
     more(COUNT).await;
     let kib = (resident() - before) / COUNT as f64;
-    assert!(kib < 5.0, "{kib} KiB");
+    assert!(kib < 3.0, "{kib} KiB");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -30,11 +31,13 @@ struct Sealed {
 impl Socket {
     /// Takes the stream out of the handshake.
     pub fn new(stream: TcpStream) -> Self {
+        forget_who_waits(&stream);
         Self(Stream::Plain(stream))
     }
 
     /// The same for one on which TLS is spoken, and has been agreed upon.
     pub fn secure(stream: TcpStream, tls: Tls) -> Self {
+        forget_who_waits(&stream);
         Self(Stream::Tls(Box::new(Sealed { stream, tls: RefCell::new(tls) })))
     }
 
@@ -165,6 +168,14 @@ impl Socket {
             Stream::Tls(sealed) => &sealed.stream,
         }
     }
+}
+
+/// A stream remembers the task that last waited for it by polling, and with it all memory of that task: a handshake's, which
+/// is over, is 2 KiB. Nobody polls from here on, so nobody would take its place.
+fn forget_who_waits(stream: &TcpStream) {
+    let mut nobody = Context::from_waker(Waker::noop());
+    let _ = stream.poll_read_ready(&mut nobody);
+    let _ = stream.poll_write_ready(&mut nobody);
 }
 
 #[cfg(test)]
