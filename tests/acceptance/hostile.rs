@@ -6,13 +6,17 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare_bench::{ATTACKS, Attack, Counted, Field, Outcome, Target};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::harness::{Client, DEADLINE, Instance, Metrics, eventually, fence};
+use crate::harness::{
+    Certificates, Client, DEADLINE, Instance, Metrics, Response, TlsClient, eventually, fence,
+};
 
 /// How long attacks last that last as long as they are let.
 const SPAN: Duration = Duration::from_secs(3);
@@ -27,20 +31,35 @@ const REJECTED: &str = "fanfare_handshakes_rejected_total";
 async fn every_attack_is_answered_counted_and_survived() {
     // To look at one alone: ATTACK=ping-flood cargo test -p acceptance hostile
     let only = std::env::var("ATTACK").ok();
+    let certificates = Certificates::new();
     for attack in ATTACKS.iter().filter(|attack| only.as_deref().is_none_or(|only| only == attack.name)) {
-        check(attack).await;
+        check(attack, attack.needs_tls.then_some(&certificates)).await;
     }
 }
 
-async fn check(attack: &'static Attack) {
+/// What is done on HTTP and WebSockets, done over TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attacks_over_tls_are_answered_counted_and_survived_as_well() {
+    let only = std::env::var("ATTACK").ok();
+    let certificates = Certificates::new();
+    let others = ATTACKS.iter().filter(|attack| !attack.needs_tls);
+    for attack in others.filter(|attack| only.as_deref().is_none_or(|only| only == attack.name)) {
+        check(attack, Some(&certificates)).await;
+    }
+}
+
+async fn check(attack: &'static Attack, certificates: Option<&Certificates>) {
     let name = attack.name;
-    let mut instance = Instance::start(attack.flags).await;
-    let bystanders = Bystanders::connect(&instance).await;
+    let more = certificates.map(|certificates| certificates.flags("first")).unwrap_or_default();
+    let flags: Vec<&str> = attack.flags.iter().copied().chain(more.iter().map(String::as_str)).collect();
+    let mut instance = Instance::start(&flags).await;
+    let door = Door { address: instance.address(), tls: certificates.map(|all| all.client(&["first"])) };
+    let bystanders = Bystanders::connect(&door).await;
     let before = instance.metrics().await;
     let memory = before.value("process_resident_memory_bytes", &[]);
-    let talk = bystanders.talk(name, &instance);
+    let talk = bystanders.talk(name, &instance, door);
 
-    let Outcome { blows, held } = carry_out(attack, &instance).await;
+    let Outcome { blows, held } = carry_out(attack, &instance, certificates.is_some()).await;
     let Newcomers { came, turned_away } = talk.close_doors().await;
 
     let wrong: Vec<_> = blows.iter().filter(|blow| blow.got != blow.expected).collect();
@@ -116,11 +135,34 @@ async fn are_counted(name: &str, instance: &Instance, counts: &Counts) {
     }
 }
 
-async fn carry_out(attack: &'static Attack, instance: &Instance) -> Outcome {
-    let target = Target::resolve(&instance.url("hostile")).expect("an instance's address");
+async fn carry_out(attack: &'static Attack, instance: &Instance, secure: bool) -> Outcome {
+    let url = instance.url("hostile");
+    let url = if secure { url.replacen("ws://", "wss://", 1) } else { url };
+    let target = Target::resolve(&url).expect("an instance's address").with_any_certificate();
     let field = Field::new(target, SPAN);
     let carried_out = tokio::task::spawn_blocking(move || attack.carry_out(&field)).await;
     carried_out.expect("it does not panic").unwrap_or_else(|error| panic!("{}: {error}", attack.name))
+}
+
+/// How those who mean well come in.
+struct Door {
+    address: SocketAddr,
+    tls: Option<TlsClient>,
+}
+
+impl Door {
+    async fn try_join(&self, channel: &str) -> Result<Client, Response> {
+        let url = format!("ws://{}/ws/{channel}", self.address);
+        let Some(tls) = &self.tls else { return Client::try_connect(&url, &[]).await };
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let agreed = tls.agree(stream).await.expect("TLS is agreed on");
+        Client::try_over(agreed, &url, &[]).await
+    }
+
+    async fn join(&self, channel: &str) -> Client {
+        self.try_join(channel).await.unwrap_or_else(|answer| panic!("{channel}: {answer:?}"))
+    }
 }
 
 /// Two in a channel of their own.
@@ -153,18 +195,18 @@ enum Stage {
 }
 
 impl Bystanders {
-    async fn connect(instance: &Instance) -> Self {
-        let mut speaker = Client::connect(instance.url("bystanders?echo=false")).await;
-        let mut listener = Client::connect(instance.url("bystanders")).await;
+    async fn connect(door: &Door) -> Self {
+        let mut speaker = door.join("bystanders?echo=false").await;
+        let mut listener = door.join("bystanders").await;
         fence(&mut speaker, &mut listener).await;
         Self { speaker, listener }
     }
 
-    fn talk(self, attack: &'static str, instance: &Instance) -> Talk {
+    fn talk(self, attack: &'static str, instance: &Instance, door: Door) -> Talk {
         let Self { mut speaker, mut listener } = self;
         let (stage, stages) = watch::channel(Stage::Open);
         let (count, counted) = watch::channel(None);
-        let (pid, url) = (instance.pid(), instance.url("newcomers"));
+        let pid = instance.pid();
         let task = tokio::spawn(async move {
             let (mut said, mut newcomers, mut peak) = (0_u64, Newcomers::default(), 0.0_f64);
             // One attack is held by a rate, which they must not reach themselves however long it takes.
@@ -182,7 +224,7 @@ impl Bystanders {
                 }
                 peak = peak.max(resident(pid));
                 match stage {
-                    Stage::Open => match Client::try_connect(&url, &[]).await {
+                    Stage::Open => match door.try_join("newcomers").await {
                         Ok(newcomer) => {
                             assert_eq!(newcomer.close().await, 1000);
                             newcomers.came += 1;

@@ -34,7 +34,8 @@ impl Stream {
         let mut stream = TcpStream::connect(target.address)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let Some(Secure { name, any_certificate }) = &target.secure else { return Ok(Self::Plain(stream)) };
-        let tls = ClientConnection::new(config(*any_certificate), name.clone()).map_err(io::Error::other)?;
+        let tls =
+            ClientConnection::new(client_config(*any_certificate), name.clone()).map_err(io::Error::other)?;
         Ok(Self::Tls(Box::new(Sealed { stream, tls })))
     }
 
@@ -122,7 +123,7 @@ impl Sealed {
 }
 
 /// What all connections of a run share: which certificates they take.
-fn config(any_certificate: bool) -> Arc<ClientConfig> {
+pub(crate) fn client_config(any_certificate: bool) -> Arc<ClientConfig> {
     static TRUSTING: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     static CAREFUL: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let made = if any_certificate { &TRUSTING } else { &CAREFUL };

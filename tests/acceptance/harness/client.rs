@@ -7,8 +7,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use super::tls::Stream;
 use super::{DEADLINE, Response};
 
 /// One message, with its kind.
@@ -26,7 +27,7 @@ impl From<&str> for Said {
 
 /// One connection.
 pub struct Client {
-    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    stream: WebSocketStream<Stream>,
 }
 
 impl Client {
@@ -38,6 +39,15 @@ impl Client {
 
     /// Connects with these headers; `Err` is the answer that was not 101.
     pub async fn try_connect(url: &str, headers: &[(&str, &str)]) -> Result<Self, Response> {
+        let authority = url.strip_prefix("ws://").and_then(|rest| rest.split('/').next());
+        let stream = TcpStream::connect(authority.expect("a URL that begins with ws://")).await;
+        let stream = stream.unwrap_or_else(|error| panic!("{url}: {error}"));
+        stream.set_nodelay(true).unwrap();
+        Self::try_over(stream.into(), url, headers).await
+    }
+
+    /// The same over a stream that is there.
+    pub async fn try_over(stream: Stream, url: &str, headers: &[(&str, &str)]) -> Result<Self, Response> {
         let mut request = url.into_client_request().unwrap();
         for (key, value) in headers {
             let key = HeaderName::from_bytes(key.as_bytes()).unwrap();
@@ -45,7 +55,7 @@ impl Client {
         }
         // Its own default of 128 KiB for each connection would fill the machine before the gateway does.
         let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
-        let connecting = connect_async_with_config(request, Some(config), true);
+        let connecting = client_async_with_config(request, stream, Some(config));
         match timeout(DEADLINE, connecting).await.expect("the handshake ends in time") {
             Ok((stream, _)) => Ok(Self { stream }),
             Err(Error::Http(answer)) => Err(Response {

@@ -35,7 +35,7 @@ pub use proxy::{Fault, TcpProxy};
 pub use redis::RedisServer;
 pub use remote::{Remote, encoded};
 pub use socket::{Frame, Socket, frame};
-pub use tls::{Certificates, certificate, openssl};
+pub use tls::{Certificates, TlsClient, certificate, openssl};
 
 /// How long anything may take that is not about time. Generous, because the machine may be busy: a test
 /// that passes never waits for it.

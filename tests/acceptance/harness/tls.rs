@@ -140,11 +140,16 @@ impl TlsClient {
 
     /// Shakes hands on a stream on which something may have been said already.
     pub async fn shake_hands(&self, stream: TcpStream) -> io::Result<Socket> {
+        self.agree(stream).await.map(Socket::over)
+    }
+
+    /// The same, for whoever speaks on it.
+    pub async fn agree(&self, stream: TcpStream) -> io::Result<Stream> {
         let wire = Wire { stream, header: Vec::new(), left: 0, records: 0 };
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let connecting = TlsConnector::from(self.config()).connect(name, wire);
         let stream = timeout(DEADLINE, connecting).await.expect("the TLS handshake ends in time")?;
-        Ok(Socket::over(Stream::Tls(Box::new(stream))))
+        Ok(Stream::Tls(Box::new(stream)))
     }
 
     pub async fn connect(&self, address: SocketAddr) -> Socket {

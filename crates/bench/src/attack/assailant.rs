@@ -5,8 +5,10 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustls::ClientConnection;
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
+use super::way::{Way, waits};
 use super::{Answer, Field, PATIENCE};
 
 /// How often a wait looks whether the attack was called off.
@@ -18,7 +20,7 @@ const HEARD: usize = 64 << 10;
 /// One TCP connection.
 #[derive(Debug)]
 pub struct Assailant {
-    stream: TcpStream,
+    way: Way,
     heard: Vec<u8>,
     ended: bool,
 }
@@ -39,7 +41,13 @@ pub(super) const FIN: u8 = 0x80;
 
 impl Assailant {
     pub(super) fn connect(field: &Field) -> io::Result<Self> {
-        Self::over(TcpStream::connect(field.target.address)?)
+        let stream = patiently(TcpStream::connect(field.target.address)?)?;
+        Ok(Self::over(Way::over(stream, field)?))
+    }
+
+    /// Without TLS, whatever is spoken there.
+    pub(super) fn connect_plain(field: &Field) -> io::Result<Self> {
+        Ok(Self::over(Way::Plain(patiently(TcpStream::connect(field.target.address)?)?)))
     }
 
     /// With a receive buffer so small that the server soon finds the socket full.
@@ -48,14 +56,11 @@ impl Assailant {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_recv_buffer_size(4096)?;
         socket.connect(&address.into())?;
-        Self::over(socket.into())
+        Ok(Self::over(Way::over(patiently(socket.into())?, field)?))
     }
 
-    fn over(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LOOK))?;
-        stream.set_write_timeout(Some(LOOK))?;
-        Ok(Self { stream, heard: Vec::new(), ended: false })
+    fn over(way: Way) -> Self {
+        Self { way, heard: Vec::new(), ended: false }
     }
 
     /// Joins a channel; an error if the server does not let it in.
@@ -77,7 +82,7 @@ impl Assailant {
     pub(super) fn write(&mut self, field: &Field, mut bytes: &[u8]) -> bool {
         let end = Instant::now() + PATIENCE;
         while !bytes.is_empty() && !field.is_over() && Instant::now() < end {
-            match self.stream.write(bytes) {
+            match self.way.write(bytes) {
                 Ok(0) => return false,
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if waits(&error) => {}
@@ -149,18 +154,62 @@ impl Assailant {
         }
     }
 
+    /// What TLS, on a connection without it, is refused with: an alert in the open, or nothing.
+    pub(super) fn alerted(&mut self, field: &Field) -> Answer {
+        let end = Instant::now() + PATIENCE;
+        while self.hear(field, end) {}
+        match *self.heard.as_slice() {
+            // RFC 8446, sections 5.1 and 6: type, version, length; how bad, and what.
+            [.., 21, 3, _, 0, 2, 2, what] => Answer::Alert(what),
+            [] if self.ended => Answer::Cut,
+            [] => Answer::Silence,
+            ref other => Answer::Nonsense(format!("{:02x?}", &other[..other.len().min(20)])),
+        }
+    }
+
+    /// Writes under TLS, where records belong.
+    pub(super) fn write_beneath(&mut self, field: &Field, mut bytes: &[u8]) {
+        let end = Instant::now() + PATIENCE;
+        while !bytes.is_empty() && !field.is_over() && Instant::now() < end {
+            match self.way.tcp().write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if waits(&error) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The same connection, whose bytes under TLS are written by hand from now on.
+    pub(super) fn beneath(self) -> Self {
+        match self.way {
+            Way::Plain(_) => self,
+            Way::Tls(stream) => Self { way: Way::Plain(stream.sock), ..self },
+        }
+    }
+
+    /// Does something to its side of TLS, if it speaks that.
+    pub(super) fn with_tls(
+        &mut self,
+        act: impl FnOnce(&mut ClientConnection) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match &mut self.way {
+            Way::Plain(_) => Ok(()),
+            Way::Tls(stream) => act(&mut stream.conn),
+        }
+    }
+
     /// Reads at most so many bytes, if they are there, and forgets them.
     pub(super) fn sip(&mut self, most: usize) {
         let mut bytes = vec![0; most];
         // Whatever is wrong will be found when the answer is asked for.
-        let _ = self.stream.read(&mut bytes).map(|read| self.heard.extend_from_slice(&bytes[..read]));
+        let _ = self.way.read(&mut bytes).map(|read| self.heard.extend_from_slice(&bytes[..read]));
     }
 
     /// Reads what there is; false at the end, after `end`, and when the attack is called off.
     fn hear(&mut self, field: &Field, end: Instant) -> bool {
         let mut bytes = [0; 16 << 10];
         while !self.ended && !field.is_over() && Instant::now() < end {
-            match self.stream.read(&mut bytes) {
+            match self.way.read(&mut bytes) {
                 Ok(0) => self.ended = true,
                 Ok(read) => {
                     self.heard.extend_from_slice(&bytes[..read]);
@@ -200,39 +249,42 @@ impl Assailant {
     pub(super) fn vanish(&self) -> io::Result<()> {
         /// `BPF_RET | BPF_K`: return a constant, here 0 bytes of the packet.
         const RETURN: u16 = 0x06;
-        SockRef::from(&self.stream).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])
+        SockRef::from(self.way.tcp()).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])
     }
 
     /// Ends it with a RST.
     pub(super) fn reset(self) -> io::Result<()> {
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
+        SockRef::from(self.way.tcp()).set_linger(Some(Duration::ZERO))
     }
 
     /// Says that no more is written.
     pub(super) fn finish(&self) {
         // An error means that the server was faster.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.way.tcp().shutdown(Shutdown::Write);
     }
 
     /// Whether the server has ended it by now. What it said before is forgotten.
     pub(super) fn has_ended(&mut self) -> bool {
-        if self.stream.set_nonblocking(true).is_err() {
+        if self.way.tcp().set_nonblocking(true).is_err() {
             return true;
         }
         let mut bytes = [0; 4096];
         while !self.ended {
-            match self.stream.read(&mut bytes) {
+            match self.way.read(&mut bytes) {
                 Ok(1..) => {}
                 Err(error) if waits(&error) => break,
                 Ok(0) | Err(_) => self.ended = true,
             }
         }
-        self.ended || self.stream.set_nonblocking(false).is_err()
+        self.ended || self.way.tcp().set_nonblocking(false).is_err()
     }
 }
 
-fn waits(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+fn patiently(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(LOOK))?;
+    stream.set_write_timeout(Some(LOOK))?;
+    Ok(stream)
 }
 
 /// A handshake for a channel as it stands in the path, with more header lines.

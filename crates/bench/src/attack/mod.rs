@@ -16,6 +16,8 @@ mod report;
 mod requests;
 mod smuggling;
 mod sockets;
+mod tls;
+mod way;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -43,6 +45,8 @@ pub struct Attack {
     pub flags: &'static [&'static str],
     /// Most bytes by which the server may grow while it lasts.
     pub allowance: u64,
+    /// It is one on TLS itself: the target must speak that.
+    pub needs_tls: bool,
     /// How long one go of it takes at least; nothing for one that is over when it is answered.
     pub lasts: Option<Duration>,
     act: fn(&Field) -> io::Result<Outcome>,
@@ -267,6 +271,58 @@ pub static ATTACKS: &[Attack] = &[
         act: sockets::churn,
         ..PLAIN
     },
+    Attack {
+        name: "tls-half-done",
+        does: "3,000 connections leave their TLS handshake half done: nothing, half a hello, 16 KiB claimed",
+        bound: "handshake_timeout",
+        flags: &["--handshake-timeout", "2s", "--header-timeout", "2s"],
+        act: tls::half_done,
+        ..TLS
+    },
+    Attack {
+        name: "tls-slow-hellos",
+        does: "200 connections send their ClientHello a byte at a time",
+        bound: "handshake_timeout",
+        flags: &["--handshake-timeout", "2s", "--header-timeout", "2s"],
+        act: tls::slow_hellos,
+        ..TLS
+    },
+    Attack {
+        name: "tls-slow-records",
+        does: "200 connections claim a record of 16 KiB, and send it a byte at a time",
+        bound: "header_timeout",
+        flags: &["--header-timeout", "1s", "--handshake-timeout", "2s"],
+        act: tls::slow_records,
+        ..TLS
+    },
+    Attack {
+        name: "tls-garbage",
+        does: "begins with what is no ClientHello, or with one that nobody can agree with",
+        bound: "RFC 8446; 64 KiB of a handshake message",
+        act: tls::garbage,
+        ..TLS
+    },
+    Attack {
+        name: "tls-broken-records",
+        does: "sends records that are not sealed, too large, or of no type, on a WebSocket",
+        bound: "RFC 8446, section 5",
+        act: tls::broken_records,
+        ..TLS
+    },
+    Attack {
+        name: "tls-key-updates",
+        does: "asks for new keys 10,000 times",
+        bound: "32 in a row",
+        act: tls::key_updates,
+        ..TLS
+    },
+    Attack {
+        name: "tls-handshakes",
+        does: "shakes hands in full, as fast as it can, and goes",
+        bound: "one handshake at a time on each worker, between whose steps others have their turn",
+        act: tls::handshakes,
+        ..TLS
+    },
 ];
 
 /// What most attacks have in common.
@@ -276,9 +332,13 @@ const PLAIN: Attack = Attack {
     bound: "",
     flags: &[],
     allowance: 16 << 20,
+    needs_tls: false,
     lasts: None,
     act: |_| Ok(Outcome::default()),
 };
+
+/// What those on TLS have in common.
+const TLS: Attack = Attack { needs_tls: true, ..PLAIN };
 
 /// Where an attack takes place, and for how long.
 #[derive(Debug, Clone)]
@@ -323,6 +383,8 @@ pub enum Answer {
     Close(u16),
     /// HTTP answers with these statuses, and then the end; or with a last 101, a WebSocket.
     Http(Vec<u16>),
+    /// The end, with what TLS says of it (RFC 8446, section 6.2).
+    Alert(u8),
     /// An end without a word.
     Cut,
     /// The connection goes on: a ping was answered.
@@ -418,6 +480,7 @@ impl fmt::Display for Answer {
                 f.write_str("HTTP")?;
                 statuses.iter().try_for_each(|status| write!(f, " {status}"))
             }
+            Self::Alert(what) => write!(f, "alert {what}"),
             Self::Cut => f.write_str("cut"),
             Self::Open => f.write_str("open"),
             Self::Silence => f.write_str("silence"),

@@ -89,8 +89,10 @@ pub(super) fn pipelined(field: &Field) -> io::Result<Outcome> {
 
     // Requests, the upgrade and a frame in one piece: each is answered in its turn, and the frame is heard.
     let mut socket = Assailant::connect(field)?;
-    socket
-        .write(field, &[get("/livez").repeat(50), get("/nowhere"), upgrade.clone(), hello.clone()].concat());
+    socket.write(
+        field,
+        &[get("/instance").repeat(50), get("/nowhere"), upgrade.clone(), hello.clone()].concat(),
+    );
     let statuses = [vec![200; 50], vec![404, 101]].concat();
     let mut got = socket.answers(field);
     if got == Answer::Http(statuses.clone()) {
@@ -122,7 +124,7 @@ pub(super) fn pipelined(field: &Field) -> io::Result<Outcome> {
 
     // Answers that nobody reads hold up nobody but their own connection.
     let mut deaf = Assailant::connect_narrow(field)?;
-    deaf.write(field, &get("/livez").repeat(200));
+    deaf.write(field, &get("/instance").repeat(200));
     blows.push(Blow::new("answers unread", Answer::Open, Counted::Nowhere, Answer::Open));
     Ok(Outcome { blows, held: Vec::new() })
 }

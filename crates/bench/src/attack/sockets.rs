@@ -11,14 +11,19 @@ use crate::sys;
 /// From one byte of a slow handshake to the next.
 const SLOWLY: u64 = 20_000_000;
 
-fn cut_in_time(got: Answer) -> Blow {
+pub(super) fn cut_in_time(got: Answer) -> Blow {
     Blow::new("a handshake that does not come", Answer::Cut, Counted::Rejected("timeout"), got)
 }
 
 pub(super) fn slow_headers(field: &Field) -> io::Result<Outcome> {
     let text = handshake(field, "hostile-slow", &"X-Slow: 1\r\n".repeat(1000));
-    let mut sockets = (0..200).map(|_| Assailant::connect(field)).collect::<io::Result<Vec<_>>>()?;
-    let (mut blows, mut bytes) = (Vec::new(), text.bytes());
+    let sockets = (0..200).map(|_| Assailant::connect(field)).collect::<io::Result<Vec<_>>>()?;
+    drip(field, sockets, text.as_bytes())
+}
+
+/// Writes a byte at a time to each, until the server has ended all of them.
+pub(super) fn drip(field: &Field, mut sockets: Vec<Assailant>, bytes: &[u8]) -> io::Result<Outcome> {
+    let (mut blows, mut bytes) = (Vec::new(), bytes.iter().copied());
     while !sockets.is_empty()
         && !field.is_over()
         && let Some(byte) = bytes.next()

@@ -271,6 +271,7 @@ fn hostile() -> Command {
         )
         .after_help(format!("Attacks:\n{}", attacks.join("\n")))
         .arg(urls())
+        .arg(insecure())
         .arg(
             Arg::new("attack")
                 .long("attack")
@@ -293,12 +294,15 @@ fn run_hostile(matches: &ArgMatches) -> Outcome {
     let named: Vec<&'static Attack> =
         named.map(|name| Attack::named(name).ok_or_else(|| unknown(name))).collect::<Result<_, _>>()?;
     let targets = targets(matches)?;
-    if targets.iter().any(Target::is_secure) {
-        return Err(BenchError::Setting("attacks are not made over TLS: expected a ws:// URL".into()));
+    let secure = targets.iter().all(Target::is_secure);
+    if let Some(attack) = named.iter().find(|attack| attack.needs_tls && !secure) {
+        let problem = format!("{} is an attack on TLS: expected a wss:// URL", attack.name);
+        return Err(BenchError::Setting(problem));
     }
+    let possible = || ATTACKS.iter().filter(|attack| secure || !attack.needs_tls).collect();
     let hostile = Hostile {
         targets,
-        attacks: if named.is_empty() { ATTACKS.iter().collect() } else { named },
+        attacks: if named.is_empty() { possible() } else { named },
         subscribers: count(matches, "subscribers"),
         rate: matches.get_one("rate").copied().unwrap_or_default(),
         duration: duration(matches, "duration"),
@@ -552,12 +556,17 @@ mod tests {
     }
 
     #[test]
-    fn an_attack_is_on_somebody_without_tls() {
+    fn an_attack_on_tls_is_on_somebody_who_speaks_it() {
         // Nobody listens on port 1.
-        for (url, expected) in
-            [("ws://127.0.0.1:1", "refused"), ("wss://127.0.0.1:1", "expected a ws:// URL")]
-        {
-            let matches = command().try_get_matches_from(["bench", "hostile", url]).unwrap();
+        for (url, attack, expected) in [
+            ("ws://127.0.0.1:1", "churn", "refused"),
+            ("wss://127.0.0.1:1", "churn", "refused"),
+            ("wss://127.0.0.1:1", "tls-garbage", "refused"),
+            ("ws://127.0.0.1:1", "tls-garbage", "expected a wss:// URL"),
+            ("ws://127.0.0.1:1", "nonsense", "no attack `nonsense`"),
+        ] {
+            let arguments = ["bench", "hostile", url, "--attack", attack];
+            let matches = command().try_get_matches_from(arguments).unwrap();
             let refusal = run_hostile(matches.subcommand_matches("hostile").unwrap()).unwrap_err();
             assert!(refusal.to_string().contains(expected), "{url}: {refusal}");
         }
