@@ -29,5 +29,6 @@ mod metrics;
 mod promises;
 mod redis_faults;
 mod relay;
+mod soak;
 mod storm;
 mod tls;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::{Frame, Socket};
 
@@ -46,14 +47,24 @@ impl Caller {
         Self::connect(address, json!({})).await
     }
 
+    /// The same at an instance that may be gone at any moment.
+    pub async fn try_anonymous(address: SocketAddr) -> Option<Self> {
+        let mut socket = Socket::over(TcpStream::connect(address).await.ok()?);
+        let answer = socket.try_upgrade_at("/connection/websocket", &[]).await.ok()?;
+        let mut caller = Self { socket, heard: VecDeque::new(), id: 0 };
+        let connected =
+            answer.status == 101 && caller.try_call("connect", json!({})).await.ok()?["connect"].is_object();
+        connected.then_some(caller)
+    }
+
     /// The connection underneath.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
     }
 
-    /// Sends a text message as it is.
+    /// Sends a text message as it is. If the connection has ended, whoever reads will see that.
     pub async fn say(&mut self, text: &str) {
-        self.socket.send(Frame::TEXT, text.as_bytes()).await.unwrap();
+        let _ = self.socket.send(Frame::TEXT, text.as_bytes()).await;
     }
 
     /// Sends a command; gives its id.

@@ -16,8 +16,9 @@ use super::{DEADLINE, eventually, free_address};
 pub struct RedisServer {
     address: SocketAddr,
     process: Option<Process>,
-    /// What a node of a cluster writes of its own accord.
-    _home: Option<TempDir>,
+    /// What it writes there, it has again after a restart if it is durable.
+    home: Option<TempDir>,
+    is_durable: bool,
 }
 
 impl RedisServer {
@@ -28,9 +29,16 @@ impl RedisServer {
         server
     }
 
+    /// Starts one that has everything again after `kill` and `restart`: it answers when what it did is written.
+    pub async fn start_durable() -> Self {
+        let mut server = Self { is_durable: true, ..Self::absent() };
+        server.restart().await;
+        server
+    }
+
     /// The address of one that does not run yet.
     pub fn absent() -> Self {
-        Self { address: free_address(), process: None, _home: None }
+        Self { address: free_address(), process: None, home: None, is_durable: false }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -66,9 +74,10 @@ impl RedisServer {
         nodes
     }
 
-    /// Starts it again on the same port, empty.
+    /// Starts it again on the same port, empty if it is not durable.
     pub async fn restart(&mut self) {
-        self.run(&[]).await;
+        let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+        self.run(if self.is_durable { &durable } else { &[] }).await;
     }
 
     async fn run(&mut self, arguments: &[&str]) {
@@ -76,9 +85,10 @@ impl RedisServer {
         let port = self.address.port().to_string();
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"]);
-        let home = tempfile::tempdir().unwrap();
+        let kept = self.home.take().filter(|_| self.is_durable);
+        let home = kept.unwrap_or_else(|| tempfile::tempdir().unwrap());
         command.args(arguments).current_dir(home.path());
-        self._home = Some(home);
+        self.home = Some(home);
         self.process = Some(Process::start(command.stdout(Stdio::null())));
         let address = self.address;
         eventually("redis-server answers", async || answers(address).await).await;

@@ -79,6 +79,11 @@ impl Socket {
 
     /// The same at another path.
     pub async fn upgrade_at(&mut self, path: &str, headers: &[(&str, &str)]) -> Response {
+        self.try_upgrade_at(path, headers).await.expect("an answer comes before the end")
+    }
+
+    /// The same, where the instance may be gone at any moment.
+    pub async fn try_upgrade_at(&mut self, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
         let mut text = format!(
             "GET {path} HTTP/1.1\r\nHost: fanfare.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -87,19 +92,23 @@ impl Socket {
             text += &format!("{key}: {value}\r\n");
         }
         text += "\r\n";
-        self.write(text.as_bytes()).await.unwrap();
-        self.response().await
+        self.write(text.as_bytes()).await?;
+        self.try_response().await
     }
 
     /// Reads the head of an HTTP response.
     pub async fn response(&mut self) -> Response {
+        self.try_response().await.expect("an answer comes before the end")
+    }
+
+    async fn try_response(&mut self) -> io::Result<Response> {
         timeout(DEADLINE, async {
             loop {
                 if let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
                     let head: Vec<u8> = self.read.drain(..end + 4).collect();
-                    return Response::from_head(std::str::from_utf8(&head[..end]).unwrap());
+                    return Ok(Response::from_head(std::str::from_utf8(&head[..end]).unwrap()));
                 }
-                self.fill().await.expect("an answer comes before the end");
+                self.fill().await?;
             }
         })
         .await
