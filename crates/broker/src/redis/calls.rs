@@ -1,12 +1,14 @@
 //! Commands that somebody waits for: reads of histories, presence. All go over one connection, those that come together
-//! as one pipeline: a pool that sees before each use whether a connection lives would ask Redis twice for every answer. What
-//! is published does not come this way, so nothing here keeps an order.
+//! as one pipeline. It is checked out of the pool and kept, because the pool asks before each use whether a connection
+//! lives: that would be two questions for every answer. What is published does not come this way, so nothing here keeps
+//! an order.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool_redis::{Connection, Pool, PoolError};
 use parking_lot::Mutex;
-use redis::aio::ConnectionLike;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, Value};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -40,15 +42,22 @@ struct Call {
 #[derive(Clone)]
 struct Line {
     link: Link,
-    open: Arc<Mutex<(u64, Option<Commands>)>>,
+    /// Where it comes from, unless it is to a cluster.
+    pool: Option<Pool>,
+    open: Arc<Mutex<(u64, Option<Open>)>>,
+}
+
+struct Open {
+    commands: Commands,
+    pooled: Option<Connection>,
 }
 
 impl Calls {
     /// Connects when it is first needed. Its tasks run on `runtime`.
-    pub fn start(link: Link, runtime: &Handle) -> Self {
+    pub fn start(link: Link, pool: Option<Pool>, runtime: &Handle) -> Self {
         let timeout = link.timeout;
         let (queue, calls) = mpsc::channel(QUEUE);
-        let dispatch = runtime.spawn(dispatch(Line { link, open: Arc::default() }, calls));
+        let dispatch = runtime.spawn(dispatch(Line { link, pool, open: Arc::default() }, calls));
         Self { queue, timeout, _dispatch: AbortOnDropHandle::new(dispatch) }
     }
 
@@ -107,21 +116,39 @@ pub(super) fn is_noscript(answer: &Value) -> bool {
 
 impl Line {
     async fn open(&self) -> Result<(u64, Commands), Fault> {
-        if let (age, Some(commands)) = &*self.open.lock() {
-            return Ok((*age, commands.clone()));
+        if let (age, Some(open)) = &*self.open.lock() {
+            return Ok((*age, open.commands.clone()));
         }
-        let commands = self.link.commands().await?;
+        let new = match &self.pool {
+            None => Open { commands: self.link.commands().await?, pooled: None },
+            Some(pool) => {
+                let pooled = pool.get().await.map_err(|error| read_pool_error(&error, self.link.timeout))?;
+                let mut commands = Commands { node: MultiplexedConnection::clone(&pooled), cluster: None };
+                self.link.check_role(&mut commands).await?;
+                Open { commands, pooled: Some(pooled) }
+            }
+        };
+        let commands = new.commands.clone();
         let mut open = self.open.lock();
-        open.1 = Some(commands.clone());
+        open.1 = Some(new);
         Ok((open.0, commands))
     }
 
-    /// It may still answer what is no longer waited for, so it is of no use any more.
+    /// It may still answer what is no longer waited for, so it is of no use any more, to the pool neither.
     fn give_up(&self, age: u64) {
         let mut open = self.open.lock();
         if open.0 == age {
-            *open = (age + 1, None);
+            let (_, given_up) = std::mem::replace(&mut *open, (age + 1, None));
+            drop(given_up.and_then(|open| open.pooled).map(Connection::take));
         }
+    }
+}
+
+fn read_pool_error(error: &PoolError, deadline: Duration) -> Fault {
+    match error {
+        PoolError::Backend(error) => Fault::read(error, deadline),
+        PoolError::Timeout(_) => Fault::TimedOut(deadline),
+        _ => Fault::Closed,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use deadpool_redis::{Manager, Pool, Runtime};
 use redis::aio::PubSub;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -48,6 +49,29 @@ impl Link {
         Ok(Self { clients, at: Arc::default(), cluster, timeout })
     }
 
+    /// The pool of those who ask one Redis and wait; nothing for a cluster, whose one connection is shared.
+    pub fn pool(&self) -> RedisResult<Option<Pool>> {
+        if self.cluster.is_some() {
+            return Ok(None);
+        }
+        let manager = Manager::new_with_config(self.client().get_connection_info().clone(), self.config())?;
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .wait_timeout(Some(self.timeout))
+            .create_timeout(Some(self.timeout))
+            .recycle_timeout(Some(self.timeout))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("a runtime is given");
+        Ok(Some(pool))
+    }
+
+    fn config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout))
+    }
+
     fn client(&self) -> &Client {
         &self.clients[self.at.load(Relaxed) % self.clients.len()]
     }
@@ -63,9 +87,7 @@ impl Link {
 
     /// A connection for commands, to a Redis that answers and is a master.
     pub async fn commands(&self) -> Result<Commands, Fault> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout));
+        let config = self.config();
         let open = self.client().get_multiplexed_async_connection_with_config(&config);
         let node = self.or_the_next(self.within(open).await)?;
         let mut connection = Commands { node, cluster: self.cluster().await? };
@@ -118,3 +140,6 @@ impl Link {
 
 /// How often the cluster's connection follows slots and waits for nodes before it is an error; the deadline ends it, too.
 const RETRIES: u32 = 8;
+
+/// The most connections of the pool: one is in use, and its successor may be opened before it has gone.
+const CONNECTIONS: usize = 2;

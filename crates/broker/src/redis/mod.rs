@@ -88,7 +88,7 @@ impl Redis {
         let address = info.addr().to_string();
         let is_cluster = config.cluster.is_some();
         let link = Link::new(nodes, is_cluster, config.timeout).map_err(|_| ConfigError::Url)?;
-        let calls = Arc::new(Calls::start(link.clone(), runtime));
+        let calls = Arc::new(Calls::start(link.clone(), link.pool().map_err(|_| ConfigError::Url)?, runtime));
         let library = Arc::new(Library::new(calls.clone()));
         let mut tasks = Vec::new();
         let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
