@@ -17,6 +17,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The most that is kept of what the server says.
 const HEARD: usize = 64 << 10;
 
+/// The most that is written at once. Whoever writes a megabyte keeps the processor until the kernel has taken it, and is
+/// not made to give way there: on the server's own machine that is not the server's doing.
+const PIECE: usize = 16 << 10;
+
 /// One TCP connection.
 #[derive(Debug)]
 pub struct Assailant {
@@ -82,7 +86,7 @@ impl Assailant {
     pub(super) fn write(&mut self, field: &Field, mut bytes: &[u8]) -> bool {
         let end = Instant::now() + PATIENCE;
         while !bytes.is_empty() && !field.is_over() && Instant::now() < end {
-            match self.way.write(bytes) {
+            match self.way.write(&bytes[..bytes.len().min(PIECE)]) {
                 Ok(0) => return false,
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if waits(&error) => {}
