@@ -233,6 +233,8 @@ pub struct RecoverReport {
     pub ends: BTreeMap<String, u64>,
     /// How many bystanders there were at the other instances.
     pub bystanders: usize,
+    /// Whether their threads went before all others of the machine.
+    pub in_front: bool,
     /// Their latency before the loss.
     pub quiet: Quantiles,
     /// Their latency while the clients came back.

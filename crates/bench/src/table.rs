@@ -114,6 +114,8 @@ impl Display for RecoverReport {
         for (command, calls) in self.calls_per_client.iter().flatten().filter(|(_, calls)| **calls >= 0.005) {
             line(f, "Redis calls", &format!("{calls:.2} {command} a client"))?;
         }
+        let rank = if self.in_front { "before all others" } else { "in line with all others" };
+        line(f, "bystanders", &format!("{}, {rank}", self.bystanders))?;
         quantiles(f, "bystanders before", &self.quiet)?;
         quantiles(f, "bystanders in it", &self.stormy)?;
         ends(f, "ended", &self.ends)?;
