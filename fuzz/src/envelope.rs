@@ -61,7 +61,7 @@ fn check_bundle(bundle: Bundle) {
     assert_eq!(Opened::read(bundle.encode()), Ok(Opened::Bundle(bundle.clone())));
     let mut last: Option<Position> = None;
     let mut envelopes = bundle.envelopes();
-    while let Some(envelope) = envelopes.next() {
+    for envelope in envelopes.by_ref() {
         match envelope {
             Ok(Envelope { publication: Publication { position: Some(at), .. }, .. }) => {
                 assert!(last.is_none_or(|last| last.epoch == at.epoch && last.offset <= at.offset));
