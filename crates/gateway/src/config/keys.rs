@@ -120,7 +120,7 @@ table! {
         max_connections_per_user: Option<NonZeroU32> = "0" in "0" to "100000", <COUNT>;
         /// Publications that a client recovers or reads at a time
         history_limit: Option<NonZeroU32> = "300" in "1" to "100000", <COUNT>;
-        /// Clients a second that each worker gives what they have missed, 0 for no limit
+        /// Clients a second whom a worker gives what they missed, 0 for no limit
         recovery_rate: Option<NonZeroU32> = "600" in "0" to "1000000", <COUNT>;
         /// What stands before a user's name in its own channel
         personal_channel: Option<PersonalChannel> = "", <TEXT>;
