@@ -357,8 +357,9 @@ impl Client {
     }
 
     fn set_alarm(&mut self) {
-        if self.stage == Stage::Over {
-            // What is over stays over: it would ring without end until the client has gone.
+        if self.stage != Stage::Connected {
+            // What is over stays over, and would ring without end until the client has gone; and whoever was refused for it
+            // has been told.
             self.alarm = Alarm::default();
             return;
         }
