@@ -492,3 +492,21 @@ async fn a_broker_that_is_away_is_said_to_be() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_is_published_is_counted_in_its_namespace_whoever_publishes() {
+    let (instance, _home) = serving("", None).await;
+    result(&instance, "publish", json!({ "channel": "kept:a", "data": 1 })).await;
+    result(&instance, "broadcast", json!({ "channels": ["kept:b", "json:c"], "data": {} })).await;
+    // What is refused was not published.
+    let refused = call(&instance, "publish", json!({ "channel": "json:c", "data": 5 })).await;
+    assert_eq!(refused["error"]["code"], 107, "{refused}");
+    let mut client = Client::connect(instance.url("lobby")).await;
+    client.send("hello").await;
+    assert_eq!(client.next().await, Said::from("hello"));
+    for (namespace, publications) in [("kept", 2.0), ("json", 1.0), ("binary", 0.0), ("(default)", 1.0)] {
+        let labels = [("namespace", namespace)];
+        let counted = instance.metric("fanfare_namespace_publications_total", &labels).await;
+        assert_eq!(counted, publications, "{namespace}");
+    }
+}

@@ -1,11 +1,13 @@
 //! What may be published, and how it goes out: the one place for the raw endpoints, for sessions and for the HTTP API. Who
 //! may publish is asked before (`namespace`); where it goes from here is the broker's business.
 
-use fanfare_broker::{AppendOptions, Broker, BrokerError};
+use fanfare_broker::{AppendOptions, BrokerError};
 use fanfare_protocol::payload::{DataFormat, PayloadError};
 use fanfare_protocol::{Channel, Position, Publication};
 
 use crate::config::Config;
+use crate::instance::Instance;
+use crate::namespace::Namespace;
 
 /// The longest header of a server's frame (RFC 6455 section 5.2).
 const FRAME_HEADER: usize = 10;
@@ -34,17 +36,24 @@ pub fn payload_limit(config: &Config) -> usize {
     config.outbox_limit.saturating_sub(FRAME_HEADER)
 }
 
-/// Whether a payload may be published where this format is wanted.
-///
-/// # Errors
-///
-/// When it is too large, or in another format.
-pub fn check(config: &Config, format: DataFormat, payload: &[u8]) -> Result<(), Unpublished> {
-    let (bytes, most) = (payload.len(), payload_limit(config));
-    if bytes > most {
-        return Err(Unpublished::TooLarge { bytes, most });
+/// What publications in a namespace keep to, and where they are counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// How payloads must be.
+    pub format: DataFormat,
+    /// Its place among the namespaces.
+    pub namespace: usize,
+}
+
+impl Rules {
+    /// Where there is no namespace but the default's, of which nothing is configured.
+    pub const NONE: Self = Self { format: DataFormat::Binary, namespace: 0 };
+}
+
+impl From<&Namespace> for Rules {
+    fn from(namespace: &Namespace) -> Self {
+        Self { format: namespace.data_format, namespace: namespace.index }
     }
-    Ok(format.check(payload)?)
 }
 
 /// Publishes, and resolves when the broker has it, with its position where the channel has a history. The call itself
@@ -52,16 +61,42 @@ pub fn check(config: &Config, format: DataFormat, payload: &[u8]) -> Result<(), 
 ///
 /// # Errors
 ///
-/// As [`check`], and when the broker refuses or is away; then nothing is published later.
+/// When the payload is too large or in another format, and when the broker refuses or is away; then nothing is published
+/// later.
 pub fn publish<'a>(
-    broker: &'a dyn Broker,
-    config: &Config,
-    format: DataFormat,
+    instance: &'a Instance,
+    rules: Rules,
     channel: &'a Channel,
     publication: Publication,
     options: AppendOptions,
 ) -> impl Future<Output = Result<Option<Position>, Unpublished>> + use<'a> {
-    let checked = check(config, format, &publication.payload);
-    let appended = checked.map(|()| broker.append(channel, publication, options));
+    let counted = check_and_count(instance, rules, &publication);
+    let appended = counted.map(|()| instance.broker.append(channel, publication, options));
     async { Ok(appended?.await?) }
+}
+
+/// Publishes for somebody who waits for nothing.
+///
+/// # Errors
+///
+/// When the payload is too large or in another format.
+pub fn publish_unconfirmed(
+    instance: &Instance,
+    rules: Rules,
+    channel: &Channel,
+    publication: Publication,
+) -> Result<(), Unpublished> {
+    check_and_count(instance, rules, &publication)?;
+    instance.broker.publish(channel, publication);
+    Ok(())
+}
+
+fn check_and_count(instance: &Instance, rules: Rules, publication: &Publication) -> Result<(), Unpublished> {
+    let (bytes, most) = (publication.payload.len(), payload_limit(&instance.config));
+    if bytes > most {
+        return Err(Unpublished::TooLarge { bytes, most });
+    }
+    rules.format.check(&publication.payload)?;
+    instance.counts.publication(rules.namespace);
+    Ok(())
 }

@@ -12,8 +12,9 @@ use fanfare_websocket::Limits;
 use tokio::time::{Instant, sleep};
 
 use crate::admission::Permit;
-use crate::http::{MayPublish, Terms, check_publication};
+use crate::http::{MayPublish, Terms};
 use crate::inbound::{Inbound, Read};
+use crate::publish::{Unpublished, publish_unconfirmed};
 use crate::worker::Worker;
 
 /// How often a publisher that waits for room looks whether it was told to go.
@@ -108,17 +109,18 @@ impl Outbound {
         if self.bucket.as_mut().is_some_and(|bucket| !bucket.take()) {
             return Some(End::RateLimited);
         }
-        if let Err(end) = check_publication(self.may_publish, payload) {
-            return Some(end);
-        }
+        let Some(rules) = self.may_publish else { return Some(End::NotPermitted) };
         let publication =
             Publication { exclude: self.exclude, ..Publication::new(kind, Bytes::copy_from_slice(payload)) };
         let instance = &worker.instance;
         if self.alone {
             instance.relay.deliver(&self.channel, publication);
-        } else {
-            worker.shard.stats().publications.add(1);
-            instance.broker.publish(&self.channel, publication);
+            return None;
+        }
+        match publish_unconfirmed(instance, rules, &self.channel, publication) {
+            Ok(()) => worker.shard.stats().publications.add(1),
+            Err(Unpublished::TooLarge { .. }) => return Some(End::TooBig),
+            Err(_) => return Some(End::WrongFormat),
         }
         None
     }

@@ -15,7 +15,7 @@ use super::data::{self, decode};
 use super::error::{ApiError, Code};
 use super::reply::Reply;
 use super::shape::{AtLeastOne, Base64, Name, Whole, requests, results};
-use crate::publish::publish;
+use crate::publish::{Rules, publish};
 
 /// How many channels of a broadcast are published to at a time.
 const AT_ONCE: usize = 1024;
@@ -156,26 +156,19 @@ impl What {
     ) -> impl Future<Output = Result<Published, ApiError>> + use<'a> {
         let prepared = self.prepare(api, name, &options);
         async move {
-            let (channel, format) = prepared?;
+            let (channel, rules) = prepared?;
             let publication =
                 Publication { tags: self.tags.clone(), ..Publication::new(self.kind, self.payload.clone()) };
             let instance = &api.instance;
             api.calls.count_publication();
-            let config = &instance.config;
-            let at = publish(&*instance.broker, config, format, &channel, publication, options).await?;
+            let at = publish(instance, rules, &channel, publication, options).await?;
             Ok(Published { offset: at.map(|at| at.offset), epoch: at.map(|at| at.epoch.as_str().to_owned()) })
         }
     }
 
-    fn prepare(
-        &self,
-        api: &Api,
-        name: &str,
-        options: &AppendOptions,
-    ) -> Result<(Channel, DataFormat), ApiError> {
+    fn prepare(&self, api: &Api, name: &str, options: &AppendOptions) -> Result<(Channel, Rules), ApiError> {
         let (channel, namespace) = api.channel(name)?;
-        let format = namespace.data_format;
-        if self.payload.is_empty() && format != DataFormat::Binary {
+        if self.payload.is_empty() && namespace.data_format != DataFormat::Binary {
             return Err(ApiError::bad("there is neither `data` nor `b64data`; expected one of them"));
         }
         if options.version.is_some() && namespace.history_size.is_none() {
@@ -184,7 +177,7 @@ impl What {
                 "a version needs a history, and the channel keeps none",
             ));
         }
-        Ok((channel, format))
+        Ok((channel, (&*namespace).into()))
     }
 }
 

@@ -75,7 +75,7 @@ impl Counts {
         add(&self.recoveries[outcome as usize]);
     }
 
-    /// A client has published in the namespace of this index.
+    /// Somebody has published in the namespace of this index.
     pub fn publication(&self, namespace: usize) {
         add(&self.namespaces[namespace.min(self.namespaces.len() - 1)].publications);
     }

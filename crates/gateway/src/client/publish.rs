@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::counts::Method;
 use super::session::Client;
 use crate::namespace::{Refusal as Refused, may_publish};
+use crate::publish::{Rules, Unpublished, publish};
 use bytes::Bytes;
-use fanfare_broker::{AppendOptions, BrokerError};
+use fanfare_broker::AppendOptions;
 use fanfare_protocol::centrifuge::{
     Answer, Command, DisconnectCode, ErrorCode, PublishRequest, Refusal, Request,
 };
@@ -36,10 +37,10 @@ impl Client {
         // The call puts it into the order of publications; the answers may come as they like.
         let appends = asked.iter().map(|(_, asked)| {
             let asked = asked.as_ref().map_err(|refusal| *refusal);
-            let append = asked.map(|(channel, publication)| {
-                instance.broker.append(channel, publication.clone(), AppendOptions::default())
+            let published = asked.map(|(channel, rules, publication)| {
+                publish(&instance, *rules, channel, publication.clone(), AppendOptions::default())
             });
-            async move { append?.await.map_err(|error| unpublished(&error)) }
+            async move { published?.await.map_err(|error| unpublished(&error)) }
         });
         for ((id, _), result) in asked.iter().zip(join_all(appends).await) {
             self.worker.instance.counts.command(Method::PUBLISH, &result);
@@ -51,7 +52,7 @@ impl Client {
     }
 
     /// What is published, if it may be.
-    fn publication(&self, request: Request) -> Result<(Channel, Publication), Refusal> {
+    fn publication(&self, request: Request) -> Result<(Channel, Rules, Publication), Refusal> {
         request.check()?;
         let Request::Publish(PublishRequest { channel, data, .. }) = request else {
             return Err(DisconnectCode::BadRequest.into());
@@ -64,11 +65,10 @@ impl Client {
         }
         let sub = self.subs.get(&channel);
         may_publish(namespace, &channel, &self.user, sub.is_some()).map_err(Refused::code)?;
-        namespace.data_format.check(&data).map_err(|_| ErrorCode::BadRequest)?;
-        instance.counts.publication(namespace.index);
         self.worker.shard.stats().publications.add(1);
         let info = self.seen(sub.and_then(|sub| sub.info.as_ref()));
-        Ok((channel, Publication { info: Some(Arc::new(info)), ..Publication::new(kind(&data), data) }))
+        let publication = Publication { info: Some(Arc::new(info)), ..Publication::new(kind(&data), data) };
+        Ok((channel, (&**namespace).into(), publication))
     }
 }
 
@@ -77,7 +77,12 @@ fn kind(data: &Bytes) -> Kind {
     if std::str::from_utf8(data).is_ok() { Kind::Text } else { Kind::Binary }
 }
 
-fn unpublished(error: &BrokerError) -> Refusal {
-    tracing::debug!("a publication fails: {error}");
-    ErrorCode::Internal.into()
+fn unpublished(error: &Unpublished) -> Refusal {
+    match error {
+        Unpublished::TooLarge { .. } | Unpublished::Format(_) => ErrorCode::BadRequest.into(),
+        Unpublished::Broker(error) => {
+            tracing::debug!("a publication fails: {error}");
+            ErrorCode::Internal.into()
+        }
+    }
 }

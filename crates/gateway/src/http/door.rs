@@ -2,7 +2,7 @@
 //! all judged before the handshake is answered. With neither keys nor namespaces configured it lets everybody in, and
 //! looks at nothing.
 
-use fanfare_hub::{End, WhenSlow};
+use fanfare_hub::WhenSlow;
 use fanfare_protocol::Channel;
 use fanfare_protocol::payload::DataFormat;
 use http::Request;
@@ -14,9 +14,10 @@ use super::rejection::Rejection;
 use crate::identity::{Admitted, Expiry, Identity};
 use crate::instance::Instance;
 use crate::namespace::{SlowConsumers, Wish, may_publish, may_subscribe};
+use crate::publish::Rules;
 
-/// What whoever came in may publish: anything in this format, or nothing at all.
-pub type MayPublish = Option<DataFormat>;
+/// What whoever came in may publish: anything that keeps to these rules, or nothing at all.
+pub type MayPublish = Option<Rules>;
 
 /// What holds for whoever came in.
 #[derive(Debug)]
@@ -31,12 +32,8 @@ pub struct Entry {
 
 impl Entry {
     /// For whoever may publish anything, for ever.
-    pub const OPEN: Self = Self {
-        may_publish: Some(DataFormat::Binary),
-        expiry: None,
-        recovers: false,
-        when_slow: WhenSlow::Close,
-    };
+    pub const OPEN: Self =
+        Self { may_publish: Some(Rules::NONE), expiry: None, recovers: false, when_slow: WhenSlow::Close };
 }
 
 /// Lets a client into a channel, or says why not.
@@ -63,11 +60,12 @@ pub async fn enter(
     let Identity { user, expiry, .. } = identity;
     may_subscribe(namespace, channel, &user, granted)?;
     let publishes = namespace.raw_publish && may_publish(namespace, channel, &user, true).is_ok();
-    let may_publish = publishes.then_some(match namespace.data_format {
+    let mut rules = Rules::from(&**namespace);
+    if rules.format == DataFormat::Any {
         // The plain relay takes empty messages, too.
-        DataFormat::Any => DataFormat::Binary,
-        format => format,
-    });
+        rules.format = DataFormat::Binary;
+    }
+    let may_publish = publishes.then_some(rules);
     let when_slow = when_slow(namespace.slow_consumers);
     Ok(Entry { may_publish, expiry, recovers: namespace.recovery != Wish::Off, when_slow })
 }
@@ -78,14 +76,6 @@ fn when_slow(option: SlowConsumers) -> WhenSlow {
         SlowConsumers::Close => WhenSlow::Close,
         SlowConsumers::DropOldest => WhenSlow::DropOldest,
         SlowConsumers::KeepLatest => WhenSlow::KeepLatest,
-    }
-}
-
-/// Whether a message may be published by somebody who was let in so, or how the connection ends.
-pub fn check_publication(may_publish: MayPublish, payload: &[u8]) -> Result<(), End> {
-    match may_publish {
-        None => Err(End::NotPermitted),
-        Some(format) => format.check(payload).map_err(|_| End::WrongFormat),
     }
 }
 

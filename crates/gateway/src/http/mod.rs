@@ -13,7 +13,7 @@ mod since;
 mod streams;
 mod upgrade;
 
-pub use door::{MayPublish, check_publication};
+pub use door::MayPublish;
 pub use emulation::{Emulation, emulate, is_emulation};
 pub use events::Events;
 pub use framing::{Goes, judge};

@@ -117,7 +117,11 @@ pub const METRICS: &[Metric] = &[
     ),
     counter("fanfare_recoveries_total", "Subscriptions that wanted what they had missed, by outcome")
         .by("outcome"),
-    counter("fanfare_namespace_publications_total", "Publications of clients, by namespace").by("namespace"),
+    counter(
+        "fanfare_namespace_publications_total",
+        "Publications of clients and of the back end, by namespace",
+    )
+    .by("namespace"),
     counter("fanfare_namespace_subscribed_total", "Subscriptions that clients were given, by namespace")
         .by("namespace"),
     gauge("fanfare_users", "Different users of the open connections"),
