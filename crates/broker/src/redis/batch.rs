@@ -260,13 +260,16 @@ const ATTEMPTS: u32 = 3;
 /// Makes Redis know the scripts before they are needed, and finds out whether the keys of a call must be in one slot. That
 /// it may refuse is no fault here: the appends will be told.
 pub(super) async fn prepare(lane: &Lane, connection: &mut Commands, deadline: Duration) -> Result<(), Fault> {
-    let mut slots = redis::cmd("EXISTS");
-    slots.arg(lane.keys.mark(lane.append_origin, 0)).arg(lane.keys.mark(lane.append_origin, 1));
     let mut pipeline = Pipeline::with_capacity(3);
     pipeline.add_command(APPEND.load());
     pipeline.add_command(ONCE.load());
-    pipeline.add_command(slots);
-    match timeout(deadline, connection.req_packed_commands(&pipeline, 0, 3)).await {
+    if !connection.is_cluster() {
+        // A cluster is known to want that, and the node that has these keys may be gone while others serve.
+        let mut slots = redis::cmd("EXISTS");
+        slots.arg(lane.keys.mark(lane.append_origin, 0)).arg(lane.keys.mark(lane.append_origin, 1));
+        pipeline.add_command(slots);
+    }
+    match timeout(deadline, connection.req_packed_commands(&pipeline, 0, pipeline.len())).await {
         Ok(Ok(answers)) => {
             let one_slot =
                 |answer: &Value| matches!(answer, Value::ServerError(error) if error.code() == "CROSSSLOT");
