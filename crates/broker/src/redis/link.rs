@@ -73,7 +73,11 @@ impl Link {
     }
 
     fn client(&self) -> &Client {
-        &self.clients[self.at.load(Relaxed) % self.clients.len()]
+        self.client_at(self.at.load(Relaxed))
+    }
+
+    fn client_at(&self, at: usize) -> &Client {
+        &self.clients[at % self.clients.len()]
     }
 
     async fn cluster(&self) -> Result<Option<ClusterConnection>, Fault> {
@@ -88,22 +92,26 @@ impl Link {
     /// A connection for commands, to a Redis that answers and is a master.
     pub async fn commands(&self) -> Result<Commands, Fault> {
         let config = self.config();
-        let open = self.client().get_multiplexed_async_connection_with_config(&config);
-        let node = self.or_the_next(self.within(open).await)?;
+        let at = self.at.load(Relaxed);
+        let open = self.client_at(at).get_multiplexed_async_connection_with_config(&config);
+        let node = self.or_the_next(at, self.within(open).await)?;
         let mut connection = Commands { node, cluster: self.cluster().await? };
         let checked = self.check_role(&mut connection).await;
-        self.or_the_next(checked)?;
+        self.or_the_next(at, checked)?;
         Ok(connection)
     }
 
     /// A connection for subscriptions.
     pub async fn subscriptions(&self) -> Result<PubSub, Fault> {
-        self.or_the_next(self.within(self.client().get_async_pubsub()).await)
+        let at = self.at.load(Relaxed);
+        self.or_the_next(at, self.within(self.client_at(at).get_async_pubsub()).await)
     }
 
-    fn or_the_next<T>(&self, opened: Result<T, Fault>) -> Result<T, Fault> {
+    /// Has everybody go to the next node, if this one was in vain. Once, however many find out: three who each went one
+    /// further would be back where they were.
+    fn or_the_next<T>(&self, at: usize, opened: Result<T, Fault>) -> Result<T, Fault> {
         if opened.is_err() {
-            self.at.fetch_add(1, Relaxed);
+            let _ = self.at.compare_exchange(at, at.wrapping_add(1), Relaxed, Relaxed);
         }
         opened
     }
