@@ -45,7 +45,10 @@ impl Client {
         for ((id, _), result) in asked.iter().zip(join_all(appends).await) {
             self.worker.instance.counts.command(Method::PUBLISH, &result);
             match result {
-                Ok(_) => self.answer(out, *id, &Answer::Publish),
+                Ok(_) => {
+                    self.worker.shard.stats().publications.add(1);
+                    self.answer(out, *id, &Answer::Publish);
+                }
                 Err(refusal) => self.refuse(*id, refusal, out),
             }
         }
@@ -65,7 +68,6 @@ impl Client {
         }
         let sub = self.subs.get(&channel);
         may_publish(namespace, &channel, &self.user, sub.is_some()).map_err(Refused::code)?;
-        self.worker.shard.stats().publications.add(1);
         let info = self.seen(sub.and_then(|sub| sub.info.as_ref()));
         let publication = Publication { info: Some(Arc::new(info)), ..Publication::new(kind(&data), data) };
         Ok((channel, (&**namespace).into(), publication))
