@@ -1,0 +1,96 @@
+//! `fanfare bench hostile`: every known attack, and bystanders. What is measured, and how, the library decides.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use fanfare_bench::{ATTACKS, Attack, Bar, BenchError, Hostile, Target};
+
+use super::arguments::{
+    count, duration, insecure, json, number, pids, processes, rate_of_bystanders, seed, seed_of, targets,
+    time, urls,
+};
+use super::{Outcome, print};
+
+/// The subcommand.
+pub fn command() -> Command {
+    let attacks: Vec<String> = ATTACKS
+        .iter()
+        .map(|attack| format!("  {:<21} {}; held by {}", attack.name, attack.does, attack.bound))
+        .collect();
+    Command::new("hostile")
+        .about("Attack an instance, and measure what bystanders notice")
+        .long_about(
+            "Attack an instance in every known way, one after another, and measure what bystanders in a channel of \
+             their own notice of it: the p99 latency of what they say to each other, without and under the attack, \
+             in turn. Latency counts from the moment at which a message should have been sent. The attacker takes \
+             the CPU time that everybody else leaves; without the attack a thread that only spins takes as much, \
+             since bystanders on the same cores notice that, too.\n\n\
+             Only against instances of your own. It opens up to 8,000 sockets. Floods of messages are held by \
+             message_rate and bombs by compression's bounds, where the instance is started with them.",
+        )
+        .after_help(format!("Attacks:\n{}", attacks.join("\n")))
+        .arg(urls())
+        .arg(insecure())
+        .arg(
+            Arg::new("attack")
+                .long("attack")
+                .value_name("NAME")
+                .action(ArgAction::Append)
+                .help("This attack only; may be repeated"),
+        )
+        .arg(number("subscribers", "N", "Bystanders that subscribe").default_value("10"))
+        .arg(rate_of_bystanders())
+        .arg(time("duration", "4s", "How long each slice is, without and under attack"))
+        .arg(number("rounds", "N", "Rounds of two slices for each attack").default_value("3"))
+        .arg(pids())
+        .arg(seed())
+        .arg(json())
+}
+
+/// Makes the run, and prints its report.
+pub fn run(matches: &ArgMatches) -> Outcome {
+    let named = matches.get_many::<String>("attack").unwrap_or_default();
+    let unknown = |name: &String| BenchError::Setting(format!("there is no attack `{name}`; see --help"));
+    let named: Vec<&'static Attack> =
+        named.map(|name| Attack::named(name).ok_or_else(|| unknown(name))).collect::<Result<_, _>>()?;
+    let targets = targets(matches)?;
+    let secure = targets.iter().all(Target::is_secure);
+    if let Some(attack) = named.iter().find(|attack| attack.needs_tls && !secure) {
+        let problem = format!("{} is an attack on TLS: expected a wss:// URL", attack.name);
+        return Err(BenchError::Setting(problem));
+    }
+    let possible = || ATTACKS.iter().filter(|attack| secure || !attack.needs_tls).collect();
+    let hostile = Hostile {
+        targets,
+        attacks: if named.is_empty() { possible() } else { named },
+        subscribers: count(matches, "subscribers"),
+        rate: matches.get_one("rate").copied().unwrap_or_default(),
+        duration: duration(matches, "duration"),
+        rounds: count(matches, "rounds"),
+        processes: processes(matches)?,
+        seed: seed_of(matches),
+    };
+    let report = hostile.run(&mut Bar::new())?;
+    print(matches, &report)?;
+    Ok(report.is_sound())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attack_on_tls_is_on_somebody_who_speaks_it() {
+        // Nobody listens on port 1.
+        for (url, attack, expected) in [
+            ("ws://127.0.0.1:1", "churn", "refused"),
+            ("wss://127.0.0.1:1", "churn", "refused"),
+            ("wss://127.0.0.1:1", "tls-garbage", "refused"),
+            ("ws://127.0.0.1:1", "tls-garbage", "expected a wss:// URL"),
+            ("ws://127.0.0.1:1", "nonsense", "no attack `nonsense`"),
+        ] {
+            let arguments = ["hostile", url, "--attack", attack];
+            let matches = command().try_get_matches_from(arguments).unwrap();
+            let refusal = run(&matches).unwrap_err();
+            assert!(refusal.to_string().contains(expected), "{url}: {refusal}");
+        }
+    }
+}
