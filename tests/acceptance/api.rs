@@ -1,13 +1,10 @@
 //! The HTTP API: who may call it, what each method does to everybody else, and what is said of every wrong request.
 
-use std::fs;
-
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::harness::{Client, Instance, RedisServer, Response, Said, eventually, post, request};
-
-const KEY: &str = "a key that only the tests have";
+use crate::harness::{
+    API_KEY, Client, Instance, RedisServer, Response, Said, Setup, eventually, post, request,
+};
 
 /// Channels of every sort.
 const CHANNELS: &str = "
@@ -29,17 +26,12 @@ const CHANNELS: &str = "
     name_pattern = \"named:[a-z]+\"
 ";
 
-/// An instance with an API, these keys before its channels, and perhaps a Redis.
-async fn serving(keys: &str, redis: Option<&RedisServer>) -> (Instance, TempDir) {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("some.toml");
-    fs::write(&file, format!("api_keys = [\"{KEY}\", \"another\"]\n{keys}\n{CHANNELS}")).unwrap();
-    let mut flags = vec!["--config", file.to_str().unwrap(), "--internal-listen", "127.0.0.1:0"];
-    let url = redis.map(RedisServer::url);
-    if let Some(url) = &url {
-        flags.extend(["--redis", url]);
-    }
-    (Instance::start(&flags).await, home)
+/// An API, these keys, and the channels.
+fn setup(keys: &str) -> Setup {
+    Setup::new(CHANNELS).flags(&["--internal-listen", "127.0.0.1:0"]).keys(&format!(
+        "api_keys = [\"{API_KEY}\", \"another\"]
+{keys}"
+    ))
 }
 
 async fn raw_call(instance: &Instance, method: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
@@ -49,7 +41,7 @@ async fn raw_call(instance: &Instance, method: &str, headers: &[(&str, &str)], b
 
 /// The body of what must be answered with 200.
 async fn call(instance: &Instance, method: &str, body: Value) -> Value {
-    let answer = raw_call(instance, method, &[("X-API-Key", KEY)], body.to_string().as_bytes()).await;
+    let answer = raw_call(instance, method, &[("X-API-Key", API_KEY)], body.to_string().as_bytes()).await;
     assert_eq!(
         (answer.status, answer.header("content-type")),
         (200, Some("application/json")),
@@ -65,11 +57,11 @@ async fn result(instance: &Instance, method: &str, body: Value) -> Value {
 
 #[tokio::test]
 async fn a_key_is_asked_for_and_any_of_several_will_do() {
-    let (instance, _home) = serving("", None).await;
+    let instance = setup("").start().await;
     // (headers, query, status)
     type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, u16);
-    let bearer = format!("Bearer {KEY}");
-    let apikey = format!("apikey {KEY}");
+    let bearer = format!("Bearer {API_KEY}");
+    let apikey = format!("apikey {API_KEY}");
     let rows: &[Row] = &[
         (&[], "", 401),
         (&[("X-API-Key", "wrong")], "", 401),
@@ -78,7 +70,7 @@ async fn a_key_is_asked_for_and_any_of_several_will_do() {
         (&[("Authorization", "apikey wrong")], "", 401),
         (&[], "?api_key=wrong", 401),
         (&[("X-API-Key", "wrong")], "?api_key=another", 401),
-        (&[("X-API-Key", KEY)], "", 200),
+        (&[("X-API-Key", API_KEY)], "", 200),
         (&[("x-api-key", "another")], "", 200),
         (&[("Authorization", &apikey)], "", 200),
         (&[("authorization", "ApiKey another")], "", 200),
@@ -95,12 +87,13 @@ async fn a_key_is_asked_for_and_any_of_several_will_do() {
                 assert_eq!(answer.body, "");
                 assert!(answer.header("www-authenticate").is_some());
             }
-            assert!(!answer.body.contains(KEY));
+            assert!(!answer.body.contains(API_KEY));
         }
     }
     let refused = instance.metric("fanfare_api_refused_total", &[("reason", "key")]).await;
     assert_eq!(refused, 14.0);
-    let at_the_clients = post(instance.address(), "/api/info", &[("X-API-Key", KEY)], b"{}").await.unwrap();
+    let at_the_clients =
+        post(instance.address(), "/api/info", &[("X-API-Key", API_KEY)], b"{}").await.unwrap();
     assert_eq!(at_the_clients.status, 404, "clients cannot reach it");
     let without = Instance::start(&["--internal-listen", "127.0.0.1:0"]).await;
     let answer = raw_call(&without, "info", &[("X-API-Key", "")], b"{}").await;
@@ -110,9 +103,9 @@ async fn a_key_is_asked_for_and_any_of_several_will_do() {
 
 #[tokio::test]
 async fn every_wrong_request_says_what_is_wrong() {
-    let (instance, _home) =
-        serving("api_body_limit = \"4KiB\"\noutbox_limit = \"1KiB\"\nmessage_limit = \"1KiB\"", None).await;
-    let key = [("X-API-Key", KEY)];
+    let instance =
+        setup("api_body_limit = \"4KiB\"\noutbox_limit = \"1KiB\"\nmessage_limit = \"1KiB\"").start().await;
+    let key = [("X-API-Key", API_KEY)];
     for (verb, path, headers, status, says) in [
         ("GET", "/api/publish", &key[..], 405, "expected POST"),
         ("PUT", "/api/publish", &key, 405, "expected POST"),
@@ -313,10 +306,10 @@ async fn every_wrong_request_says_what_is_wrong() {
 
 #[tokio::test]
 async fn the_mode_of_errors_can_be_configured() {
-    let (instance, _home) = serving("api_error_mode = \"transport\"", None).await;
+    let instance = setup("api_error_mode = \"transport\"").start().await;
     for (headers, status) in [
-        (&[("X-API-Key", KEY)][..], 404),
-        (&[("X-API-Key", KEY), ("X-Centrifugo-Error-Mode", "response")], 200),
+        (&[("X-API-Key", API_KEY)][..], 404),
+        (&[("X-API-Key", API_KEY), ("X-Centrifugo-Error-Mode", "response")], 200),
     ] {
         let answer = raw_call(&instance, "history", headers, br#"{"channel": "nowhere:a"}"#).await;
         assert_eq!(answer.status, status, "{}", answer.body);
@@ -327,8 +320,8 @@ async fn the_mode_of_errors_can_be_configured() {
 #[tokio::test]
 async fn a_back_end_reaches_everybody() {
     let redis = RedisServer::start().await;
-    let (one, _home) = serving("", Some(&redis)).await;
-    let (other, _home_too) = serving("", Some(&redis)).await;
+    let one = setup("").redis(&redis.url()).start().await;
+    let other = setup("").redis(&redis.url()).start().await;
     let mut clients = Vec::new();
     for instance in [&one, &other] {
         for channel in ["news", "kept:a", "binary:a"] {
@@ -403,8 +396,8 @@ async fn a_back_end_reaches_everybody() {
 #[tokio::test]
 async fn channels_and_instances_are_listed_over_all_instances() {
     let redis = RedisServer::start().await;
-    let (one, _home) = serving("", Some(&redis)).await;
-    let (other, _home_too) = serving("", Some(&redis)).await;
+    let one = setup("").redis(&redis.url()).start().await;
+    let other = setup("").redis(&redis.url()).start().await;
     let mut clients = Vec::new();
     for (instance, channel) in [(&one, "a"), (&one, "kept:b"), (&other, "a"), (&other, "kept:c")] {
         clients.push(Client::connect(instance.url(channel)).await);
@@ -448,14 +441,14 @@ async fn channels_and_instances_are_listed_over_all_instances() {
 
 #[tokio::test]
 async fn the_document_is_served_and_knows_every_method() {
-    let (instance, _home) = serving("", None).await;
+    let instance = setup("").start().await;
     let answer = request(instance.internal_address(), "GET", "/api/openapi.json", &[]).await.unwrap();
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
     let document = answer.json();
     assert_eq!(document["openapi"], "3.1.0");
     for path in document["paths"].as_object().unwrap().keys() {
         let method = path.strip_prefix("/api/").unwrap();
-        let answer = raw_call(&instance, method, &[("X-API-Key", KEY)], b"{}").await;
+        let answer = raw_call(&instance, method, &[("X-API-Key", API_KEY)], b"{}").await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     }
 }
@@ -464,7 +457,7 @@ async fn the_document_is_served_and_knows_every_method() {
 #[tokio::test]
 async fn a_broker_that_is_away_is_said_to_be() {
     let mut redis = RedisServer::start().await;
-    let (instance, _home) = serving("redis_timeout = \"500ms\"", Some(&redis)).await;
+    let instance = setup("redis_timeout = \"500ms\"").redis(&redis.url()).start().await;
     let up = async || instance.metric("fanfare_broker_up", &[]).await;
     eventually("the broker is up", async || up().await == 1.0).await;
     redis.kill().await;
@@ -495,7 +488,7 @@ async fn a_broker_that_is_away_is_said_to_be() {
 
 #[tokio::test]
 async fn what_is_published_is_counted_in_its_namespace_whoever_publishes() {
-    let (instance, _home) = serving("", None).await;
+    let instance = setup("").start().await;
     result(&instance, "publish", json!({ "channel": "kept:a", "data": 1 })).await;
     result(&instance, "broadcast", json!({ "channels": ["kept:b", "json:c"], "data": {} })).await;
     // What is refused was not published.

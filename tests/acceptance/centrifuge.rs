@@ -1,17 +1,13 @@
 //! The Centrifuge client protocol on one instance, rule by rule: what is malformed, what is refused and with which code,
 //! tokens of every wrong kind, lies about positions, and what ends by itself.
 
-use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::harness::{Caller, Client, Frame, Instance, Said, eventually, request, run_to_end};
-use crate::identity::created;
-
-const SECRET: &str = "a secret that only the tests have";
-const VARIABLES: [(&str, &str); 1] = [("FANFARE_TOKEN_SECRETS", SECRET)];
+use crate::harness::{
+    Caller, Client, Frame, Instance, Said, Setup, created, eventually, request, run_to_end, token,
+};
 
 const CHANNELS: &str = "
     [channels]
@@ -43,16 +39,9 @@ const CHANNELS: &str = "
     [namespaces.closed]
 ";
 
-/// An instance with these keys before its channels, and the tests' secret.
-async fn serving(keys: &str) -> (Instance, TempDir) {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("some.toml");
-    fs::write(&file, format!("token_secrets = [\"{SECRET}\"]\n{keys}\n{CHANNELS}")).unwrap();
-    (Instance::start(&["--config", file.to_str().unwrap()]).await, home)
-}
-
-async fn token(arguments: &[&str]) -> String {
-    created(arguments, &VARIABLES).await
+/// Tokens, these keys, and the channels.
+fn setup(keys: &str) -> Setup {
+    Setup::new(CHANNELS).tokens().keys(keys)
 }
 
 fn now() -> u64 {
@@ -100,7 +89,7 @@ async fn fate(caller: &mut Caller) -> Fate {
 
 #[tokio::test]
 async fn what_is_no_command_closes_the_connection() {
-    let (instance, _home) = serving("allow_anonymous = true").await;
+    let instance = setup("allow_anonymous = true").start().await;
     let mut bystander = Bystander::new(&instance).await;
     let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let nested = format!(r#"{{"id":1,"connect":{{"data":{}}}}}"#, deep(200));
@@ -194,7 +183,7 @@ nonsense
 
 #[tokio::test]
 async fn what_is_no_protobuf_closes_the_connection() {
-    let (instance, _home) = serving("allow_anonymous = true").await;
+    let instance = setup("allow_anonymous = true").start().await;
     let mut bystander = Bystander::new(&instance).await;
     // Command { id: 1, connect: {} }, behind its length.
     let connect = [4, 0x08, 1, 0x22, 0];
@@ -252,7 +241,7 @@ async fn what_is_no_protobuf_closes_the_connection() {
 
 #[tokio::test]
 async fn what_is_refused_is_an_error_and_the_session_goes_on() {
-    let (instance, _home) = serving("allow_anonymous = true\nmax_channels = 3").await;
+    let instance = setup("allow_anonymous = true\nmax_channels = 3").start().await;
     let long = "a".repeat(256);
     let bad_filter = json!({ "op": "xor" });
     let rows: Vec<(&str, Value, u64)> = vec![
@@ -325,7 +314,7 @@ async fn what_is_refused_is_an_error_and_the_session_goes_on() {
 
 #[tokio::test]
 async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
-    let (instance, _home) = serving("token_audience = [\"us\"]\nallow_anonymous_tokens = false").await;
+    let instance = setup("token_audience = [\"us\"]\nallow_anonymous_tokens = false").start().await;
     let with = |more: &[&'static str]| {
         let mut arguments = vec!["--claim", "aud=\"us\""];
         arguments.extend(more);
@@ -433,7 +422,7 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
 
 #[tokio::test]
 async fn lies_about_positions_recover_nothing() {
-    let (instance, _home) = serving("allow_anonymous = true").await;
+    let instance = setup("allow_anonymous = true").start().await;
     let mut speaker = Caller::anonymous(instance.address()).await;
     let place = speaker.result("subscribe", json!({ "channel": "chat:a", "positioned": true })).await;
     let epoch = place["epoch"].as_str().unwrap().to_owned();
@@ -500,7 +489,7 @@ async fn lies_about_positions_recover_nothing() {
 
 #[tokio::test]
 async fn what_is_no_json_ends_json_clients_alone() {
-    let (instance, _home) = serving("allow_anonymous = true").await;
+    let instance = setup("allow_anonymous = true").start().await;
     let mut caller = Caller::anonymous(instance.address()).await;
     caller.result("subscribe", json!({ "channel": "lobby" })).await;
     let mut bystander = Bystander::new(&instance).await;
@@ -524,9 +513,9 @@ async fn what_is_no_json_ends_json_clients_alone() {
 
 #[tokio::test]
 async fn who_does_not_say_who_it_is_or_does_not_answer_is_closed() {
-    let (instance, _home) = serving(
+    let instance = setup(
         "allow_anonymous = true\nhandshake_timeout = \"1s\"\nheader_timeout = \"1s\"\nclient_ping_interval = \"400ms\"\nclient_pong_timeout = \"200ms\"",
-    )
+    ).start()
     .await;
     let mut silent = Caller::open(instance.address()).await;
     assert_eq!(silent.closed().await, (3502, "stale".to_owned()));
@@ -552,7 +541,7 @@ async fn who_does_not_say_who_it_is_or_does_not_answer_is_closed() {
 
 #[tokio::test]
 async fn what_is_not_refreshed_ends() {
-    let (instance, _home) = serving("allow_anonymous = true\nrefresh_grace = \"1s\"").await;
+    let instance = setup("allow_anonymous = true\nrefresh_grace = \"1s\"").start().await;
     let (soon, user) = (format!("expire_at={}", now() + 5), ["--user", "42"]);
     let brief = token(&[&user[..], &["--claim", &soon]].concat()).await;
     let room = token(&[&user[..], &["--channel", "$room", "--claim", &soon]].concat()).await;
@@ -581,7 +570,7 @@ async fn what_is_not_refreshed_ends() {
 
 #[tokio::test]
 async fn who_only_listens_says_who_it_is_and_nothing_else() {
-    let (instance, _home) = serving("").await;
+    let instance = setup("").start().await;
     let path = "/connection/uni_websocket";
     // One user for each: who has been there lately is no news.
     for (by_query, user) in [(false, "42"), (true, "43")] {
@@ -612,7 +601,7 @@ async fn who_only_listens_says_who_it_is_and_nothing_else() {
         assert_eq!(caller.closed().await.0, 3501);
     }
     // There is nobody to answer, so an error ends it.
-    let expired = created(&["--claim", "exp=1000000000"], &VARIABLES).await;
+    let expired = token(&["--claim", "exp=1000000000"]).await;
     for (greeting, code) in [
         (json!({ "token": expired }).to_string(), 3005),
         (json!({ "token": "nonsense" }).to_string(), 3500),
@@ -630,7 +619,7 @@ async fn who_only_listens_says_who_it_is_and_nothing_else() {
 async fn every_end_is_said_in_the_protocols_own_codes() {
     let keys = "allow_anonymous = true\nmessage_rate = 20\nmessage_burst = 20\noutbox_limit = \"128KiB\"\n\
         drain_delay = \"0s\"\ndrain_window = \"0s\"\ninternal_listen = \"127.0.0.1:0\"";
-    let (mut instance, _home) = serving(keys).await;
+    let mut instance = setup(keys).start().await;
     let mut hasty = Caller::anonymous(instance.address()).await;
     for _ in 0..60 {
         hasty.ask("rpc", json!({})).await;
@@ -666,7 +655,7 @@ async fn every_end_is_said_in_the_protocols_own_codes() {
 /// The bar is 5 KiB at 10,000.
 #[tokio::test]
 async fn an_idle_subscribed_connection_is_small() {
-    let (instance, _home) = serving("allow_anonymous = true").await;
+    let instance = setup("allow_anonymous = true").start().await;
     let (pid, url) =
         (instance.pid().to_string(), format!("ws://{}/connection/websocket", instance.address()));
     for protocol in ["centrifuge-json", "centrifuge-protobuf"] {

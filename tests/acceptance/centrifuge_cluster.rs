@@ -1,20 +1,15 @@
 //! The Centrifuge client protocol over several instances: what is made good after Redis was away, who is present, what the
 //! back end wants, and how many connections a user may have.
 
-use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::harness::{Caller, Fault, Instance, RedisServer, TcpProxy, eventually, post, within};
-use crate::identity::created;
+use crate::harness::{
+    API_KEY, Caller, Fault, Instance, RedisServer, Setup, TcpProxy, eventually, post, token, within,
+};
 
-const SECRET: &str = "a secret that only the tests have";
-const KEY: &str = "a key that only the tests have";
-
-const FILE: &str = "
-    allow_anonymous = true
+const CHANNELS: &str = "
     [channels]
     may_subscribe = \"anonymous\"
     may_publish = \"anonymous\"
@@ -31,25 +26,18 @@ struct Cluster {
     /// In front of Redis, for the second instance alone.
     proxy: TcpProxy,
     instances: Vec<Instance>,
-    _home: TempDir,
 }
 
 impl Cluster {
     async fn start(keys: &str) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let file = home.path().join("some.toml");
-        let own = format!("token_secrets = [\"{SECRET}\"]\napi_keys = [\"{KEY}\"]\n{keys}\n{FILE}");
-        fs::write(&file, own).unwrap();
+        let setup = Setup::new(CHANNELS).tokens().api().keys("allow_anonymous = true").keys(keys);
         let redis = RedisServer::start().await;
         let proxy = TcpProxy::start(redis.address()).await;
         let mut instances = Vec::new();
         for address in [redis.address(), proxy.address()] {
-            let url = format!("redis://{address}");
-            let flags =
-                ["--config", file.to_str().unwrap(), "--redis", &url, "--internal-listen", "127.0.0.1:0"];
-            instances.push(Instance::start(&flags).await);
+            instances.push(setup.clone().redis(&format!("redis://{address}")).start().await);
         }
-        Self { redis, proxy, instances, _home: home }
+        Self { redis, proxy, instances }
     }
 
     async fn caller(&self, instance: usize, request: Value) -> Caller {
@@ -60,14 +48,15 @@ impl Cluster {
     async fn call(&self, method: &str, body: Value) -> Value {
         let address = self.instances[0].internal_address();
         let path = format!("/api/{method}");
-        let answer = post(address, &path, &[("X-API-Key", KEY)], body.to_string().as_bytes()).await.unwrap();
+        let answer =
+            post(address, &path, &[("X-API-Key", API_KEY)], body.to_string().as_bytes()).await.unwrap();
         assert_eq!(answer.status, 200, "{method} {body}: {}", answer.body);
         answer.json()
     }
 }
 
 async fn user(name: &str) -> Value {
-    let token = created(&["--user", name], &[("FANFARE_TOKEN_SECRETS", SECRET)]).await;
+    let token = token(&["--user", name]).await;
     json!({ "token": token })
 }
 

@@ -4,7 +4,6 @@
 //! must have been told is missing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::harness::{Caller, Fault, Instance, RedisServer, TcpProxy, eventually};
+use crate::harness::{Caller, Fault, RedisServer, Setup, TcpProxy, eventually};
 
 const FILE: &str = "
     redis_timeout = \"300ms\"
@@ -118,15 +117,11 @@ fn judge(log: &[Seen], all: &mut HashMap<(String, u64), u64>, seed: u64) {
 
 async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("some.toml");
-    fs::write(&file, FILE).unwrap();
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
     let mut instances = Vec::new();
     for address in [redis.address(), proxy.address()] {
-        let url = format!("redis://{address}");
-        instances.push(Instance::start(&["--config", file.to_str().unwrap(), "--redis", &url]).await);
+        instances.push(Setup::new(FILE).redis(&format!("redis://{address}")).start().await);
     }
     let (mut clients, mut cuts, mut logs) = (JoinSet::new(), Vec::new(), Vec::new());
     for number in 0..6 {

@@ -6,17 +6,13 @@ use std::fs;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    Body, Caller, Client, Frame, Instance, RedisServer, Remote, Socket, encoded, eventually, post, request,
+    API_KEY, Body, Caller, Client, Frame, Instance, RedisServer, Remote, Setup, Socket, encoded, eventually,
+    post, request, token,
 };
-use crate::identity::created;
-
-const SECRET: &str = "a secret that only the tests have";
-const KEY: &str = "a key that only the tests have";
 
 const CHANNELS: &str = "
     [channels]
@@ -33,22 +29,9 @@ const CHANNELS: &str = "
     [namespaces.closed]
 ";
 
-/// An instance with these keys before its channels, and perhaps a Redis.
-async fn serving(keys: &str, redis: Option<&RedisServer>) -> (Instance, TempDir) {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("some.toml");
-    let own = format!("token_secrets = [\"{SECRET}\"]\napi_keys = [\"{KEY}\"]\nallow_anonymous = true\n");
-    fs::write(&file, format!("{own}{keys}\n{CHANNELS}")).unwrap();
-    let mut flags = vec!["--config", file.to_str().unwrap(), "--internal-listen", "127.0.0.1:0"];
-    let url = redis.map(RedisServer::url);
-    if let Some(url) = &url {
-        flags.extend(["--redis", url]);
-    }
-    (Instance::start(&flags).await, home)
-}
-
-async fn token(arguments: &[&str]) -> String {
-    created(arguments, &[("FANFARE_TOKEN_SECRETS", SECRET)]).await
+/// Tokens, an API, these keys, and the channels.
+fn setup(keys: &str) -> Setup {
+    Setup::new(CHANNELS).tokens().api().keys("allow_anonymous = true").keys(keys)
 }
 
 /// What became of so many requests.
@@ -59,7 +42,7 @@ async fn outcome(instance: &Instance, outcome: &str) -> f64 {
 #[tokio::test]
 async fn what_a_websocket_can_requests_can() {
     let keys = "client_ping_interval = \"300ms\"\nclient_pong_timeout = \"200ms\"";
-    let (instance, _home) = serving(keys, None).await;
+    let instance = setup(keys).start().await;
     let address = instance.address();
     let own = format!("http://{address}");
     for (path, by_post) in
@@ -150,7 +133,7 @@ async fn what_a_websocket_can_requests_can() {
 
 #[tokio::test]
 async fn protobuf_goes_both_ways() {
-    let (instance, _home) = serving("", None).await;
+    let instance = setup("").start().await;
     let binary = [("Content-Type", "application/octet-stream")];
     let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
     // {"id":1,"connect":{}}, with its length before it.
@@ -230,9 +213,9 @@ async fn pipelined(address: SocketAddr, bodies: &[String]) -> String {
 async fn what_is_said_comes_in_its_order_to_whichever_instance_has_the_session() {
     const COUNT: usize = 300;
     let redis = RedisServer::start().await;
-    let (one, _home) = serving("", Some(&redis)).await;
-    let (other, _home_too) = serving("", Some(&redis)).await;
-    let (alone, _home_alone) = serving("", None).await;
+    let one = setup("").redis(&redis.url()).start().await;
+    let other = setup("").redis(&redis.url()).start().await;
+    let alone = setup("").start().await;
     let (in_one, in_other) = (one.address(), other.address());
     for (owner, uplink) in [(alone.address(), alone.address()), (in_one, in_one), (in_one, in_other)] {
         for path in Remote::PATHS {
@@ -289,8 +272,8 @@ async fn what_is_said_comes_in_its_order_to_whichever_instance_has_the_session()
 #[tokio::test]
 async fn while_redis_is_away_only_other_instances_cannot_be_reached() {
     let mut redis = RedisServer::start().await;
-    let (one, _home) = serving("", Some(&redis)).await;
-    let (other, _home_too) = serving("", Some(&redis)).await;
+    let one = setup("").redis(&redis.url()).start().await;
+    let other = setup("").redis(&redis.url()).start().await;
     let mut remote = Remote::connect(one.address(), "/connection/sse", json!({})).await;
     let mut listener = Caller::anonymous(one.address()).await;
     listener.result("subscribe", json!({ "channel": "a" })).await;
@@ -317,8 +300,8 @@ async fn while_redis_is_away_only_other_instances_cannot_be_reached() {
 #[tokio::test]
 async fn whoever_comes_back_another_way_has_missed_nothing() {
     let redis = RedisServer::start().await;
-    let (one, _home) = serving("", Some(&redis)).await;
-    let (other, _home_too) = serving("", Some(&redis)).await;
+    let one = setup("").redis(&redis.url()).start().await;
+    let other = setup("").redis(&redis.url()).start().await;
     let mut speaker = Caller::anonymous(one.address()).await;
     let wish = json!({ "channel": "kept:a", "recoverable": true });
     let mut first = Remote::connect(one.address(), "/connection/sse", json!({})).await;
@@ -352,7 +335,7 @@ async fn whoever_comes_back_another_way_has_missed_nothing() {
 
 #[tokio::test]
 async fn what_cannot_be_said_is_answered_with_what_is_wrong() {
-    let (instance, _home) = serving("message_limit = \"2KiB\"", None).await;
+    let instance = setup("message_limit = \"2KiB\"").start().await;
     let address = instance.address();
     let mut bystander = Remote::connect(address, "/connection/sse", json!({})).await;
     bystander.result("subscribe", json!({ "channel": "a" })).await;
@@ -469,7 +452,7 @@ async fn what_cannot_be_said_is_answered_with_what_is_wrong() {
 async fn a_session_ends_with_its_reason_and_is_then_unknown() {
     let keys = "drain_delay = \"0s\"\ndrain_window = \"0s\"\noutbox_limit = \"128KiB\"\nmessage_limit = \"64KiB\"\n\
         message_rate = 20\nmessage_burst = 20\nclient_ping_interval = \"1h\"\nmax_connections_per_address = 20";
-    let (mut instance, _home) = serving(keys, None).await;
+    let mut instance = setup(keys).start().await;
     let address = instance.address();
     let brief = token(&["--claim", "exp=1000000000"]).await;
     for path in Remote::PATHS {
@@ -500,7 +483,7 @@ async fn a_session_ends_with_its_reason_and_is_then_unknown() {
         // The back end names one of two sessions of a user.
         let (named, mut spared) = (connect().await, connect().await);
         let wish = json!({ "user": "", "session": named.session, "disconnect": { "code": 4501, "reason": "told so" } });
-        let headers = [("X-API-Key", KEY)];
+        let headers = [("X-API-Key", API_KEY)];
         let wish = wish.to_string();
         let internal = instance.internal_address();
         let told = post(internal, "/api/disconnect", &headers, wish.as_bytes()).await.unwrap();
@@ -568,7 +551,7 @@ async fn a_session_ends_with_its_reason_and_is_then_unknown() {
 #[tokio::test]
 async fn who_does_not_answer_a_ping_is_closed_and_who_goes_is_missed() {
     let keys = "client_ping_interval = \"100ms\"\nclient_pong_timeout = \"50ms\"\nheader_timeout = \"300ms\"\nhandshake_timeout = \"300ms\"";
-    let (instance, _home) = serving(keys, None).await;
+    let instance = setup(keys).start().await;
     for path in Remote::PATHS {
         let mut silent = Remote::connect(instance.address(), path, json!({})).await;
         let last = silent.unanswered().await.unwrap();
@@ -586,7 +569,7 @@ async fn who_does_not_answer_a_ping_is_closed_and_who_goes_is_missed() {
 #[tokio::test]
 async fn who_only_listens_needs_no_more_than_a_request() {
     let keys = "client_ping_interval = \"50ms\"\nclient_pong_timeout = \"20ms\"\ndrain_delay = \"0s\"\ndrain_window = \"0s\"";
-    let (instance, _home) = serving(keys, None).await;
+    let instance = setup(keys).start().await;
     let address = instance.address();
     let paths = [
         ("/connection/uni_sse", false),
@@ -595,16 +578,16 @@ async fn who_only_listens_needs_no_more_than_a_request() {
     ];
     let mut staying = Vec::new();
     for (turn, (path, by_post)) in paths.into_iter().enumerate() {
-        let token = token(&["--user", &turn.to_string(), "--claim", "channels=[\"lobby\"]"]).await;
+        let user = token(&["--user", &turn.to_string(), "--claim", "channels=[\"lobby\"]"]).await;
         let open = async |words: &str| match by_post {
             true => Remote::open_by_post(address, path, words).await.unwrap(),
             false => Remote::open(address, path, words).await.unwrap(),
         };
-        let mut remote = open(&json!({ "token": token, "subs": { "kept:a": {} } }).to_string()).await;
+        let mut remote = open(&json!({ "token": user, "subs": { "kept:a": {} } }).to_string()).await;
         let connect = remote.message().await.unwrap();
         let subs: Vec<_> = connect["connect"]["subs"].as_object().unwrap().keys().cloned().collect();
         assert_eq!(subs, ["kept:a", "lobby"], "{connect}");
-        let mut raw = Client::connect(format!("{}?token={token}", instance.url("lobby"))).await;
+        let mut raw = Client::connect(format!("{}?token={user}", instance.url("lobby"))).await;
         for n in 0..3 {
             raw.send(format!("{n}").as_str()).await;
         }
@@ -623,7 +606,7 @@ async fn who_only_listens_needs_no_more_than_a_request() {
         let said = json!({ "session": session, "node": node, "data": "{}" }).to_string();
         assert_eq!(post(address, "/emulation", &[], said.as_bytes()).await.unwrap().status, 404);
         staying.push(remote);
-        let expired = created(&["--claim", "exp=1000000000"], &[("FANFARE_TOKEN_SECRETS", SECRET)]).await;
+        let expired = token(&["--claim", "exp=1000000000"]).await;
         for (words, code) in [(json!({ "token": expired }), 3005), (json!({ "token": "nonsense" }), 3500)] {
             assert_eq!(open(&words.to_string()).await.closed().await, code, "{path} {words}");
         }
@@ -639,7 +622,7 @@ async fn who_only_listens_needs_no_more_than_a_request() {
 #[tokio::test]
 async fn an_idle_session_in_a_body_is_small() {
     const COUNT: usize = 2000;
-    let (instance, _home) = serving("client_ping_interval = \"1h\"", None).await;
+    let instance = setup("client_ping_interval = \"1h\"").start().await;
     let resident = || {
         let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -665,7 +648,7 @@ async fn an_idle_session_in_a_body_is_small() {
 #[tokio::test]
 async fn frames_can_ask_whether_a_client_is_there() {
     let keys = "ping_interval = \"50ms\"\nclient_ping_interval = \"1h\"";
-    let (instance, _home) = serving(keys, None).await;
+    let instance = setup(keys).start().await;
     let path = "/connection/websocket?cf_ws_frame_ping_pong=true";
     let mut caller = Caller::open_at(instance.address(), path, &[]).await;
     let connected = caller.result("connect", json!({})).await;

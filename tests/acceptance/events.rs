@@ -1,15 +1,10 @@
 //! For people without a library: server-sent events and raw WebSockets that come back to where they were.
 
-use std::fs;
-
-use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::harness::{
-    Client, Event, EventStream, Instance, LoadBalancer, RedisServer, Said, eventually, request, run_to_end,
+    Client, Event, EventStream, Instance, LoadBalancer, RedisServer, Said, Setup, eventually, request, token,
 };
-
-const SECRET: &str = "a secret that only the tests have";
 
 const CHANNELS: &str = "
     allow_anonymous = true
@@ -36,23 +31,9 @@ const CHANNELS: &str = "
     may_publish = \"subscriber\"
 ";
 
-/// An instance with these channels, these keys before them, and perhaps a Redis.
-async fn serving(keys: &str, redis: Option<&RedisServer>) -> (Instance, TempDir) {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("some.toml");
-    fs::write(&file, format!("token_secrets = [\"{SECRET}\"]\n{keys}\n{CHANNELS}")).unwrap();
-    let mut flags = vec!["--config", file.to_str().unwrap()];
-    let url = redis.map(RedisServer::url);
-    if let Some(url) = &url {
-        flags.extend(["--redis", url]);
-    }
-    (Instance::start(&flags).await, home)
-}
-
-async fn token(arguments: &[&str]) -> String {
-    let created = [&["token", "create"], arguments].concat();
-    let output = run_to_end(&created, &[("FANFARE_TOKEN_SECRETS", SECRET)]).await;
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+/// Tokens, these keys, and the channels.
+fn setup(keys: &str) -> Setup {
+    Setup::new(CHANNELS).tokens().keys(keys)
 }
 
 fn named(event: &str, data: &str) -> Event {
@@ -65,8 +46,7 @@ fn gap(channel: &str) -> Event {
 
 #[tokio::test]
 async fn what_is_published_comes_as_events() {
-    let (instance, _home) =
-        serving("client_ping_interval = \"50ms\"\nclient_pong_timeout = \"20ms\"", None).await;
+    let instance = setup("client_ping_interval = \"50ms\"\nclient_pong_timeout = \"20ms\"").start().await;
     let own = format!("http://{}", instance.address());
     let mut lobby = EventStream::connect(instance.address(), "/sse", &[("Origin", &own)]).await;
     for (name, value) in [
@@ -113,7 +93,7 @@ async fn what_is_published_comes_as_events() {
 
 #[tokio::test]
 async fn who_cannot_listen_is_told_why() {
-    let (instance, _home) = serving("", None).await;
+    let instance = setup("").start().await;
     let ask = async |method: &str, path: &str, headers: &[(&str, &str)]| {
         request(instance.address(), method, path, headers).await.unwrap()
     };
@@ -172,7 +152,7 @@ async fn raw(instance: &Instance, bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn what_cannot_be_recovered_is_a_gap() {
-    let (instance, _home) = serving("", None).await;
+    let instance = setup("").start().await;
     let mut speaker = Client::connect(instance.url("brief:a?echo=false")).await;
     let mut first = EventStream::connect(instance.address(), "/sse/brief:a", &[]).await;
     let epoch = first.block().await.unwrap().id.unwrap().split_off(2);
@@ -256,9 +236,9 @@ async fn what_cannot_be_recovered_is_a_gap() {
 async fn who_comes_back_loses_nothing_and_gets_nothing_twice() {
     const COUNT: usize = 1500;
     let redis = RedisServer::start().await;
-    let (one, _home) = serving("", Some(&redis)).await;
-    let (other, _home_too) = serving("", Some(&redis)).await;
-    let (alone, _home_alone) = serving("", None).await;
+    let one = setup("").redis(&redis.url()).start().await;
+    let other = setup("").redis(&redis.url()).start().await;
+    let alone = setup("").start().await;
     let balancer = LoadBalancer::start(&[&one, &other], "").await;
     for (publisher, addresses) in [
         (&alone, vec![alone.address()]),
@@ -324,8 +304,8 @@ async fn who_comes_back_loses_nothing_and_gets_nothing_twice() {
 #[tokio::test]
 async fn a_redis_that_comes_back_is_made_good_or_told() {
     let mut redis = RedisServer::start().await;
-    let (one, _home) = serving("", Some(&redis)).await;
-    let (other, _home_too) = serving("", Some(&redis)).await;
+    let one = setup("").redis(&redis.url()).start().await;
+    let other = setup("").redis(&redis.url()).start().await;
     let mut stream = EventStream::connect(one.address(), "/sse/kept:a", &[]).await;
     let mut speaker = Client::connect(other.url("kept:a?echo=false")).await;
     let mut last = 0;
@@ -375,8 +355,8 @@ async fn a_redis_that_comes_back_is_made_good_or_told() {
 
 #[tokio::test]
 async fn a_stream_ends_with_its_reason() {
-    let (instance, _home) =
-        serving("internal_listen = \"127.0.0.1:0\"\noutbox_limit = \"64KiB\"\nmessage_limit = \"32KiB\"\ndrain_delay = \"0s\"\ndrain_window = \"0s\"", None).await;
+    let instance =
+        setup("internal_listen = \"127.0.0.1:0\"\noutbox_limit = \"64KiB\"\nmessage_limit = \"32KiB\"\ndrain_delay = \"0s\"\ndrain_window = \"0s\"").start().await;
     let close =
         |code: u16, reason: &str| Some(named("close", &format!(r#"{{"code":{code},"reason":"{reason}"}}"#)));
     let mut kicked = EventStream::connect(instance.address(), "/sse/a", &[]).await;

@@ -1,16 +1,10 @@
 //! Who a client is and what it may do: tokens by hand, tokens at the raw endpoints, and the rights of namespaces.
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tempfile::TempDir;
-
-use crate::harness::{Client, Instance, Said, run_to_end};
-
-/// No comma in it: it is given by a variable.
-const SECRET: &str = "a secret that only the tests have";
+use crate::harness::{Client, SECRET, Said, Setup, created, run_to_end, token};
 
 /// A token that others have made: the example of <https://jwt.io>, and its secret.
 const FOREIGN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
@@ -27,14 +21,6 @@ fn key(name: &str) -> String {
 fn printed(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (text(&output.stdout), text(&output.stderr))
-}
-
-/// The token that `fanfare token create` makes of these arguments.
-pub async fn created(arguments: &[&str], variables: &[(&str, &str)]) -> String {
-    let output = run_to_end(&[&["token", "create"], arguments].concat(), variables).await;
-    let (token, complaint) = printed(&output);
-    assert!(output.status.success(), "{complaint}");
-    token.trim_end().to_owned()
 }
 
 #[tokio::test]
@@ -142,17 +128,9 @@ async fn a_token_that_is_not_valid_says_why() {
     }
 }
 
-/// An instance with this file, which has the tests' secret.
-async fn configured(text: &str) -> (Instance, TempDir) {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("some.toml");
-    fs::write(&file, format!("token_secrets = [\"{SECRET}\"]\n{text}")).unwrap();
-    (Instance::start(&["--config", file.to_str().unwrap()]).await, home)
-}
-
 #[tokio::test]
 async fn a_raw_endpoint_lets_in_whom_its_namespace_lets_in() {
-    let (instance, _home) = configured(
+    let instance = Setup::new(
         "
         allow_anonymous = true
         [channels]
@@ -166,14 +144,15 @@ async fn a_raw_endpoint_lets_in_whom_its_namespace_lets_in() {
         user_limited = true
         ",
     )
+    .tokens()
+    .start()
     .await;
-    let secret = [("FANFARE_TOKEN_SECRETS", SECRET)];
-    let user = created(&["--user", "42"], &secret).await;
-    let room = created(&["--user", "42", "--channel", "closed:a"], &secret).await;
-    let private = created(&["--channel", "$news"], &secret).await;
-    let given = created(&["--user", "7", "--claim", "channels=[\"closed:a\"]"], &secret).await;
-    let only = created(&["--channel", "closed:a", "--claim", "client=\"c1\""], &secret).await;
-    let past = created(&["--user", "42", "--claim", "exp=1000000000"], &secret).await;
+    let user = token(&["--user", "42"]).await;
+    let room = token(&["--user", "42", "--channel", "closed:a"]).await;
+    let private = token(&["--channel", "$news"]).await;
+    let given = token(&["--user", "7", "--claim", "channels=[\"closed:a\"]"]).await;
+    let only = token(&["--channel", "closed:a", "--claim", "client=\"c1\""]).await;
+    let past = token(&["--user", "42", "--claim", "exp=1000000000"]).await;
     for (channel, token, status) in [
         ("lobby", "", 403),
         ("lobby", &user, 101),
@@ -235,11 +214,10 @@ async fn a_raw_endpoint_lets_in_whom_its_namespace_lets_in() {
 
 #[tokio::test]
 async fn where_there_are_keys_a_token_is_a_must() {
-    let (instance, _home) = configured("").await;
-    let secret = [("FANFARE_TOKEN_SECRETS", SECRET)];
+    let instance = Setup::default().tokens().start().await;
     let answer = Client::try_connect(&instance.url("a:b"), &[]).await.err().expect("refused");
     assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")));
-    let token = created(&[], &secret).await;
+    let token = token(&[]).await;
     // Without a table every channel is open to whoever has one.
     let mut client = Client::connect(format!("{}?token={token}", instance.url("a:b"))).await;
     client.send("hello").await;
@@ -248,12 +226,11 @@ async fn where_there_are_keys_a_token_is_a_must() {
 
 #[tokio::test]
 async fn a_raw_connection_ends_with_its_token() {
-    let (instance, _home) = configured("").await;
-    let secret = [("FANFARE_TOKEN_SECRETS", SECRET)];
+    let instance = Setup::default().tokens().start().await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     // Long enough to connect on a busy machine, and short enough to wait for.
     let brief = format!("expire_at={}", now + 10);
-    let brief = created(&["--user", "42", "--claim", &brief], &secret).await;
+    let brief = token(&["--user", "42", "--claim", &brief]).await;
     let mut client = Client::connect(format!("{}?token={brief}", instance.url("a"))).await;
     client.send("hello").await;
     assert_eq!(client.next().await, Said::from("hello"));
@@ -272,7 +249,7 @@ async fn a_raw_connection_ends_with_its_token() {
 
 #[tokio::test]
 async fn who_may_only_listen_is_closed_when_it_speaks() {
-    let (instance, _home) = configured(
+    let instance = Setup::new(
         "
         allow_anonymous = true
         [channels]
@@ -288,8 +265,10 @@ async fn who_may_only_listen_is_closed_when_it_speaks() {
         data_format = \"json_object\"
         ",
     )
+    .tokens()
+    .start()
     .await;
-    let token = created(&["--user", "42"], &[("FANFARE_TOKEN_SECRETS", SECRET)]).await;
+    let token = token(&["--user", "42"]).await;
     for (channel, token, said, close) in [
         ("lobby", "", "hello", Some("not permitted")),
         ("lobby", &token, "hello", None),

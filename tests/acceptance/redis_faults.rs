@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Fault, Instance, RedisServer, Said, TcpProxy, eventually, throughout, within};
+use crate::harness::{
+    Client, Fault, Instance, RedisServer, Said, Setup, TcpProxy, eventually, throughout, within,
+};
 
 /// Back "within 2 s", and what a busy machine may add.
 const BACK: Duration = Duration::from_millis(2500);
@@ -75,17 +77,13 @@ async fn until(client: &mut Client, text: &str) -> Vec<Said> {
 #[tokio::test]
 async fn a_redis_cluster_is_one_redis() {
     let mut nodes = RedisServer::start_cluster().await;
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("some.toml");
     let channels = "[channels]\nmay_subscribe = \"anonymous\"\nmay_publish = \"anonymous\"\nhistory_size = 100\nrecovery = \"allow\"\n";
-    std::fs::write(&file, channels).unwrap();
     let urls: Vec<String> = nodes.iter().map(RedisServer::url).collect();
     let mut instances = Vec::new();
     for others in [[1, 2], [2, 1]] {
         let others = others.map(|node| urls[node].as_str()).join(",");
-        let flags =
-            ["--config", file.to_str().unwrap(), "--redis", &urls[0], "--redis-cluster-nodes", &others];
-        instances.push(Instance::start(&flags).await);
+        let setup = Setup::new(channels).redis(&urls[0]).flags(&["--redis-cluster-nodes", &others]);
+        instances.push(setup.start().await);
     }
     let up = async || {
         let mut up = 0.0;
@@ -421,17 +419,12 @@ async fn what_redis_refuses_is_said_without_the_password() {
 
 #[tokio::test]
 async fn a_channel_with_a_history_is_made_good() {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("channels.toml");
     let table =
         "[channels]\nmay_subscribe = \"anonymous\"\nmay_publish = \"anonymous\"\nhistory_size = 10000\n";
-    std::fs::write(&file, table).unwrap();
-    let file = file.to_str().unwrap();
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
-    let near = Instance::start(&["--config", file, "--redis", &redis.url()]).await;
-    let far_url = format!("redis://{}", proxy.address());
-    let far = Instance::start(&["--config", file, "--redis", &far_url]).await;
+    let near = Setup::new(table).redis(&redis.url()).start().await;
+    let far = Setup::new(table).redis(&format!("redis://{}", proxy.address())).start().await;
     let mut publisher = Client::connect(near.url("kept?echo=false")).await;
     let mut listener = Client::connect(far.url("kept?notices=true")).await;
     publisher.send("before").await;

@@ -1,7 +1,6 @@
 //! Many clients that come at once for what they have missed: they get it at a pace, and hold up neither those who want
 //! something else nor, if they dawdle, one another.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -10,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
-use crate::harness::{Caller, Instance};
+use crate::harness::{Caller, Setup};
 
 const FILE: &str = "
     workers = 1
@@ -30,10 +29,7 @@ const MORE: usize = 40;
 
 #[tokio::test]
 async fn recoveries_go_at_their_pace_and_hold_up_nobody() {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("some.toml");
-    fs::write(&file, FILE).unwrap();
-    let instance = Instance::start(&["--config", file.to_str().unwrap()]).await;
+    let instance = Setup::new(FILE).start().await;
     let address = instance.address();
     let mut neighbour = Caller::anonymous(address).await;
     neighbour.result("subscribe", json!({ "channel": "neighbours" })).await;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::process::Process;
-use super::{Cgroup, DEADLINE, Metrics, Response, request};
+use super::{Cgroup, DEADLINE, Metrics, Response, Setup, request};
 
 /// A running instance. Dropping it kills it.
 pub struct Instance {
@@ -24,17 +24,14 @@ pub struct Instance {
     address: SocketAddr,
     internal: Option<SocketAddr>,
     log: Log,
-    /// An empty folder to run in, so that no configuration of the user's is found.
+    /// The folder it runs in, with its own configuration file or none, so that none of the user's is found.
     _home: TempDir,
 }
 
 impl Instance {
     /// Starts `fanfare serve` with these flags on a port of the kernel's choice, and waits until it listens.
     pub async fn start(flags: &[&str]) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let mut command = Command::new(binary());
-        command.arg("serve").args(flags);
-        Self::launch(command, home).await
+        Setup::default().flags(flags).start().await
     }
 
     /// As `start`, in this cgroup.
@@ -55,7 +52,8 @@ impl Instance {
         Self::launch(command, home).await
     }
 
-    async fn launch(mut command: Command, home: TempDir) -> Self {
+    /// Runs this in `home`, and waits until it listens.
+    pub(super) async fn launch(mut command: Command, home: TempDir) -> Self {
         alone(&mut command, &home);
         let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::piped()));
         let log = Log::follow(process.child().stderr.take().unwrap());
@@ -174,7 +172,7 @@ fn alone(command: &mut Command, home: &TempDir) {
 }
 
 /// The binary under test.
-fn binary() -> &'static PathBuf {
+pub(super) fn binary() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(named) = env::var_os("FANFARE_BIN") {

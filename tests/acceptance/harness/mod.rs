@@ -14,8 +14,10 @@ mod process;
 mod proxy;
 mod redis;
 mod remote;
+mod setup;
 mod socket;
 mod tls;
+mod token;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -34,8 +36,10 @@ pub use metrics::Metrics;
 pub use proxy::{Fault, TcpProxy};
 pub use redis::RedisServer;
 pub use remote::{Remote, encoded};
+pub use setup::{API_KEY, SECRET, Setup};
 pub use socket::{Frame, Socket, frame};
 pub use tls::{Certificates, TlsClient, certificate, openssl};
+pub use token::{created, token};
 
 /// How long anything may take that is not about time. Generous, because the machine may be busy: a test
 /// that passes never waits for it.
