@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, interval};
 
-use crate::harness::{Client, Frame, Instance, Said, Socket, eventually, fence, frame, request};
+use crate::harness::{
+    Certificates, Client, Frame, Instance, Said, Socket, eventually, fence, frame, request,
+};
 
 #[tokio::test]
 async fn a_message_may_have_the_limit_and_no_byte_more() {
@@ -147,14 +150,162 @@ async fn an_address_holds_so_many_connections() {
     eventually("there is a place again", async || from("192.0.2.1").await.is_ok()).await;
 }
 
+/// Handshakes that were begun and left.
+struct HalfOpen<'a> {
+    instance: &'a Instance,
+    /// How each begins.
+    begun: &'a [u8],
+    sockets: Vec<Socket>,
+}
+
+impl HalfOpen<'_> {
+    /// One more, which is seen to be there before this returns.
+    async fn one_more(&mut self, from: &str, header: &[u8]) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let mut socket = Socket::over(socket.connect(self.instance.address()).await.unwrap());
+        socket.write(&[header, self.begun].concat()).await.unwrap();
+        self.sockets.push(socket);
+        let arrived = self.sockets.len() as f64;
+        eventually("it waits", async || {
+            let metrics = self.instance.metrics().await;
+            let crowded = ["instance_crowded", "address_crowded"]
+                .map(|reason| metrics.value("fanfare_handshakes_rejected_total", &[("reason", reason)]));
+            metrics.value("fanfare_unfinished_handshakes", &[]) + crowded.iter().sum::<f64>() == arrived
+        })
+        .await;
+    }
+
+    /// Which of them have been cut.
+    async fn cut(&mut self) -> Vec<usize> {
+        let mut cut = Vec::new();
+        for (place, socket) in self.sockets.iter_mut().enumerate() {
+            if socket.has_ended().await {
+                cut.push(place);
+            }
+        }
+        cut
+    }
+
+    /// Waits until these have been cut, and sees that no others have.
+    async fn are_cut(&mut self, expected: &[usize]) {
+        for &place in expected {
+            self.sockets[place].ended().await;
+        }
+        assert_eq!(self.cut().await, expected);
+    }
+}
+
+/// Nothing but the bound cuts them: no deadline is near.
+const PATIENT: [&str; 6] =
+    ["--handshake-timeout", "5m", "--header-timeout", "5m", "--internal-listen", "127.0.0.1:0"];
+
+/// Whoever has waited longest makes room, over all workers; those who speak are let in and stay, however many do not.
+#[tokio::test]
+async fn half_open_handshakes_make_room_for_each_other() {
+    const MANY: usize = 300;
+    let certificates = Certificates::new();
+    let tls = certificates.flags("first");
+    for (begun, more) in
+        [(&b""[..], None), (b"GET /ws/half HTTP/1.1\r\nHost:", None), (b"\x16\x03\x01", Some(&tls))]
+    {
+        let more = more.map(|flags| flags[2..].iter().map(String::as_str).collect::<Vec<_>>());
+        let flags =
+            [&PATIENT[..], &["--workers", "2", "--max-handshakes", "5"], &more.clone().unwrap_or_default()];
+        let mut instance = Instance::start(&flags.concat()).await;
+        let join = async || match more {
+            None => Socket::join(instance.address(), "others").await,
+            Some(_) => certificates.client(&["first"]).join(instance.address(), "others").await,
+        };
+        let mut bystander = join().await;
+        let mut all = HalfOpen { instance: &instance, begun, sockets: Vec::new() };
+        for _ in 0..7 {
+            all.one_more("127.0.0.1", b"").await;
+        }
+        all.are_cut(&[0, 1]).await;
+        // Who asks, however late it comes, is let in; the next of the others made room for it meanwhile.
+        let mut late = join().await;
+        all.are_cut(&[0, 1, 2]).await;
+        for _ in 0..MANY {
+            let mut socket = Socket::connect(instance.address()).await;
+            let _ = socket.write(begun).await;
+            all.sockets.push(socket);
+        }
+        let rejected = [("reason", "instance_crowded")];
+        eventually("all but the last have made room", async || {
+            let metrics = instance.metrics().await;
+            metrics.value("fanfare_unfinished_handshakes", &[]) == 5.0
+                && metrics.value("fanfare_handshakes_rejected_total", &rejected) == (MANY + 2) as f64
+        })
+        .await;
+        assert_eq!(instance.metric("fanfare_handshakes_rejected_total", &[]).await, (MANY + 2) as f64);
+        let mut last = join().await;
+        bystander.send(Frame::TEXT, b"still here").await.unwrap();
+        for socket in [&mut bystander, &mut late, &mut last] {
+            assert_eq!(socket.next_but_pings().await.unwrap().payload, b"still here");
+        }
+        assert!(instance.is_running());
+    }
+}
+
+/// An address has its own bound, if it is somebody's: a balancer's is not, be it that the PROXY protocol says whose
+/// connection it is, or a request to come.
+#[tokio::test]
+async fn half_open_handshakes_of_one_address_make_room_for_each_other() {
+    let proxied = |last: u8| {
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0C".to_vec();
+        header.extend([192, 0, 2, last, 127, 0, 0, 1, 0x1F, 0x90, 0x1F, 0x91]);
+        header
+    };
+    let (first, other, none) = (proxied(1), proxied(2), Vec::new());
+    type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a Vec<u8>)], &'a [usize]);
+    // (flags, where each connects from and what it says before all else, which are cut)
+    let (here, there) = (("127.0.0.1", &none), ("127.0.0.2", &none));
+    let rows: [Row; 3] = [
+        (&[], &[here, here, there, here, there, there, here], &[0, 1, 2]),
+        (&["--trusted-proxies", "127.0.0.1"], &[here, here, there, here, there, there, here], &[2]),
+        (
+            &["--trusted-proxies", "127.0.0.1", "--proxy-protocol", "true"],
+            &[
+                ("127.0.0.1", &first),
+                ("127.0.0.1", &first),
+                ("127.0.0.1", &other),
+                ("127.0.0.1", &first),
+                here,
+                here,
+                here,
+            ],
+            &[0],
+        ),
+    ];
+    for (more, comers, cut) in rows {
+        let flags = [&PATIENT[..], &["--max-handshakes-per-address", "2"], more].concat();
+        let instance = Instance::start(&flags).await;
+        let mut all = HalfOpen { instance: &instance, begun: b"", sockets: Vec::new() };
+        for (from, header) in comers {
+            all.one_more(from, header).await;
+        }
+        all.are_cut(cut).await;
+        let counted = [("reason", "address_crowded")];
+        assert_eq!(instance.metric("fanfare_handshakes_rejected_total", &counted).await, cut.len() as f64);
+        assert_eq!(instance.metric("fanfare_handshakes_rejected_total", &[]).await, cut.len() as f64);
+    }
+}
+
 /// Open files run out because of sockets that never say anything. The instance goes on for those that are
 /// there, does not spin, and takes new ones as soon as it can.
 #[tokio::test]
 async fn running_out_of_files_is_survived() {
     const FILES: u32 = 100;
+    const OTHERS: u32 = 45;
     let mut instance =
         Instance::start_with_open_files(FILES, &["--workers", "1", "--header-timeout", "10s"]).await;
     let mut client = Client::connect(instance.url("files")).await;
+    // Those who say nothing get half of the files and no more, so others must have some, too.
+    let mut others = Vec::new();
+    for _ in 0..OTHERS {
+        others.push(Client::connect(instance.url("others")).await);
+    }
     let mut flood = Vec::new();
     for _ in 0..2 * FILES {
         flood.push(Socket::connect(instance.address()).await);

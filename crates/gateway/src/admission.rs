@@ -95,7 +95,7 @@ impl Drop for Permit {
 }
 
 /// What counts as one address: for IPv6 the /64, which is what one client can choose freely from.
-fn household(address: IpAddr) -> IpAddr {
+pub fn household(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
         v4 => v4,

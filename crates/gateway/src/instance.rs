@@ -17,6 +17,7 @@ use crate::readiness::Readiness;
 use crate::relay::HubRelay;
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;
+use crate::unfinished::Unfinished;
 
 /// One running gateway.
 pub struct Instance {
@@ -26,6 +27,8 @@ pub struct Instance {
     pub relay: Arc<HubRelay>,
     pub broker: Arc<dyn Broker>,
     pub admission: Arc<Admission>,
+    /// Those who have not asked for anything yet.
+    pub unfinished: Arc<Unfinished>,
     pub readiness: Arc<Readiness>,
     pub memory: Arc<Budget>,
     /// Whether what the kernel holds for sockets is a part of the memory that may run out.

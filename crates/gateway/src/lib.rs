@@ -9,6 +9,7 @@ pub mod cli;
 mod client;
 mod client_address;
 pub mod config;
+mod crowd;
 mod http;
 pub mod identity;
 mod inbound;
@@ -28,6 +29,7 @@ mod serve;
 mod session;
 mod telemetry;
 mod tls;
+mod unfinished;
 mod worker;
 
 pub use lifecycle::{Outcome, Signals, run};

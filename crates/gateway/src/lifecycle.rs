@@ -27,6 +27,7 @@ use crate::publish::payload_limit;
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;
+use crate::unfinished::Unfinished;
 use crate::worker;
 
 /// When everything has to end at once, how long each of the last things may take.
@@ -80,6 +81,7 @@ pub async fn run(
         id,
         broker: broker(&config, id, relay.clone())?,
         admission: Admission::new(config.max_connections, config.max_connections_per_address, open_files),
+        unfinished: Unfinished::new(config.max_handshakes, config.max_handshakes_per_address, open_files),
         readiness: Arc::default(),
         weighs_sockets: gauge.counts_sockets(),
         memory,

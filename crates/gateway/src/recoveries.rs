@@ -8,8 +8,10 @@ use std::cell::Cell;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
+
+use crate::crowd::Crowd;
 
 /// So many are taken at once after a pause: ordinary clients that come back wait for nothing.
 const BURST: u32 = 32;
@@ -26,11 +28,8 @@ pub struct Recoveries {
     next: Cell<Instant>,
     /// Who stands at its head is the next one.
     line: Semaphore,
-    under_way: Cell<usize>,
-    fewer: Notify,
+    crowd: Crowd,
 }
-
-struct One<'a>(&'a Recoveries);
 
 impl Recoveries {
     /// So many a second.
@@ -39,15 +38,13 @@ impl Recoveries {
             spacing: rate.map(|rate| Duration::from_secs(1) / rate.get()),
             next: Cell::new(Instant::now()),
             line: Semaphore::new(1),
-            under_way: Cell::new(0),
-            fewer: Notify::new(),
+            crowd: Crowd::new(MANY),
         }
     }
 
     /// Reads what somebody has missed, in his turn.
     pub async fn in_turn<T>(&self, reading: impl Future<Output = T>) -> T {
-        self.under_way.set(self.under_way.get() + 1);
-        let _one = One(self);
+        let _waiting = self.crowd.join();
         if let Some(spacing) = self.spacing {
             self.turn(spacing).await;
         }
@@ -65,25 +62,8 @@ impl Recoveries {
         }
     }
 
-    /// Whether so many wait that others should come later.
-    pub fn are_many(&self) -> bool {
-        self.under_way.get() >= MANY
-    }
-
-    /// Resolves when they are not many any more. For one who waits, which is the listener.
-    pub async fn are_fewer(&self) {
-        while self.are_many() {
-            self.fewer.notified().await;
-        }
-    }
-}
-
-impl Drop for One<'_> {
-    fn drop(&mut self) {
-        let Self(recoveries) = self;
-        recoveries.under_way.set(recoveries.under_way.get() - 1);
-        if recoveries.under_way.get() < MANY {
-            recoveries.fewer.notify_one();
-        }
+    /// Those who wait for what they missed.
+    pub fn crowd(&self) -> &Crowd {
+        &self.crowd
     }
 }

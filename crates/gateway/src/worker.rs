@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::{Pin, pin};
@@ -29,7 +29,7 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
@@ -48,7 +48,8 @@ use crate::newcomers::Newcomers;
 use crate::recoveries::Recoveries;
 use crate::relay::HubRelay;
 use crate::session::Session;
-use crate::tls::{Handshake, LiveCertificate, TlsStream, refuse_plain_http, shake_hands};
+use crate::tls::{Handshake, LiveCertificate, Reckoning, TlsStream, refuse_plain_http, shake_hands};
+use crate::unfinished::Place;
 
 /// One read takes at most so much. Larger would only make a busy publisher less fair to its neighbours.
 pub const SCRATCH: usize = 64 << 10;
@@ -62,7 +63,7 @@ const BETWEEN: Duration = Duration::from_millis(1);
 /// A request's headers may take so much together.
 const HEADERS: usize = 16 << 10;
 
-/// How long a new connection waits to be accepted while memory has run out, or many clients wait for a history.
+/// How long a new connection waits to be accepted while memory has run out, or many clients wait for us.
 const SCARCE: Duration = Duration::from_millis(20);
 
 /// After the instance was told to end at once, how long Close frames may take to be written.
@@ -85,8 +86,7 @@ pub struct Worker {
     newcomers: Newcomers,
     /// The pace of those who have missed something.
     pub recoveries: Recoveries,
-    /// Whose turn it is to reckon for a TLS handshake.
-    turns: Semaphore,
+    reckoning: Reckoning,
     /// Held by each task of a connection's, so that they can be counted.
     pub alive: Rc<()>,
 }
@@ -141,7 +141,7 @@ impl Worker {
             draining: Cell::new(false),
             newcomers: Newcomers::default(),
             recoveries: Recoveries::new(instance.config.recovery_rate),
-            turns: Semaphore::new(1),
+            reckoning: Reckoning::new(),
             shard: Shard::start(inbox, settings, lag, watch, tasks),
             instance,
             alive,
@@ -186,9 +186,21 @@ impl Worker {
         }
     }
 
-    /// Everything that happens on one accepted connection until it is a WebSocket or has ended.
-    async fn converse(self: Rc<Self>, mut stream: TcpStream, mut peer: SocketAddr) {
+    /// Everything that happens on one accepted connection until it is a WebSocket or has ended, or others have come in its
+    /// place.
+    async fn receive(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let _alive = self.alive.clone();
+        let place = self.instance.unfinished.begin();
+        // In its place from the start: what is moved there is kept twice.
+        let mut conversation = pin!(self.converse(stream, peer, &place));
+        tokio::select! {
+            biased;
+            full = place.cut() => self.instance.rejected.count(&Rejection::Crowded(full), peer.ip()),
+            () = &mut conversation => {}
+        }
+    }
+
+    async fn converse(self: &Rc<Self>, mut stream: TcpStream, mut peer: SocketAddr, place: &Place) {
         let config = &self.instance.config;
         let deadline = Instant::now() + config.handshake_timeout;
         if config.proxy_protocol && config.trusts(peer.ip()) {
@@ -201,11 +213,14 @@ impl Worker {
                 }
             }
         }
+        if !config.trusts(peer.ip()) {
+            place.belongs_to(peer.ip());
+        }
         match &self.instance.certificate {
-            None => self.speak_http(stream, peer, deadline).await,
+            None => self.speak_http(stream, peer, deadline, place).await,
             Some(certificate) => {
                 if let Some(stream) = self.secure(stream, peer, deadline, certificate).await {
-                    self.speak_http(stream, peer, deadline).await;
+                    self.speak_http(stream, peer, deadline, place).await;
                 }
             }
         }
@@ -220,7 +235,7 @@ impl Worker {
         certificate: &LiveCertificate,
     ) -> Option<TlsStream> {
         let rejection =
-            match timeout_at(deadline, shake_hands(stream, certificate.server(), &self.turns)).await {
+            match timeout_at(deadline, shake_hands(stream, certificate.server(), &self.reckoning)).await {
                 Ok(Handshake::Done(stream)) => return Some(stream),
                 Ok(Handshake::Nothing) => return None,
                 Ok(Handshake::PlainHttp(stream)) => {
@@ -238,7 +253,13 @@ impl Worker {
         None
     }
 
-    async fn speak_http<S: Stream>(self: &Rc<Self>, stream: S, peer: SocketAddr, deadline: Instant) {
+    async fn speak_http<S: Stream>(
+        self: &Rc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        deadline: Instant,
+        place: &Place,
+    ) {
         let config = &self.instance.config;
         let (handoff, kept, news) = (Handoff::default(), Cell::new(false), Rc::<Cell<bool>>::default());
         let service = service_fn(|request| {
@@ -246,7 +267,7 @@ impl Worker {
             let again = kept.replace(true);
             let deadline = if again { Instant::now() + config.handshake_timeout } else { deadline };
             let came = news.replace(false);
-            self.answer(peer.ip(), deadline, again && !came, request, &handoff)
+            self.answer(peer.ip(), deadline, again && !came, request, &handoff, place)
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -284,26 +305,36 @@ impl Worker {
         in_one_piece: bool,
         request: http::Request<Incoming>,
         handoff: &Handoff,
+        place: &Place,
     ) -> Result<http::Response<Body>, Infallible> {
+        if !place.leave() {
+            // It was cut before it had asked, and is about to hear of it.
+            return pending().await;
+        }
         if in_one_piece {
             sleep(BETWEEN).await;
         }
-        let goes = match judge(&request) {
-            Ok(goes) => goes,
+        let response = match judge(&request) {
             Err(rejection) => {
                 self.instance.rejected.count(&rejection, peer);
-                return Ok(rejection.answer(self.instance.config.retry_after_seconds()));
+                rejection.answer(self.instance.config.retry_after_seconds())
+            }
+            Ok(_) if is_upgrade(&self.instance.config, request.uri().path()) => {
+                upgrade(self, peer, deadline, request, handoff).await
+            }
+            Ok(goes) => {
+                let mut response = match is_emulation(request.uri().path()) {
+                    true => emulate(self, peer, deadline, request).await,
+                    false => self.router.clone().oneshot(request.map(Body::new)).await?,
+                };
+                if self.is_draining() || goes == Goes::NoFurther {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
             }
         };
-        if is_upgrade(&self.instance.config, request.uri().path()) {
-            return Ok(upgrade(self, peer, deadline, request, handoff).await);
-        }
-        let mut response = match is_emulation(request.uri().path()) {
-            true => emulate(self, peer, deadline, request).await,
-            false => self.router.clone().oneshot(request.map(Body::new)).await?,
-        };
-        if self.is_draining() || goes == Goes::NoFurther {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if handoff.borrow().is_none() {
+            place.wait();
         }
         Ok(response)
     }
@@ -476,14 +507,15 @@ impl Accepted for Acceptor {
             let _ = timeout(SCARCE, memory.relieved()).await;
         }
         self.0.newcomers.pause(self.0.shard.stats().deliveries.read()).await;
-        let recoveries = &self.0.recoveries;
-        if recoveries.are_many() {
-            let _ = timeout(SCARCE, recoveries.are_fewer()).await;
+        for crowd in [self.0.recoveries.crowd(), self.0.reckoning.crowd()] {
+            if crowd.are_many() {
+                let _ = timeout(SCARCE, crowd.are_fewer()).await;
+            }
         }
     }
 
     fn connection(&self, stream: TcpStream, peer: SocketAddr) {
-        spawn_local(self.0.newcomers.counting(self.0.clone().converse(stream, peer)));
+        spawn_local(self.0.newcomers.counting(self.0.clone().receive(stream, peer)));
     }
 
     fn failed(&self, error: &io::Error) {

@@ -179,7 +179,7 @@ pub static ATTACKS: &[Attack] = &[
     Attack {
         name: "half-open-handshakes",
         does: "5,000 connections send half a handshake, and wait",
-        bound: "header_timeout",
+        bound: "max_handshakes, header_timeout",
         flags: &["--header-timeout", "2s", "--handshake-timeout", "3s"],
         // What hyper keeps for a request that is arriving.
         allowance: 5_000 * (16 << 10),
@@ -274,8 +274,8 @@ pub static ATTACKS: &[Attack] = &[
     Attack {
         name: "tls-half-done",
         does: "3,000 connections leave their TLS handshake half done: nothing, half a hello, 16 KiB claimed",
-        bound: "handshake_timeout",
-        flags: &["--handshake-timeout", "2s", "--header-timeout", "2s"],
+        bound: "max_handshakes, handshake_timeout",
+        flags: &["--max-handshakes", "2000", "--handshake-timeout", "2s", "--header-timeout", "2s"],
         act: tls::half_done,
         ..TLS
     },
@@ -402,6 +402,8 @@ pub enum Counted {
     Closed(&'static str),
     /// In `fanfare_handshakes_rejected_total`, with this reason.
     Rejected(&'static str),
+    /// In the same, with one of these two.
+    Either([&'static str; 2]),
     /// Nowhere: nothing ended that was open, or nothing was refused.
     Nowhere,
 }

@@ -15,6 +15,12 @@ pub(super) fn cut_in_time(got: Answer) -> Blow {
     Blow::new("a handshake that does not come", Answer::Cut, Counted::Rejected("timeout"), got)
 }
 
+/// One of so many that others come in its place, or its time is over.
+pub(super) fn cut_in_a_crowd(got: Answer) -> Blow {
+    let counted = Counted::Either(["timeout", "instance_crowded"]);
+    Blow::new("a handshake that does not come, of many", Answer::Cut, counted, got)
+}
+
 pub(super) fn slow_headers(field: &Field) -> io::Result<Outcome> {
     let text = handshake(field, "hostile-slow", &"X-Slow: 1\r\n".repeat(1000));
     let sockets = (0..200).map(|_| Assailant::connect(field)).collect::<io::Result<Vec<_>>>()?;
@@ -60,7 +66,7 @@ pub(super) fn half_open(field: &Field) -> io::Result<Outcome> {
         }
         sockets.push(socket);
     }
-    let blows = sockets.iter_mut().map(|socket| cut_in_time(socket.answers(field)));
+    let blows = sockets.iter_mut().map(|socket| cut_in_a_crowd(socket.answers(field)));
     Ok(Outcome::of(blows.collect()))
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use rustls::ClientConnection;
 
 use super::assailant::{Assailant, handshake};
-use super::sockets::{cut_in_time, drip};
+use super::sockets::{cut_in_a_crowd, drip};
 use super::way::begin;
 use super::{Answer, Blow, Counted, Field, Outcome};
 use crate::sys;
@@ -55,7 +55,7 @@ pub(super) fn half_done(field: &Field) -> io::Result<Outcome> {
         }
         sockets.push(socket);
     }
-    let blows = sockets.iter_mut().map(|socket| cut_in_time(socket.alerted(field)));
+    let blows = sockets.iter_mut().map(|socket| cut_in_a_crowd(socket.alerted(field)));
     Ok(Outcome::of(blows.collect()))
 }
 

@@ -102,6 +102,10 @@ table! {
         max_connections: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// Connections from one client address, 0 for no limit
         max_connections_per_address: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
+        /// Unfinished handshakes at a time, 0 for half of the open files
+        max_handshakes: Option<NonZeroUsize> = "4096" in "0" to "10000000", <COUNT>;
+        /// Of these, those of one client address, 0 for no limit
+        max_handshakes_per_address: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// The most memory; auto is what the cgroup allows, less a reserve
         memory_limit: MemoryLimit = "auto", <SIZE>;
         /// What a client that was turned away is told to wait, in whole seconds

@@ -146,6 +146,8 @@ fn rules(config: &Config) -> Vec<Rule> {
     };
     let (whole, each) = (config.max_connections, config.max_connections_per_address);
     let too_many = above(each.map(usize::from), whole.map(usize::from));
+    let (whole, each) = (config.max_handshakes, config.max_handshakes_per_address);
+    let too_many_begun = above(each.map(usize::from), whole.map(usize::from));
     let spool = config.redis_spool;
     let pongs = 1.0 / config.ping_interval.as_secs_f64();
     let mute = config.control_rate.is_some_and(|rate| f64::from(rate.get()) < 2.0 * pongs);
@@ -359,6 +361,13 @@ fn rules(config: &Config) -> Vec<Rule> {
             "max_connections_per_address",
             "must not be larger than",
             "max_connections",
+            "no address could ever reach it",
+        ),
+        (
+            too_many_begun,
+            "max_handshakes_per_address",
+            "must not be larger than",
+            "max_handshakes",
             "no address could ever reach it",
         ),
         (

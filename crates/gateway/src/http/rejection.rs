@@ -83,6 +83,8 @@ pub enum Rejection {
     Draining,
     #[error("the handshake took too long")]
     Timeout,
+    #[error("others have come since, and no more may wait")]
+    Crowded(Full),
     #[error("no file was left to answer with")]
     OutOfFiles,
     #[error("the connection does not begin with a PROXY protocol header")]
@@ -95,7 +97,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every label, in the order of `index`.
-    pub const LABELS: [&str; 16] = [
+    pub const LABELS: [&str; 18] = [
         "malformed",
         "channel_name",
         "origin",
@@ -112,6 +114,8 @@ impl Rejection {
         "namespace",
         "token",
         "forbidden",
+        "instance_crowded",
+        "address_crowded",
     ];
 
     /// The value of the metric label and log field `reason`.
@@ -185,7 +189,7 @@ impl Rejection {
             Self::NoToken | Self::Authorization | Self::Token(_) => StatusCode::UNAUTHORIZED,
             Self::Origin | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
-            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Timeout | Self::Crowded(_) => StatusCode::REQUEST_TIMEOUT,
             Self::InstanceFull | Self::Memory | Self::Draining | Self::OutOfFiles | Self::Flooded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -224,6 +228,8 @@ impl Rejection {
             Self::Namespace(_) => 13,
             Self::NoToken | Self::Authorization | Self::Token(_) => 14,
             Self::Forbidden(_) => 15,
+            Self::Crowded(Full::Instance) => 16,
+            Self::Crowded(Full::Address) => 17,
         }
     }
 }

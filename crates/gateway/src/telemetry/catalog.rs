@@ -44,6 +44,10 @@ pub const METRICS: &[Metric] = &[
     counter("fanfare_connections_closed_total", "Connections that ended, by reason").by("reason"),
     counter("fanfare_handshakes_rejected_total", "Handshakes that were not answered with 101, by reason")
         .by("reason"),
+    gauge(
+        "fanfare_unfinished_handshakes",
+        "Connections that wait for their clients to ask for something, or for something more",
+    ),
     counter(
         "fanfare_accept_errors_total",
         "Times that accepting a connection failed, as when no file was left",

@@ -106,6 +106,7 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
     for (label, rejected) in Rejection::LABELS.into_iter().zip(instance.rejected.read()) {
         counter!("fanfare_handshakes_rejected_total", "reason" => label).absolute(rejected);
     }
+    gauge!("fanfare_unfinished_handshakes").set(instance.unfinished.count() as f64);
     for (label, refused) in instance.identity.refused() {
         counter!("fanfare_tokens_refused_total", "reason" => label).absolute(refused);
     }

@@ -12,8 +12,8 @@ use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::task::yield_now;
+
+use super::reckoning::Reckoning;
 
 /// What a client that asks in plain HTTP is told.
 const PLAIN_HTTP: &str = "this address speaks TLS: connect by wss:// or https://\n";
@@ -30,16 +30,19 @@ pub enum Handshake {
     Failed(io::Error),
 }
 
-/// Shakes hands. `turns` are the worker's: a signature takes up to a millisecond, and however many clients come at once,
-/// deliveries go on between two of them.
-pub async fn shake_hands(stream: TcpStream, config: Arc<ServerConfig>, turns: &Semaphore) -> Handshake {
-    match try_to(stream, config, turns).await {
+/// Shakes hands, with what there is to reckon in the worker's turns for that.
+pub async fn shake_hands(stream: TcpStream, config: Arc<ServerConfig>, reckoning: &Reckoning) -> Handshake {
+    match try_to(stream, config, reckoning).await {
         Ok(done) => done,
         Err(error) => Handshake::Failed(error),
     }
 }
 
-async fn try_to(stream: TcpStream, config: Arc<ServerConfig>, turns: &Semaphore) -> io::Result<Handshake> {
+async fn try_to(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    reckoning: &Reckoning,
+) -> io::Result<Handshake> {
     let mut first = [0];
     // A peer that is reset before it has said anything has said nothing.
     if stream.peek(&mut first).await.unwrap_or(0) == 0 {
@@ -53,12 +56,7 @@ async fn try_to(stream: TcpStream, config: Arc<ServerConfig>, turns: &Semaphore)
     let mut stream = TlsStream { stream, tls: Box::new(tls) };
     loop {
         stream.stream.readable().await?;
-        let done = {
-            let _turn = turns.acquire().await;
-            let done = stream.tls.shake_hands(&stream.stream)?;
-            yield_now().await;
-            done
-        };
+        let done = reckoning.take_turn(|| stream.tls.shake_hands(&stream.stream)).await?;
         while !stream.tls.flush(&stream.stream)? {
             stream.stream.writable().await?;
         }

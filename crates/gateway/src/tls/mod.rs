@@ -3,7 +3,9 @@
 
 mod certificate;
 mod handshake;
+mod reckoning;
 mod renewal;
 
 pub use handshake::{Handshake, TlsStream, refuse_plain_http, shake_hands};
+pub use reckoning::Reckoning;
 pub use renewal::LiveCertificate;

@@ -1,0 +1,243 @@
+//! How many connections may wait for their clients: those that have been accepted and have not asked for anything yet, and
+//! those kept open between two requests. Each has its place in a line by when it began to wait. Beyond the bound the one
+//! that has waited longest is cut, for whoever means well is through in a few round trips, however many come behind. It never
+//! touches who has asked: a handshake that waits for us is no longer here, nor is what has become a connection of the hub's.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::admission::{Full, household};
+
+/// The whole instance's, over all workers.
+pub struct Unfinished {
+    limit: usize,
+    per_address: Option<usize>,
+    line: Mutex<Line>,
+}
+
+/// Who waits, in the order in which they began to.
+#[derive(Default)]
+struct Line {
+    next: u64,
+    all: BTreeMap<u64, Waiting>,
+    /// Of those whose address counts; empty where none does.
+    by_address: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+struct Waiting {
+    address: Option<IpAddr>,
+    notice: Arc<Notice>,
+}
+
+/// How somebody is told by another worker that he has been cut.
+#[derive(Default)]
+struct Notice {
+    why: OnceLock<Full>,
+    given: Notify,
+}
+
+/// One connection's place in the line, if it is in it.
+pub struct Place {
+    unfinished: Arc<Unfinished>,
+    notice: Arc<Notice>,
+    address: Cell<Option<IpAddr>>,
+    number: Cell<Option<u64>>,
+}
+
+impl Unfinished {
+    /// So many at a time in all and from one address; never more in all than half of what `open_files` allow, so that
+    /// there are files for those who ask.
+    pub fn new(
+        limit: Option<NonZeroUsize>,
+        per_address: Option<NonZeroUsize>,
+        open_files: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            limit: limit.map_or(usize::MAX, NonZeroUsize::get).min(open_files / 2),
+            per_address: per_address.map(NonZeroUsize::get),
+            line: Mutex::default(),
+        })
+    }
+
+    /// The place of a connection that has just been accepted, which waits.
+    pub fn begin(self: &Arc<Self>) -> Place {
+        let place = Place {
+            unfinished: self.clone(),
+            notice: Arc::default(),
+            address: Cell::new(None),
+            number: Cell::new(None),
+        };
+        place.wait();
+        place
+    }
+
+    /// How many wait.
+    pub fn count(&self) -> usize {
+        self.line.lock().all.len()
+    }
+}
+
+impl Place {
+    /// Has it count for this client's address, too. Until then, and for a proxy that speaks for many, it counts for none.
+    pub fn belongs_to(&self, address: IpAddr) {
+        let Some(most) = self.unfinished.per_address else { return };
+        let address = household(address);
+        self.address.set(Some(address));
+        let Some(number) = self.number.get() else { return };
+        let mut line = self.unfinished.line.lock();
+        // It may have been cut meanwhile.
+        if let Some(waiting) = line.all.get_mut(&number) {
+            waiting.address = Some(address);
+            line.put(number, address, most);
+        }
+    }
+
+    /// Its client has asked for something. False if it has been cut before that, of which it will hear at once.
+    #[must_use]
+    pub fn leave(&self) -> bool {
+        let Some(number) = self.number.take() else { return false };
+        self.unfinished.line.lock().remove(number).is_some()
+    }
+
+    /// It waits, as the last one: it was answered, and is kept open.
+    pub fn wait(&self) {
+        let Unfinished { limit, per_address, line } = &*self.unfinished;
+        let mut line = line.lock();
+        let (number, address) = (line.next, self.address.get());
+        line.next += 1;
+        line.all.insert(number, Waiting { address, notice: self.notice.clone() });
+        self.number.set(Some(number));
+        if let (Some(address), Some(most)) = (address, *per_address) {
+            line.put(number, address, most);
+        }
+        if line.all.len() > *limit
+            && let Some((&longest, _)) = line.all.first_key_value()
+        {
+            line.cut(longest, Full::Instance);
+        }
+    }
+
+    /// Resolves when it has been cut, and says which bound was reached.
+    pub async fn cut(&self) -> Full {
+        loop {
+            self.notice.given.notified().await;
+            if let Some(why) = self.notice.why.get() {
+                return *why;
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.leave();
+    }
+}
+
+impl Line {
+    /// Has somebody count for an address, which may have so many.
+    fn put(&mut self, number: u64, address: IpAddr, most: usize) {
+        let theirs = self.by_address.entry(address).or_default();
+        theirs.insert(number);
+        if theirs.len() > most
+            && let Some(&longest) = theirs.first()
+        {
+            self.cut(longest, Full::Address);
+        }
+    }
+
+    fn cut(&mut self, number: u64, why: Full) {
+        if let Some(waiting) = self.remove(number) {
+            // Whoever is in the line has not been told anything yet.
+            let _ = waiting.notice.why.set(why);
+            waiting.notice.given.notify_one();
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.all.remove(&number)?;
+        if let Some(address) = waiting.address
+            && let Some(theirs) = self.by_address.get_mut(&address)
+        {
+            theirs.remove(&number);
+            if theirs.is_empty() {
+                self.by_address.remove(&address);
+            }
+        }
+        Some(waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn unfinished(limit: usize, per_address: usize) -> Arc<Unfinished> {
+        Unfinished::new(NonZeroUsize::new(limit), NonZeroUsize::new(per_address), 1000)
+    }
+
+    fn from(unfinished: &Arc<Unfinished>, address: &str) -> Place {
+        let place = unfinished.begin();
+        place.belongs_to(address.parse().unwrap());
+        place
+    }
+
+    /// Who was cut, and at which bound.
+    fn cut(places: &[Place]) -> Vec<Option<Full>> {
+        places.iter().map(|place| place.cut().now_or_never()).collect()
+    }
+
+    #[test]
+    fn who_has_waited_longest_is_cut() {
+        let unfinished = unfinished(3, 0);
+        let places: Vec<_> = (0..3).map(|_| unfinished.begin()).collect();
+        assert!(places[0].leave());
+        let others = [unfinished.begin(), unfinished.begin()];
+        assert_eq!(cut(&places), [None, Some(Full::Instance), None]);
+        assert_eq!(cut(&others), [None, None]);
+        assert_eq!(unfinished.count(), 3);
+        // Who was kept open begins anew, behind all others.
+        places[0].wait();
+        assert_eq!(places[2].cut().now_or_never(), Some(Full::Instance));
+        assert!(!places[1].leave() && !places[2].leave());
+        drop((places, others));
+        assert_eq!(unfinished.count(), 0);
+    }
+
+    #[test]
+    fn an_address_is_held_to_its_own_bound() {
+        let unfinished = unfinished(0, 2);
+        let of_one = |address| (0..3).map(|_| from(&unfinished, address)).collect::<Vec<_>>();
+        let (first, others) = (of_one("192.0.2.1"), of_one("2001:db8::1"));
+        for places in [&first, &others] {
+            assert_eq!(cut(places), [Some(Full::Address), None, None]);
+        }
+        // A /64 is one client's, and an address in IPv6's clothes is none of its own.
+        let more = [from(&unfinished, "2001:db8::2"), from(&unfinished, "::ffff:192.0.2.1")];
+        assert_eq!(others[1].cut().now_or_never(), Some(Full::Address));
+        assert_eq!(first[1].cut().now_or_never(), Some(Full::Address));
+        assert_eq!(cut(&more), [None, None]);
+        // A proxy's connections belong to nobody until it says to whom.
+        let proxied: Vec<_> = (0..5).map(|_| unfinished.begin()).collect();
+        assert_eq!(cut(&proxied), [None; 5]);
+        drop((first, others, more, proxied));
+        assert!(unfinished.line.lock().by_address.is_empty());
+    }
+
+    #[test]
+    fn half_of_the_open_files_are_left_to_others() {
+        for (limit, open_files, expected) in [(0, 100, 50), (80, 100, 50), (20, 100, 20), (0, 20_000, 10_000)]
+        {
+            let unfinished = Unfinished::new(NonZeroUsize::new(limit), None, open_files);
+            assert_eq!(unfinished.limit, expected, "{limit} {open_files}");
+        }
+    }
+}
