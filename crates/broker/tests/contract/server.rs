@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use redis::{FromRedisValue, Value};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::instance::{PATIENCE, eventually};
@@ -13,6 +14,8 @@ use crate::instance::{PATIENCE, eventually};
 /// A redis-server on loopback.
 pub struct Server {
     pub port: u16,
+    /// Its own, and that of a node's bus.
+    ports: Vec<Port>,
     program: String,
     dir: TempDir,
     arguments: Vec<String>,
@@ -30,8 +33,10 @@ impl Server {
     /// One that is a cluster by itself.
     pub async fn start_cluster() -> Self {
         // By default its bus has a port ten thousand above its own, which may be none.
-        let port = free_port().to_string();
-        let server = Self::start(&["--cluster-enabled", "yes", "--cluster-port", &port]).await;
+        let bus = Port::reserve();
+        let number = bus.number().to_string();
+        let mut server = Self::start(&["--cluster-enabled", "yes", "--cluster-port", &number]).await;
+        server.ports.push(bus);
         let _: String = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
         eventually("the cluster is ready", async || {
             let info: String = server.command(&["CLUSTER", "INFO"]).await;
@@ -45,8 +50,9 @@ impl Server {
     pub async fn start_nodes(count: usize) -> Vec<Self> {
         let mut nodes = Vec::new();
         for number in 0..count {
-            let bus = free_port().to_string();
-            let node = Self::start(&[
+            let port = Port::reserve();
+            let bus = port.number().to_string();
+            let mut node = Self::start(&[
                 "--cluster-enabled",
                 "yes",
                 "--cluster-announce-ip",
@@ -57,6 +63,7 @@ impl Server {
                 &bus,
             ])
             .await;
+            node.ports.push(port);
             let slot = |part: usize| (16384 * part / count).to_string();
             let last = (16384 * (number + 1) / count - 1).to_string();
             let _: String = node.command(&["CLUSTER", "ADDSLOTSRANGE", &slot(number), &last]).await;
@@ -87,29 +94,25 @@ impl Server {
         let arguments = arguments.iter().map(ToString::to_string).collect();
         let dir = tempfile::tempdir().expect("a directory for Redis");
         let program = std::env::var("FANFARE_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
-        Self { port: free_port(), program, dir, arguments, child: None }
+        let port = Port::reserve();
+        Self { port: port.number(), ports: vec![port], program, dir, arguments, child: None }
     }
 
-    /// Starts it, again and again if somebody takes the port in between, and waits until it answers.
+    /// Starts it, and waits until it answers.
     pub async fn run(&mut self) {
-        for _ in 0..10 {
-            self.spawn();
-            let answered = timeout(PATIENCE, async {
-                loop {
-                    if self.try_command::<Value>(&["PING"]).await.is_ok() {
-                        return true;
-                    }
-                    if !matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None))) {
-                        return false;
-                    }
-                    tokio::task::yield_now().await;
-                }
-            });
-            if answered.await.expect("Redis answers") {
-                return;
+        self.spawn();
+        let answered = timeout(PATIENCE, async {
+            while self.try_command::<Value>(&["PING"]).await.is_err() {
+                let ended = self.child.as_mut().map(Child::try_wait);
+                assert!(matches!(ended, Some(Ok(None))), "{} ends: {}", self.program, self.log());
+                tokio::task::yield_now().await;
             }
-        }
-        panic!("{} does not start on port {}", self.program, self.port);
+        });
+        answered.await.expect("Redis answers");
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     fn spawn(&mut self) {
@@ -214,8 +217,19 @@ impl Drop for Server {
     }
 }
 
-/// A port that the kernel chose and that is free again.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
-    listener.local_addr().expect("it is bound").port()
+/// A port that the kernel chose, and that nobody else gets while this lives, also while the server is down: the kernel gives it
+/// to none who asks for any, and only a server that asks for this one can have it, since nobody listens here.
+struct Port(TcpSocket);
+
+impl Port {
+    fn reserve() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("it is shared with the server");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("loopback has a port");
+        Self(socket)
+    }
+
+    fn number(&self) -> u16 {
+        self.0.local_addr().expect("it is bound").port()
+    }
 }
