@@ -16,12 +16,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::end::End;
 use crate::mailbox::{Event, Inbox};
+use crate::placed::Placed;
 use crate::pressure::Urgent;
 use crate::registry::{Heartbeat, Key, Opening, Registry, Settings};
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::subscription::Subscription;
 use crate::turns::Turns;
+use crate::vital::watch;
 
 /// The most events of one turn. More would delay the worker's readers without making a visit cheaper.
 const TURN: usize = 1024;
@@ -63,13 +65,6 @@ pub trait Observer: 'static {
     fn turned(&self) {}
 }
 
-/// A place that was taken before the handshake is answered. Dropping it gives it back.
-pub struct Placed {
-    shard: Shard,
-    key: Key,
-    kept: bool,
-}
-
 impl Shard {
     /// Starts the shard on the current thread's `LocalSet`. `lag` takes the seconds from publication to
     /// write, once for each publication; `tasks` says how many tasks of connections are alive.
@@ -89,9 +84,9 @@ impl Shard {
         let shed = Notify::new();
         let (registry, turns) = (RefCell::new(registry), Turns::new());
         let shard = Self(Rc::new(Inner { registry, stats, observer, shed, turns }));
-        spawn_local(Vital::watch(shard.clone().serve(inbox)));
-        spawn_local(Vital::watch(shard.clone().beat(tick)));
-        spawn_local(Vital::watch(shard.clone().answer(urgent)));
+        spawn_local(watch(shard.clone().serve(inbox)));
+        spawn_local(watch(shard.clone().beat(tick)));
+        spawn_local(watch(shard.clone().answer(urgent)));
         shard
     }
 
@@ -102,7 +97,7 @@ impl Shard {
 
     /// Takes a place for a connection whose handshake is not answered yet.
     pub fn place(&self, opening: Opening) -> Placed {
-        Placed { shard: self.clone(), key: self.with(|registry| registry.place(opening)), kept: false }
+        Placed::new(self.clone(), self.with(|registry| registry.place(opening)))
     }
 
     /// Subscribes a connection: from now on it misses nothing that is published in the channel. Whether the
@@ -288,7 +283,7 @@ impl Shard {
     }
 
     /// Every change to the registry goes through here, so that nobody who must wait is forgotten.
-    fn with<T>(&self, change: impl FnOnce(&mut Registry) -> T) -> T {
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Registry) -> T) -> T {
         let mut registry = self.0.registry.borrow_mut();
         let result = change(&mut registry);
         registry.carry_out_ends();
@@ -318,62 +313,6 @@ impl Shard {
             self.0.observer.control(message);
         }
         result
-    }
-}
-
-impl Placed {
-    /// The connection's name for the shard.
-    pub fn key(&self) -> Key {
-        self.key
-    }
-
-    /// What is written first of all, when there is a socket: the head of an answer that is not hyper's.
-    pub fn greet(&self, head: Bytes) {
-        self.shard.with(|registry| registry.greet(self.key, head));
-    }
-
-    /// The handshake is answered, and this is the socket, which is read with `decoder`.
-    pub fn open(mut self, socket: Rc<Socket>, decoder: Decoder) -> Key {
-        self.kept = true;
-        self.shard.with(|registry| registry.open(self.key, socket, decoder));
-        self.key
-    }
-
-    /// The handshake was answered, and there is no socket.
-    pub fn fail(mut self) {
-        self.kept = true;
-        self.shard.with(|registry| {
-            registry.end(self.key, End::UpgradeFailed);
-            registry.remove(self.key);
-        });
-    }
-}
-
-impl Drop for Placed {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.shard.with(|registry| registry.abandon(self.key));
-        }
-    }
-}
-
-/// Held by a task without which the worker is worth nothing. The runtime would catch its panic, and the
-/// process would look alive and deliver nothing; ended, it is started again.
-struct Vital;
-
-impl Vital {
-    async fn watch(task: impl Future<Output = ()>) {
-        let _vital = Self;
-        task.await;
-    }
-}
-
-impl Drop for Vital {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("a worker's shard has panicked; the process ends");
-            std::process::abort();
-        }
     }
 }
 
