@@ -12,10 +12,10 @@ use redis::{Arg, Cmd, Value};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::calls::Script;
 use super::fault::Fault;
 use super::keys::Keys;
 use super::reads::{millis, read_epoch, unexpected};
+use super::script::Script;
 use crate::history::new_epoch;
 use crate::{AppendOptions, BrokerError, Retention, Version};
 

@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::append::{self, APPEND, Append, Appends, ONCE};
-use super::calls::is_noscript;
 use super::commands::Commands;
 use super::control::Lost;
 use super::fault::Fault;
 use super::lane::Lane;
 use super::log::Message;
+use super::script::is_noscript;
 use crate::BrokerError;
 
 /// Commands in the order in which they are sent.

@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::commands::Commands;
 use super::fault::Fault;
 use super::link::Link;
+use super::script::{Script, is_noscript};
 
 /// The way to Redis for commands with answers. Callers may be on any runtime.
 pub(super) struct Calls {
@@ -26,25 +27,27 @@ pub(super) struct Calls {
     _dispatch: AbortOnDropHandle<()>,
 }
 
-/// A Lua script, which Redis is given when it says that it does not know it.
-pub(super) struct Script {
-    code: &'static str,
-    hash: String,
-}
-
 struct Call {
     command: Cmd,
     script: Option<&'static Script>,
     answer: oneshot::Sender<Result<Value, Fault>>,
 }
 
-/// The connection that all share. Nothing, until it is needed or after it has failed; and how often it has.
+/// The connection that all share.
 #[derive(Clone)]
 struct Line {
     link: Link,
     /// Where it comes from, unless it is to a cluster.
     pool: Option<Pool>,
-    open: Arc<Mutex<(u64, Option<Open>)>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nothing, until it is needed or after it was given up.
+    open: Option<Open>,
+    /// How many were given up before this one, which says which one it is.
+    given_up: u64,
 }
 
 struct Open {
@@ -57,7 +60,7 @@ impl Calls {
     pub fn start(link: Link, pool: Option<Pool>, runtime: &Handle) -> Self {
         let timeout = link.timeout;
         let (queue, calls) = mpsc::channel(QUEUE);
-        let dispatch = runtime.spawn(dispatch(Line { link, pool, open: Arc::default() }, calls));
+        let dispatch = runtime.spawn(dispatch(Line { link, pool, state: Arc::default() }, calls));
         Self { queue, timeout, _dispatch: AbortOnDropHandle::new(dispatch) }
     }
 
@@ -89,35 +92,11 @@ impl Calls {
     }
 }
 
-impl Script {
-    pub fn new(code: &'static str) -> Self {
-        Self { code, hash: redis::Script::new(code).get_hash().to_owned() }
-    }
-
-    /// The beginning of a command; the arguments are to follow.
-    pub fn command(&self, keys: &[&str]) -> Cmd {
-        let mut command = Cmd::new();
-        command.arg("EVALSHA").arg(&self.hash).arg(keys.len()).arg(keys);
-        command
-    }
-
-    /// What makes Redis know it.
-    pub fn load(&self) -> Cmd {
-        let mut command = Cmd::new();
-        command.arg("SCRIPT").arg("LOAD").arg(self.code);
-        command
-    }
-}
-
-/// Whether Redis says that it does not know the script.
-pub(super) fn is_noscript(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
-}
-
 impl Line {
+    /// What commands go over, connected if need be, and which one it is.
     async fn open(&self) -> Result<(u64, Commands), Fault> {
-        if let (age, Some(open)) = &*self.open.lock() {
-            return Ok((*age, open.commands.clone()));
+        if let State { open: Some(open), given_up } = &*self.state.lock() {
+            return Ok((*given_up, open.commands.clone()));
         }
         let new = match &self.pool {
             None => Open { commands: self.link.commands().await?, pooled: None },
@@ -128,18 +107,18 @@ impl Line {
                 Open { commands, pooled: Some(pooled) }
             }
         };
-        let commands = new.commands.clone();
-        let mut open = self.open.lock();
-        open.1 = Some(new);
-        Ok((open.0, commands))
+        let mut state = self.state.lock();
+        let commands = state.open.get_or_insert(new).commands.clone();
+        Ok((state.given_up, commands))
     }
 
-    /// It may still answer what is no longer waited for, so it is of no use any more, to the pool neither.
-    fn give_up(&self, age: u64) {
-        let mut open = self.open.lock();
-        if open.0 == age {
-            let (_, given_up) = std::mem::replace(&mut *open, (age + 1, None));
-            drop(given_up.and_then(|open| open.pooled).map(Connection::take));
+    /// Unless somebody else has: it may still answer what is no longer waited for, so it is of no use any more, to the
+    /// pool neither.
+    fn give_up(&self, which: u64) {
+        let mut state = self.state.lock();
+        if state.given_up == which {
+            state.given_up += 1;
+            drop(state.open.take().and_then(|open| open.pooled).map(Connection::take));
         }
     }
 }
@@ -160,7 +139,7 @@ async fn dispatch(line: Line, mut queue: mpsc::Receiver<Call>) {
         calls.retain(|call| !call.answer.is_closed());
         let batch = std::mem::take(&mut calls);
         match open {
-            Ok((age, commands)) => drop(tokio::spawn(run(line.clone(), age, commands, batch))),
+            Ok((which, commands)) => drop(tokio::spawn(run(line.clone(), which, commands, batch))),
             Err(fault) => refuse(batch, &fault),
         }
     }
@@ -168,7 +147,7 @@ async fn dispatch(line: Line, mut queue: mpsc::Receiver<Call>) {
 
 /// One pipeline, and another one for the scripts that Redis did not know, or if the connection has ended meanwhile: what
 /// comes this way may be done twice.
-async fn run(line: Line, mut age: u64, mut commands: Commands, mut batch: Vec<Call>) {
+async fn run(line: Line, mut which: u64, mut commands: Commands, mut batch: Vec<Call>) {
     let deadline = line.link.timeout;
     let (mut load, mut again) = (false, false);
     loop {
@@ -186,7 +165,7 @@ async fn run(line: Line, mut age: u64, mut commands: Commands, mut batch: Vec<Ca
         let answers = match timeout(deadline, sent).await {
             Ok(Ok(answers)) => answers,
             other => {
-                line.give_up(age);
+                line.give_up(which);
                 let fault = match other {
                     Ok(Err(error)) => Fault::read(&error, deadline),
                     _ => Fault::TimedOut(deadline),
@@ -196,7 +175,7 @@ async fn run(line: Line, mut age: u64, mut commands: Commands, mut batch: Vec<Ca
                 }
                 again = true;
                 match line.open().await {
-                    Ok(open) => (age, commands) = open,
+                    Ok(open) => (which, commands) = open,
                     Err(fault) => return refuse(batch, &fault),
                 }
                 continue;

@@ -11,7 +11,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, SlotAddr};
 use redis::{Arg, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ServerError, Value};
 
-use super::calls::is_noscript;
+use super::script::is_noscript;
 
 /// May be cloned; the clones share what is under way.
 #[derive(Clone)]

@@ -6,18 +6,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
-use fanfare_protocol::Channel;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
-use redis::Cmd;
 use tokio::sync::{Semaphore, watch};
 
 use super::calls::Calls;
 use super::fault::Fault;
-use super::keys::Keys;
+use super::questions::Questions;
 use super::reads::Reading;
 use crate::{History, Status};
 
@@ -31,12 +28,11 @@ pub(super) struct Library {
     turns: Semaphore,
     /// What is to be read, and has not begun to be.
     waiting: Mutex<HashMap<Reading, (u64, WeakShared<Read>)>>,
-    asked: AtomicU64,
+    /// The number of the next one of those.
+    next: AtomicU64,
     /// The last one that failed because Redis is not there: nobody waits for his turn to find that out for himself.
     failure: watch::Sender<Option<Fault>>,
-    done: AtomicU64,
-    failed: AtomicU64,
-    micros: AtomicU64,
+    questions: Questions,
 }
 
 type Read = BoxFuture<'static, Result<History, Fault>>;
@@ -54,11 +50,9 @@ impl Library {
             calls,
             turns: Semaphore::new(AT_ONCE),
             waiting: Mutex::default(),
-            asked: AtomicU64::new(0),
+            next: AtomicU64::new(0),
             failure: watch::Sender::new(None),
-            done: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            micros: AtomicU64::new(0),
+            questions: Questions::default(),
         }
     }
 
@@ -69,7 +63,7 @@ impl Library {
         if let Some(read) = waiting.get(&reading).and_then(|(_, read)| read.upgrade()) {
             return read;
         }
-        let number = self.asked.fetch_add(1, Relaxed);
+        let number = self.next.fetch_add(1, Relaxed);
         let place = Waiting { library: Arc::downgrade(self), reading: reading.clone(), number };
         let read = self.clone().read_in_turn(place).boxed().shared();
         waiting.extend(read.downgrade().map(|read| (reading, (number, read))));
@@ -89,31 +83,21 @@ impl Library {
         };
         let reading = place.reading.clone();
         drop(place);
-        let started = Instant::now();
-        let history = reading.carry_out(&self.calls).await;
-        self.done.fetch_add(1, Relaxed);
-        self.micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
-        if let Err(fault) = &history {
-            self.failed.fetch_add(1, Relaxed);
-            if !fault.is_refusal() {
-                self.failure.send_replace(Some(fault.clone()));
-            }
+        let history = self.questions.ask(reading.carry_out(&self.calls)).await;
+        if let Err(fault) = &history
+            && !fault.is_refusal()
+        {
+            self.failure.send_replace(Some(fault.clone()));
         }
         drop(turn);
         history
     }
 
-    /// Forgets the publications of a channel, and not their numbers.
-    pub async fn remove(&self, keys: &Keys, channel: &Channel) -> Result<(), Fault> {
-        let mut command = Cmd::new();
-        command.arg("DEL").arg(keys.stream(channel));
-        self.calls.call(command).await.map(drop)
-    }
-
     pub fn add_to(&self, status: &mut Status) {
-        status.history_reads += self.done.load(Relaxed);
-        status.history_failures += self.failed.load(Relaxed);
-        status.history_micros += self.micros.load(Relaxed);
+        let (reads, failures, micros) = self.questions.counts();
+        status.history_reads += reads;
+        status.history_failures += failures;
+        status.history_micros += micros;
     }
 }
 

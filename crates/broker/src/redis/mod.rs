@@ -24,8 +24,10 @@ mod log;
 mod occasionally;
 mod origins;
 mod publisher;
+mod questions;
 mod reads;
 mod rows;
+mod script;
 mod shared;
 mod streams;
 mod subscriber;
@@ -34,6 +36,7 @@ use std::iter::repeat_n;
 use std::sync::Arc;
 
 use fanfare_protocol::{Channel, Position, Publication};
+use redis::Cmd;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -47,9 +50,9 @@ use self::keys::Keys;
 use self::lane::Lane;
 use self::library::Library;
 use self::link::Link;
+use self::questions::Questions;
 use self::reads::Reading;
 use self::rows::{Ledger, Names};
-use self::shared::Questions;
 use crate::{
     AppendOptions, Broker, BrokerError, History, Pending, PresenceStatus, Query, Relay, Retain, Status,
     part_of,
@@ -65,6 +68,7 @@ pub struct Redis {
     library: Arc<Library>,
     ledger: Arc<Ledger>,
     herald: Arc<Herald>,
+    /// Those about presence and instances; the library counts its own.
     questions: Questions,
     /// Three for each lane, two of the ledger, one of the herald.
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -162,8 +166,10 @@ impl Broker for Redis {
     fn remove_history<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<(), BrokerError>> {
         Box::pin(async move {
             (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
-            let removed = self.library.remove(&self.lane(channel).keys, channel).await;
-            removed.map_err(|fault| self.explain(&fault))
+            // The publications and not their numbers, which go on where they were.
+            let mut command = Cmd::new();
+            command.arg("DEL").arg(self.lane(channel).keys.stream(channel));
+            self.calls.call(command).await.map(drop).map_err(|fault| self.explain(&fault))
         })
     }
 
@@ -191,7 +197,10 @@ impl Broker for Redis {
         let mut status = PresenceStatus::default();
         self.ledger.add_to(&mut status);
         self.herald.add_to(&mut status);
-        self.questions.add_to(&mut status);
+        let (reads, failures, micros) = self.questions.counts();
+        status.reads += reads;
+        status.read_failures += failures;
+        status.read_micros += micros;
         status
     }
 

@@ -9,9 +9,10 @@ use fanfare_protocol::{Channel, Epoch, Opened, Position, Publication};
 use redis::{Cmd, Value};
 
 use super::append::MOST_IN_BUNDLE;
-use super::calls::{Calls, Script};
+use super::calls::Calls;
 use super::fault::Fault;
 use super::keys::Keys;
+use super::script::Script;
 use crate::history::new_epoch;
 use crate::{History, Query, Retention};
 

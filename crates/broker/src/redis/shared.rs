@@ -1,8 +1,7 @@
 //! What instances share through Redis beside publications, as the traits have it. Each answer is the ledger's, the
 //! herald's, or read out of Redis here; nothing is decided here.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanfare_protocol::{Channel, ConnectionId, Control, Member};
 
@@ -11,30 +10,8 @@ use super::fault::Fault;
 use super::rows::reading;
 use crate::{
     Away, Census, ChannelFacts, Claim, Claims, ControlBus, Cursor, InstanceFacts, MemberCount, Page, Pending,
-    Presence, PresenceStatus, Target, Unsent,
+    Presence, Target, Unsent,
 };
-
-/// How many were asked, and how long they took.
-#[derive(Default)]
-pub(super) struct Questions {
-    asked: AtomicU64,
-    failed: AtomicU64,
-    micros: AtomicU64,
-}
-
-impl Questions {
-    fn count(&self, took: Duration, failed: bool) {
-        self.asked.fetch_add(1, Relaxed);
-        self.failed.fetch_add(u64::from(failed), Relaxed);
-        self.micros.fetch_add(took.as_micros() as u64, Relaxed);
-    }
-
-    pub fn add_to(&self, status: &mut PresenceStatus) {
-        status.reads += self.asked.load(Relaxed);
-        status.read_failures += self.failed.load(Relaxed);
-        status.read_micros += self.micros.load(Relaxed);
-    }
-}
 
 impl Redis {
     fn read<'a, T>(
@@ -42,9 +19,7 @@ impl Redis {
         reading: impl Future<Output = Result<T, Fault>> + Send + 'a,
     ) -> Pending<'a, Result<T, Away>> {
         Box::pin(async {
-            let started = Instant::now();
-            let read = reading.await;
-            self.questions.count(started.elapsed(), read.is_err());
+            let read = self.questions.ask(reading).await;
             read.map_err(|fault| Away(self.lanes[0].because(&fault)))
         })
     }

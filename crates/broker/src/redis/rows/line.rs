@@ -5,10 +5,10 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::timeout;
 
-use super::super::calls::{Script, is_noscript};
 use super::super::commands::Commands;
 use super::super::fault::Fault;
 use super::super::link::Link;
+use super::super::script::{Script, is_noscript};
 
 pub(super) struct Line {
     connection: Commands,

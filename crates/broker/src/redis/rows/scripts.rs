@@ -8,8 +8,8 @@ use fanfare_protocol::{Channel, JOINED_HEADER, LEFT_HEADER};
 use redis::Cmd;
 use uuid::Uuid;
 
-use super::super::calls::Script;
 use super::super::keys::Keys;
+use super::super::script::Script;
 use super::names::{Names, Place};
 use super::{book, roster};
 
