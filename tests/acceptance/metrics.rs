@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::harness::{Client, Instance, RedisServer, Said, eventually, request};
+use crate::harness::{
+    API_KEY, Caller, Client, Instance, RedisServer, Remote, Said, Setup, eventually, post, request,
+};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
 
@@ -115,6 +118,93 @@ async fn what_happened_is_counted() {
             && metrics.value("fanfare_connections_closed_total", &[]) == 3.0
     })
     .await;
+}
+
+/// Whoever refuses it: the format, a right, a limit, or the broker.
+#[tokio::test]
+async fn what_is_refused_is_not_counted_as_published() {
+    const CHANNELS: &str = "
+        message_limit = \"8KiB\"
+        outbox_limit = \"8KiB\"
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        [namespaces.json]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        data_format = \"json_object\"
+        [namespaces.silent]
+        may_subscribe = \"anonymous\"
+        [namespaces.kept]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 10
+    ";
+    let mut redis = RedisServer::start().await;
+    let instance = Setup::new(CHANNELS).api().redis(&redis.url()).start().await;
+    let address = instance.address();
+    let mut caller = Caller::anonymous(address).await;
+    let mut remote = Remote::connect(address, "/connection/http_stream", json!({})).await;
+    let api = async |body: &Value| {
+        let key = [("X-API-Key", API_KEY)];
+        let body = body.to_string();
+        let answer = post(instance.internal_address(), "/api/publish", &key, body.as_bytes()).await.unwrap();
+        answer.json()
+    };
+    let counted = async || {
+        let metrics = instance.metrics().await;
+        ["fanfare_publications_total", "fanfare_namespace_publications_total"]
+            .map(|name| metrics.value(name, &[]))
+    };
+    let wish = |channel: &str, data: Value| json!({ "channel": channel, "data": data });
+    // (what, the code for a client, the code for the back end, which may do more)
+    let rows = [
+        (wish("json:a", json!(5)), 107, Some(107)),
+        (wish("silent:a", json!({})), 103, None),
+        (wish("unknown:a", json!({})), 102, Some(102)),
+        (wish("", json!({})), 0, Some(107)),
+        (wish("a", json!("x".repeat(9000))), 0, Some(107)),
+    ];
+    for (publication, code, of_api) in &rows {
+        if *code > 0 {
+            assert_eq!(caller.error("publish", publication.clone()).await, *code, "{publication}");
+            let answer = remote.call("publish", publication.clone()).await;
+            assert_eq!(answer["error"]["code"], *code, "{publication}");
+        }
+        if let Some(code) = of_api {
+            assert_eq!(api(publication).await["error"]["code"], *code, "{publication}");
+        }
+        assert_eq!(counted().await, [0.0, 0.0], "{publication}");
+    }
+    for (channel, said) in [("json:a", "5"), ("silent:a", "{}")] {
+        let mut raw = Client::connect(instance.url(channel)).await;
+        raw.send(said).await;
+        assert_eq!(raw.closed().await.0, 1008, "{channel}");
+        assert_eq!(counted().await, [0.0, 0.0], "{channel}");
+    }
+    // What is taken counts once, whoever has published it.
+    for (place, channel) in ["a", "json:a", "kept:a"].into_iter().enumerate() {
+        let publication = wish(channel, json!({ "is": "fine" }));
+        caller.result("publish", publication.clone()).await;
+        remote.result("publish", publication.clone()).await;
+        assert!(api(&publication).await.get("result").is_some());
+        let mut raw = Client::connect(instance.url(channel)).await;
+        raw.send("{}").await;
+        raw.next().await;
+        assert_eq!(counted().await, [4.0 * (place + 1) as f64; 2], "{channel}");
+    }
+    redis.kill().await;
+    let away = wish("kept:a", json!({ "is": "late" }));
+    eventually("it is known to be away", async || api(&away).await["error"]["code"] == 100).await;
+    let before = counted().await;
+    for channel in ["a", "kept:a"] {
+        let away = wish(channel, json!({ "is": "late" }));
+        assert_eq!(caller.error("publish", away.clone()).await, 100, "{channel}");
+        assert_eq!(remote.call("publish", away.clone()).await["error"]["code"], 100, "{channel}");
+        assert_eq!(api(&away).await["error"]["code"], 100, "{channel}");
+    }
+    assert_eq!(counted().await, before, "while Redis is away");
+    assert_eq!(before, [12.0; 2], "what came to nothing on the way");
 }
 
 /// The lag is that of the way from publication to write, over the broker.

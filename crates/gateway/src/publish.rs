@@ -70,9 +70,13 @@ pub fn publish<'a>(
     publication: Publication,
     options: AppendOptions,
 ) -> impl Future<Output = Result<Option<Position>, Unpublished>> + use<'a> {
-    let counted = check_and_count(instance, rules, &publication);
-    let appended = counted.map(|()| instance.broker.append(channel, publication, options));
-    async { Ok(appended?.await?) }
+    let checked = check(instance, rules, &publication);
+    let appended = checked.map(|()| instance.broker.append(channel, publication, options));
+    async move {
+        let position = appended?.await?;
+        instance.counts.publication(rules.namespace);
+        Ok(position)
+    }
 }
 
 /// Publishes for somebody who waits for nothing.
@@ -86,17 +90,16 @@ pub fn publish_unconfirmed(
     channel: &Channel,
     publication: Publication,
 ) -> Result<(), Unpublished> {
-    check_and_count(instance, rules, &publication)?;
+    check(instance, rules, &publication)?;
+    instance.counts.publication(rules.namespace);
     instance.broker.publish(channel, publication);
     Ok(())
 }
 
-fn check_and_count(instance: &Instance, rules: Rules, publication: &Publication) -> Result<(), Unpublished> {
+fn check(instance: &Instance, rules: Rules, publication: &Publication) -> Result<(), Unpublished> {
     let (bytes, most) = (publication.payload.len(), payload_limit(&instance.config));
     if bytes > most {
         return Err(Unpublished::TooLarge { bytes, most });
     }
-    rules.format.check(&publication.payload)?;
-    instance.counts.publication(rules.namespace);
-    Ok(())
+    Ok(rules.format.check(&publication.payload)?)
 }

@@ -160,8 +160,8 @@ impl What {
             let publication =
                 Publication { tags: self.tags.clone(), ..Publication::new(self.kind, self.payload.clone()) };
             let instance = &api.instance;
-            api.calls.count_publication();
             let at = publish(instance, rules, &channel, publication, options).await?;
+            api.calls.count_publication();
             Ok(Published { offset: at.map(|at| at.offset), epoch: at.map(|at| at.epoch.as_str().to_owned()) })
         }
     }
