@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::harness::{
     API_KEY, Body, Caller, Client, Frame, Instance, RedisServer, Remote, Setup, Socket, encoded, eventually,
@@ -32,6 +33,13 @@ const CHANNELS: &str = "
 /// Tokens, an API, these keys, and the channels.
 fn setup(keys: &str) -> Setup {
     Setup::new(CHANNELS).tokens().api().keys("allow_anonymous = true").keys(keys)
+}
+
+/// The memory that it has, in KiB.
+fn resident_kib(instance: &Instance) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().split(' ').next().unwrap().parse().unwrap()
 }
 
 /// What became of so many requests.
@@ -294,6 +302,64 @@ async fn while_redis_is_away_only_other_instances_cannot_be_reached() {
         if remote.message().await.expect("the session goes on")["id"] == 100 {
             break;
         }
+    }
+}
+
+/// What waits for Redis is bounded, and clients may fill a part of that alone.
+#[tokio::test]
+async fn clients_leave_room_on_the_bus_for_the_back_end() {
+    const SESSIONS: usize = 12;
+    const EACH: usize = 2;
+    let redis = RedisServer::start().await;
+    let keys = "message_limit = \"1MiB\"\noutbox_limit = \"4MiB\"\nredis_timeout = \"20s\"\nheader_timeout = \"1m\"\nhandshake_timeout = \"1m\"";
+    let setup = setup(keys).redis(&redis.url());
+    let (one, other) = (setup.start().await, setup.start().await);
+    let words = json!({ "token": token(&["--user", "ann"]).await });
+    let mut ann = Caller::connect(one.address(), words).await;
+    let mut remotes = Vec::new();
+    for _ in 0..SESSIONS {
+        remotes.push(Remote::connect(one.address(), "/connection/sse", json!({})).await);
+    }
+    let resident = || resident_kib(&other) / 1024.0;
+    let before = resident();
+    redis.pause().await;
+    let data = "x".repeat(900 << 10);
+    let words = json!({ "id": 900, "rpc": { "data": data } }).to_string();
+    let uplink = other.address();
+    let mut requests = JoinSet::new();
+    for remote in remotes.iter().flat_map(|remote| [remote; EACH]) {
+        let said = remote.request(&words).to_string();
+        requests.spawn(async move { post(uplink, "/emulation", &[], said.as_bytes()).await.unwrap().status });
+    }
+    let nearly_all = (SESSIONS * EACH - 4) as f64 * 0.9;
+    eventually("it comes there", async || resident() - before > nearly_all).await;
+    let (mut used, mut ticks) = (other.cpu_time(), 0);
+    eventually("nothing is done with it any more", async || {
+        let now = other.cpu_time();
+        ticks = if now == used { ticks + 1 } else { 0 };
+        used = now;
+        ticks == 20
+    })
+    .await;
+    let asked = json!({ "user": "ann" }).to_string();
+    let disconnect = async {
+        let key = [("X-API-Key", API_KEY)];
+        post(other.internal_address(), "/api/disconnect", &key, asked.as_bytes()).await.unwrap()
+    };
+    let (answer, ()) = tokio::join!(disconnect, async {
+        // Others are served meanwhile, so it has come as far as it gets.
+        for _ in 0..10 {
+            assert_eq!(other.page("/livez").await.status, 200);
+        }
+        redis.resume().await;
+    });
+    assert_eq!((answer.status, &*answer.body), (200, "{\"result\":{}}"));
+    assert_eq!(ann.closed().await.0, 3503);
+    while let Some(status) = requests.join_next().await {
+        assert_eq!(status.unwrap(), 204);
+    }
+    for remote in &mut remotes {
+        assert_eq!(remote.call("rpc", json!({})).await["error"]["code"], 108, "nothing is wrong with it");
     }
 }
 
@@ -623,11 +689,7 @@ async fn who_only_listens_needs_no_more_than_a_request() {
 async fn an_idle_session_in_a_body_is_small() {
     const COUNT: usize = 2000;
     let instance = setup("client_ping_interval = \"1h\"").start().await;
-    let resident = || {
-        let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().split(' ').next().unwrap().parse::<f64>().unwrap()
-    };
+    let resident = || resident_kib(&instance);
     let words = "{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"lobby\"}}";
     let mut open = Vec::new();
     let mut more = async |count: usize| {
