@@ -29,6 +29,7 @@ mod metrics;
 mod promises;
 mod redis_faults;
 mod relay;
+mod slow;
 mod soak;
 mod storm;
 mod tls;

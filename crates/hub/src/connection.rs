@@ -131,7 +131,20 @@ impl Connection {
         self.send_as(bytes, Chunk::of)
     }
 
-    /// The same for what may become another chunk while it waits. Only what waits holds the frame: all workers share
+    /// The same for what the client has asked for. If nothing waits before it, it may be larger than an outbox: whoever
+    /// reads can have it, and whoever was cut would come back, ask for the same, and be cut again.
+    pub(crate) fn answer(&mut self, bytes: &Bytes) -> Sent {
+        let is_alone = self.outbox.as_ref().is_none_or(|outbox| outbox.is_empty());
+        match (self.send(bytes), &mut self.outbox) {
+            (Sent::Overflowed, Some(outbox)) if is_alone => {
+                outbox.allow(bytes.len());
+                Sent::Queued
+            }
+            (sent, _) => sent,
+        }
+    }
+
+    /// As `send`, for what may become another chunk while it waits. Only what waits holds the frame: all workers share
     /// its count, and to count for each delivery costs as much as to write it.
     pub(crate) fn send_as(&mut self, bytes: &Bytes, chunk: impl FnOnce(Bytes) -> Chunk) -> Sent {
         let mut written = 0;
@@ -148,7 +161,8 @@ impl Connection {
         let limit = self.outbox_room();
         let outbox = self.outbox.get_or_insert_default();
         outbox.push(chunk(bytes.clone()), written);
-        if outbox.exceeds(limit) { Sent::Overflowed } else { Sent::Queued }
+        // Whatever it was that came on top: what may be dropped goes before the connection does.
+        if outbox.keep_to(limit) { Sent::Queued } else { Sent::Overflowed }
     }
 
     /// The last words, or the cut where there are none. What a slow consumer has not begun to take is thrown

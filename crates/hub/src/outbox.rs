@@ -23,22 +23,24 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// The first entry is partly written, so what follows in it must be written before anything else.
     begun: bool,
+    /// The size of an answer that was let in although it is too large; until the outbox is empty again, so much more may wait.
+    allowance: usize,
+    /// Publications that were dropped and that nobody has counted yet.
+    dropped: u64,
 }
 
 /// Bytes that belong together, and what may become of them while they wait.
 #[derive(Debug, Clone)]
 pub(crate) struct Chunk {
     pub(crate) bytes: Bytes,
-    /// How many publications are in it.
-    pub(crate) publications: u32,
-    /// The room, by its serial, for which it may be dropped before it has begun to go out.
+    /// A publication of this room, by its serial, that may be dropped before it has begun to go out.
     pub(crate) droppable: Option<u32>,
 }
 
 impl Chunk {
     /// What must be written in its turn.
     pub(crate) fn of(bytes: Bytes) -> Self {
-        Self { bytes, publications: 0, droppable: None }
+        Self { bytes, droppable: None }
     }
 }
 
@@ -62,7 +64,12 @@ impl Outbox {
     /// Whether the bytes that wait, or the references to them, take more than `limit`. A reference is
     /// larger than the smallest frames are.
     pub(crate) fn exceeds(&self, limit: usize) -> bool {
-        self.bytes > limit || self.chunks.len() * size_of::<Chunk>() > limit
+        self.bytes > limit.saturating_add(self.allowance) || self.chunks.len() * size_of::<Chunk>() > limit
+    }
+
+    /// Lets so many bytes in beyond any limit.
+    pub(crate) fn allow(&mut self, bytes: usize) {
+        self.allowance = bytes;
     }
 
     /// About the memory that goes with it, if nobody else holds the same frames.
@@ -74,39 +81,41 @@ impl Outbox {
         self.chunks.is_empty()
     }
 
-    /// Drops the oldest that may be dropped until the rest keeps to `limit`. Gives how many publications
-    /// that were.
-    pub(crate) fn drop_oldest(&mut self, limit: usize) -> u64 {
-        let mut dropped = 0;
+    /// Drops the oldest that may be dropped until the rest keeps to `limit`. False if it does not.
+    pub(crate) fn keep_to(&mut self, limit: usize) -> bool {
         let mut at = usize::from(self.begun);
         while self.exceeds(limit) && at < self.chunks.len() {
             if self.chunks[at].droppable.is_some() {
-                dropped += self.remove(at);
+                self.drop_at(at);
             } else {
                 at += 1;
             }
         }
-        dropped
+        !self.exceeds(limit)
     }
 
-    /// Drops all that waits for this room and has not begun. Gives how many publications that were.
-    pub(crate) fn drop_all_of(&mut self, room: u32) -> u64 {
-        let mut dropped = 0;
+    /// Drops all that may be dropped of this room and has not begun.
+    pub(crate) fn drop_all_of(&mut self, room: u32) {
         let mut at = usize::from(self.begun);
         while at < self.chunks.len() {
             if self.chunks[at].droppable == Some(room) {
-                dropped += self.remove(at);
+                self.drop_at(at);
             } else {
                 at += 1;
             }
         }
-        dropped
     }
 
-    fn remove(&mut self, at: usize) -> u64 {
-        let Some(chunk) = self.chunks.remove(at) else { return 0 };
-        self.bytes -= chunk.bytes.len();
-        u64::from(chunk.publications)
+    /// How many publications were dropped since this was asked last.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    fn drop_at(&mut self, at: usize) {
+        if let Some(chunk) = self.chunks.remove(at) {
+            self.bytes -= chunk.bytes.len();
+            self.dropped += 1;
+        }
     }
 
     /// Writes a piece of what there is, or less if the socket is full. True if nothing is left.
@@ -211,11 +220,8 @@ mod tests {
     }
     #[test]
     fn only_what_may_be_dropped_is() {
-        let chunk = |length: usize, room: Option<u32>| Chunk {
-            bytes: Bytes::from(vec![0; length]),
-            publications: 1,
-            droppable: room,
-        };
+        let chunk =
+            |length: usize, room: Option<u32>| Chunk { bytes: Bytes::from(vec![0; length]), droppable: room };
         let filled = || {
             let mut outbox = Outbox::default();
             outbox.push(chunk(1000, Some(1)), 400);
@@ -227,10 +233,13 @@ mod tests {
         // (limit, publications dropped, bytes left); what has begun stays whole.
         for (limit, dropped, left) in [(5600, 0, 5600), (5599, 1, 4600), (3700, 2, 3600), (0, 3, 2600)] {
             let mut outbox = filled();
-            assert_eq!((outbox.drop_oldest(limit), outbox.bytes()), (dropped, left), "{limit}");
+            assert_eq!(outbox.keep_to(limit), limit > 0, "{limit}");
+            assert_eq!((outbox.take_dropped(), outbox.bytes()), (dropped, left), "{limit}");
         }
         let mut outbox = filled();
-        assert_eq!((outbox.drop_all_of(1), outbox.bytes()), (2, 3600));
-        assert_eq!((outbox.drop_all_of(3), outbox.bytes()), (0, 3600));
+        outbox.drop_all_of(1);
+        assert_eq!((outbox.take_dropped(), outbox.bytes()), (2, 3600));
+        outbox.drop_all_of(3);
+        assert_eq!((outbox.take_dropped(), outbox.bytes()), (0, 3600));
     }
 }

@@ -19,6 +19,7 @@ use fanfare_protocol::{Channel, ConnectionId, Control};
 use fanfare_websocket::Decoder;
 use slab::Slab;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 
 use self::loudness::Loudness;
 use crate::connection::{Connection, Sent, State};
@@ -117,6 +118,9 @@ pub(crate) struct Registry {
     tasks: Box<dyn Fn() -> usize>,
     next_serial: u32,
     next_room: u32,
+    /// Sessions that go on when nothing waits for their sockets any more, or when they were told to go: what is dropped
+    /// here is told to them.
+    patient: HashMap<Key, oneshot::Sender<()>>,
     /// Connections whose outbox is not empty and for which nobody waits yet.
     pub(crate) blocked: Vec<(Key, Rc<Socket>)>,
     /// Channels that this worker has no members of any more.
@@ -160,6 +164,7 @@ impl Registry {
             tasks,
             next_serial: 0,
             next_room: 0,
+            patient: HashMap::new(),
             blocked: Vec::new(),
             released: Vec::new(),
             lapsed: Vec::new(),
@@ -253,7 +258,7 @@ impl Registry {
         let Some(connection) = find(&mut self.connections, key).filter(|c| c.state == State::Open) else {
             return;
         };
-        let sent = connection.send(frames);
+        let sent = connection.answer(frames);
         self.stats.bytes_out.add(frames.len() as u64);
         self.note(key.index, sent);
     }
@@ -272,6 +277,7 @@ impl Registry {
             Ok(true) => {
                 connection.outbox = None;
                 connection.flushing = false;
+                self.patient.remove(&key);
                 true
             }
             Ok(false) => {
@@ -309,6 +315,7 @@ impl Registry {
             self.stats.opened[connection.format.encoding.protocol() as usize].add(1);
         }
         connection.state = State::Closing;
+        self.patient.remove(&key);
         (connection.held, connection.filters) = (None, Vec::new());
         connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
         self.wheel.at(connection.due, key);
@@ -342,6 +349,14 @@ impl Registry {
                 self.connections = Slab::new();
             }
         }
+    }
+
+    /// What ends when all that it is owed has been written or it was told to go; nothing if that is so already.
+    pub(crate) fn wait_until_written(&mut self, key: Key) -> Option<oneshot::Receiver<()>> {
+        find(&mut self.connections, key).filter(|c| c.state == State::Open && c.outbox.is_some())?;
+        let (sender, receiver) = oneshot::channel();
+        self.patient.insert(key, sender);
+        Some(receiver)
     }
 
     /// Whether all that it was owed has been written, the Close frame included.
@@ -399,6 +414,9 @@ impl Registry {
     fn note(&mut self, index: u32, sent: Sent) {
         let connection = &mut self.connections[index as usize];
         let key = Key::new(index, connection.serial);
+        if let Some(outbox) = &mut connection.outbox {
+            self.stats.dropped.add(outbox.take_dropped());
+        }
         match sent {
             Sent::Whole => {}
             Sent::Queued => {

@@ -174,6 +174,15 @@ impl Shard {
         self.with(|registry| registry.end_saying(key, end, Some(words)));
     }
 
+    /// Waits until the client has taken all that it is owed, or was told to go.
+    pub async fn written(&self, key: Key) {
+        let waiting = self.with(|registry| registry.wait_until_written(key));
+        if let Some(waiting) = waiting {
+            // An end of any kind is what is waited for.
+            let _ = waiting.await;
+        }
+    }
+
     /// Whether everything has been written that the connection was owed, its Close frame included.
     pub fn is_written(&self, key: Key) -> bool {
         self.with(|registry| registry.is_written(key))

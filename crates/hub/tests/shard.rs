@@ -14,7 +14,8 @@ use fanfare_hub::{
     Observer, OnGap, Opening, Phrases, Settings, Shard, Shed, Socket, Subscription, WhenSlow,
 };
 use fanfare_protocol::centrifuge::{DisconnectCode, FilterNode};
-use fanfare_protocol::{Channel, ConnectionId, Filter};
+use fanfare_protocol::control::Uplink;
+use fanfare_protocol::{Channel, ConnectionId, Control, Filter};
 use fanfare_websocket::deflate::{Compressor, Level, Offer, Policy};
 use fanfare_websocket::{CloseCode, Decoder, Limits, Opcode, Role, close_frame, frame};
 use tokio::io::AsyncReadExt;
@@ -75,6 +76,17 @@ fn settings() -> Settings {
     }
 }
 
+/// What messages are compressed with that refer to earlier ones.
+fn compressor() -> Compressor {
+    let agreed = Policy { server_context_takeover: true, ..Policy::default() }.answer(&Offer::default());
+    Compressor::for_connection(Role::Server, &agreed.unwrap(), Level::new(6).unwrap())
+}
+
+/// Messages of less than a hundred bytes stay as they are.
+fn context() -> Context {
+    Context::new(compressor(), 100)
+}
+
 fn with_shard(settings: Settings, test: impl AsyncFnOnce(Bench)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
@@ -133,6 +145,22 @@ impl Peer {
         let mut found = vec![0; expected.len()];
         timeout(SOON, self.stream.read_exact(&mut found)).await.expect("in time").unwrap();
         assert!(found == expected, "{} bytes differ from what was expected", found.len());
+    }
+
+    /// What the next frame holds, which is binary and not compressed.
+    async fn payload(&mut self) -> Vec<u8> {
+        let mut take = async |count: usize| {
+            let mut taken = vec![0; count];
+            timeout(SOON, self.stream.read_exact(&mut taken)).await.expect("in time").unwrap();
+            taken
+        };
+        let head = take(2).await;
+        assert_eq!(head[0], 0x82, "a whole binary message, as it is");
+        let length = match head[1] {
+            126 => take(2).await.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+            length => usize::from(length),
+        };
+        take(length).await
     }
 
     async fn read_to_end(&mut self) -> Vec<u8> {
@@ -276,11 +304,7 @@ fn everybody_gets_its_own_format() {
 #[test]
 fn a_context_of_its_own_is_kept_over_visits() {
     with_shard(settings(), async |bench| {
-        let level = Level::new(6).unwrap();
-        let agreed = Policy { server_context_takeover: true, ..Policy::default() }.answer(&Offer::default());
-        let compressor = || Compressor::for_connection(Role::Server, &agreed.unwrap(), level);
-        let context = Context::new(compressor(), 100);
-        let mut alone = bench.subscribed(wanting(Format::PLAIN, "a"), Some(context)).await;
+        let mut alone = bench.subscribed(wanting(Format::PLAIN, "a"), Some(context())).await;
         let mut other = bench.peer("a", true, false).await;
         let (small, large) = (vec![1; 50], b"the same, and again ".repeat(20));
         let mut reference = compressor();
@@ -631,34 +655,91 @@ fn messages_of_a_client_protocol_share_a_frame() {
 #[test]
 fn a_channel_may_drop_instead_of_cutting() {
     for when_slow in [WhenSlow::DropOldest, WhenSlow::KeepLatest] {
-        with_shard(settings(), async |bench| {
-            let mut slow =
-                bench.subscribed(Subscription { when_slow, ..wanting(Format::PLAIN, "a") }, None).await;
-            let mut sent = 0_u64;
-            // Until far more was dropped than an outbox holds.
-            while bench.shard.stats().dropped.read() < 200 {
-                bench.publish("a", &[&sent.to_be_bytes()[..], &[7; 60_000]].concat(), None);
-                sent += 1;
-                bench.hub.census().await;
-                assert!(sent < 5_000 && !bench.shard.is_closing(slow.key), "{when_slow:?}");
-            }
-            let one = binary(&[0; 60_008]).len();
-            let mut numbers = Vec::new();
-            while numbers.last() != Some(&(sent - 1)) {
-                let mut found = vec![0; one];
-                timeout(SOON, slow.stream.read_exact(&mut found)).await.expect("in time").unwrap();
-                let (_, payload) = fanfare_websocket::take_apart(&found);
-                numbers.push(u64::from_be_bytes(*payload.first_chunk().unwrap()));
-            }
-            assert!(numbers.is_sorted_by(|one, next| one < next), "{when_slow:?}: {numbers:?}");
-            assert_eq!(numbers.len() as u64 + bench.shard.stats().dropped.read(), sent, "{when_slow:?}");
-            // The rest is what waited: as much as fits, or the last one alone.
-            let at_the_end =
-                numbers.iter().rev().zip((0..sent).rev()).take_while(|(got, want)| **got == *want);
-            let at_the_end = at_the_end.count();
-            assert_eq!(at_the_end == 1, when_slow == WhenSlow::KeepLatest, "{when_slow:?}: {numbers:?}");
-        });
+        for context in [None, Some(context())] {
+            let case = format!("{when_slow:?}, with a context: {}", context.is_some());
+            with_shard(settings(), async |bench| {
+                // What is dropped must not be what a context goes on referring to.
+                let wish = Subscription { when_slow, news: true, ..wanting(Format::PLAIN, "a") };
+                let mut slow = bench.subscribed(wish, context).await;
+                let mut sent = 0_u64;
+                // Until far more was dropped than an outbox holds.
+                while bench.shard.stats().dropped.read() < 200 {
+                    bench.publish("a", &[&sent.to_be_bytes()[..], &[7; 60_000]].concat(), None);
+                    // Whoever comes and goes takes no publication's place, and an answer finds room.
+                    bench.deliver("a", b"news", |delivery| delivery.news = true);
+                    bench.hub.census().await;
+                    bench.shard.send(slow.key, &binary(&sent.to_be_bytes()));
+                    sent += 1;
+                    assert!(sent < 5_000 && !bench.shard.is_closing(slow.key), "{case}");
+                }
+                let (mut numbers, mut news, mut answers) = (Vec::new(), 0, 0);
+                while answers < sent {
+                    let payload = slow.payload().await;
+                    match (payload.len(), payload.first_chunk()) {
+                        (4, _) => news += 1,
+                        (8, Some(number)) => {
+                            assert_eq!(u64::from_be_bytes(*number), answers, "{case}");
+                            answers += 1;
+                        }
+                        (60_008, Some(number)) => numbers.push(u64::from_be_bytes(*number)),
+                        (other, _) => panic!("{case}: {other} bytes"),
+                    }
+                }
+                assert_eq!(news, sent, "{case}: who comes and goes is not dropped");
+                assert_eq!(numbers.last(), Some(&(sent - 1)), "{case}");
+                assert!(numbers.is_sorted_by(|one, next| one < next), "{case}: {numbers:?}");
+                assert_eq!(numbers.len() as u64 + bench.shard.stats().dropped.read(), sent, "{case}");
+                // The rest is what waited: as much as fits, or the last one alone.
+                let at_the_end =
+                    numbers.iter().rev().zip((0..sent).rev()).take_while(|(got, want)| **got == *want);
+                let at_the_end = at_the_end.count();
+                assert_eq!(at_the_end == 1, when_slow == WhenSlow::KeepLatest, "{case}: {numbers:?}");
+            });
+        }
     }
+}
+
+/// What waits in a channel that may drop makes room for what may not be dropped.
+#[test]
+fn what_may_be_dropped_goes_before_the_connection_does() {
+    with_shard(settings(), async |bench| {
+        let wish = |when_slow, channel| Subscription { when_slow, ..wanting(Format::PLAIN, channel) };
+        let slow = bench.subscribed(wish(WhenSlow::DropOldest, "a"), None).await;
+        assert!(bench.shard.subscribe(slow.key, &wish(WhenSlow::Close, "b")).is_some());
+        while bench.shard.stats().dropped.read() < 10 {
+            bench.publish("a", &[7; 60_000], None);
+            bench.hub.census().await;
+        }
+        // As much as an outbox holds finds room.
+        for _ in 0..LIMIT / 60_014 - 1 {
+            bench.publish("b", &[8; 60_000], None);
+            bench.hub.census().await;
+        }
+        assert!(!bench.shard.is_closing(slow.key));
+        bench.publish("b", &[8; 60_000], None);
+        bench.publish("b", &[8; 60_000], None);
+        bench.hub.census().await;
+        assert!(bench.shard.is_closing(slow.key));
+    });
+}
+
+/// Whoever was cut for what it asked for would ask for the same again.
+#[test]
+fn an_answer_may_be_larger_than_an_outbox() {
+    with_shard(settings(), async |bench| {
+        let mut peer = bench.peer("a", true, false).await;
+        let answer = binary(&vec![1; 8 * LIMIT]);
+        for _ in 0..2 {
+            bench.shard.send(peer.key, &answer);
+            bench.publish("a", b"behind it", None);
+            peer.expect(&[answer.clone(), binary(b"behind it")]).await;
+        }
+        // But not a second one while the first waits.
+        bench.shard.send(peer.key, &answer);
+        assert!(!bench.shard.is_closing(peer.key));
+        bench.shard.send(peer.key, &answer);
+        assert!(bench.shard.is_closing(peer.key));
+    });
 }
 
 #[test]
@@ -757,5 +838,25 @@ fn an_unfinished_message_is_given_up_and_its_sender_told_why() {
         assert_eq!(bench.hub.shed(usize::MAX, Leaving::Wait).await.connections, 0);
         bench.publish("a", b"still here", None);
         other.expect(&[binary(b"still here")]).await;
+    });
+}
+
+/// What clients say by requests holds publishers back as their publications do.
+#[test]
+fn what_clients_say_elsewhere_counts_while_it_waits() {
+    const SIZE: usize = 1 << 20;
+    with_shard(settings(), async |bench| {
+        let data = Bytes::from(vec![7; SIZE]);
+        let said = || Control::Uplink(Uplink { session: "s".to_owned(), data: data.clone() });
+        let pressed = Bounds::default().pressed;
+        for count in 1..=pressed / SIZE {
+            assert!(!bench.hub.pressed(), "{count}");
+            bench.hub.control_at(0, said());
+            assert!((count * SIZE..count * (SIZE + 1024)).contains(&bench.hub.inbox_bytes()));
+        }
+        assert!(bench.hub.pressed());
+        timeout(SOON, bench.hub.relieved()).await.expect("the worker deals with it");
+        bench.hub.census().await;
+        assert_eq!(bench.hub.inbox_bytes(), 0);
     });
 }

@@ -34,12 +34,22 @@ impl Caller {
         Self { socket, heard: VecDeque::new(), id: 0 }
     }
 
+    /// One that has said who it is, without a token, and takes little that it does not read.
+    pub async fn narrow(address: SocketAddr) -> Self {
+        let mut socket = Socket::connect_narrow(address).await;
+        assert_eq!(socket.upgrade_at("/connection/websocket", &[]).await.status, 101);
+        Self { socket, heard: VecDeque::new(), id: 0 }.introduced(json!({})).await
+    }
+
     /// A connection that has said who it is.
     pub async fn connect(address: SocketAddr, request: Value) -> Self {
-        let mut caller = Self::open(address).await;
-        let answer = caller.call("connect", request).await;
+        Self::open(address).await.introduced(request).await
+    }
+
+    async fn introduced(mut self, request: Value) -> Self {
+        let answer = self.call("connect", request).await;
         assert!(answer["connect"]["client"].is_string(), "{answer}");
-        caller
+        self
     }
 
     /// The same without a token.

@@ -18,6 +18,7 @@ use fanfare_protocol::centrifuge::{
 };
 use fanfare_protocol::{Channel, ConnectionId, Epoch, Filter, Member, Position};
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use super::alarm::has_passed;
 use super::commands::{refusal, seconds_left};
@@ -36,6 +37,9 @@ const ATTEMPTS: u32 = 3;
 
 /// How many are made at the same time. What they recover is held in memory until it is written.
 const AT_ONCE: usize = 16;
+
+/// How long a client may take for what it has missed in one channel before it gets what it has missed in the next.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bit 2 of a request's flags: a position that cannot be recovered is an error.
 const REJECT_UNRECOVERED: i64 = 2;
@@ -120,6 +124,10 @@ impl Client {
                 // Told to go by one before it.
                 plan.iter().for_each(undo);
                 continue;
+            }
+            if established.as_ref().is_ok_and(|established| !established.result.publications.is_empty()) {
+                // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
+                let _ = timeout(PATIENCE, self.worker.shard.written(self.key)).await;
             }
             let result = match (wish, plan, established) {
                 (Ok(wish), Ok(plan), Ok(established)) => {

@@ -62,11 +62,15 @@ pub const METRICS: &[Metric] = &[
     counter("fanfare_messages_out_total", "Messages written or queued for clients, notices included"),
     counter("fanfare_bytes_in_total", "Bytes read from clients after the handshake"),
     counter("fanfare_bytes_out_total", "Bytes of frames written or queued for clients"),
-    counter("fanfare_publications_total", "Publications that this instance handed to its broker"),
+    counter("fanfare_publications_total", "Publications that this instance's broker took"),
     counter("fanfare_deliveries_total", "Publications written or queued, one for each receiver"),
     gauge("fanfare_outbox_bytes", "Bytes that wait for sockets that are full"),
     gauge("fanfare_inbox_bytes", "Bytes of publications that wait for the workers"),
     counter("fanfare_slow_consumers_total", "Connections cut because their outbox was full"),
+    counter(
+        "fanfare_publications_dropped_total",
+        "Publications left out for clients that do not keep up, where slow_consumers says so",
+    ),
     gauge("fanfare_subscriptions", "Subscriptions of open connections"),
     gauge("fanfare_compressed_subscriptions", "Subscriptions whose publications are compressed"),
     counter(

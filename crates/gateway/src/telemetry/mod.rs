@@ -145,6 +145,7 @@ fn traffic(instance: &Instance) {
     let published = instance.sum(|stats| &stats.publications) + instance.calls.publications();
     counter!("fanfare_publications_total").absolute(published);
     counter!("fanfare_deliveries_total").absolute(instance.sum(|stats| &stats.deliveries));
+    counter!("fanfare_publications_dropped_total").absolute(instance.sum(|stats| &stats.dropped));
     let (payloads, frames) = instance.relay.deflated_bytes();
     counter!("fanfare_deflated_payload_bytes_total").absolute(payloads);
     counter!("fanfare_deflated_frame_bytes_total").absolute(frames);

@@ -163,7 +163,7 @@ impl Registry {
                             && !member.has(delivery)
                             && (!member.filtered || connection.wants(index, delivery))
                     });
-                    let own = Laid::new(&member, its, context.as_deref_mut());
+                    let own = Laid::new(&member, room.serial, its, context.as_deref_mut());
                     connection.context = context;
                     if unseen.iter().any(|delivery| delivery.offset > member.after) {
                         room.members[place].after = 0;
@@ -171,9 +171,10 @@ impl Registry {
                     if own.begun {
                         room.members[place].fresh = false;
                     }
-                    written.send(connection, &own, room.serial)
+                    written.send(Sent::Whole, connection, &own)
                 } else {
-                    written.send(connection, Laid::shared(&mut laid, &member, unseen), room.serial)
+                    let its = Laid::shared(&mut laid, &member, room.serial, unseen);
+                    written.send(Sent::Whole, connection, its)
                 }
             };
             if sent != Sent::Whole {
@@ -185,14 +186,17 @@ impl Registry {
             self.lag.record(now.saturating_sub(delivery.published_at) as f64 / 1e6);
         }
         self.kept_bytes -= room.tidy();
-        self.stats.deliveries.add(written.publications);
-        self.stats.messages_out.add(written.frames);
-        self.stats.bytes_out.add(written.bytes);
-        self.stats.dropped.add(written.dropped);
+        self.count(&written);
         for (member, sent) in unlucky {
             self.note(member, sent);
         }
         Effort { visits, bytes: written.bytes as usize }
+    }
+
+    pub(super) fn count(&self, written: &Written) {
+        self.stats.deliveries.add(written.publications);
+        self.stats.messages_out.add(written.frames);
+        self.stats.bytes_out.add(written.bytes);
     }
 }
 
@@ -205,42 +209,27 @@ struct Effort {
 
 /// What one visit after the other comes to.
 #[derive(Default)]
-struct Written {
+pub(super) struct Written {
     publications: u64,
     frames: u64,
     bytes: u64,
-    dropped: u64,
 }
 
 impl Written {
-    fn send(&mut self, connection: &mut Connection, laid: &Laid, room: u32) -> Sent {
-        let mut sent = Sent::Whole;
+    /// Writes this behind what came before it.
+    pub(super) fn send(&mut self, before: Sent, connection: &mut Connection, laid: &Laid) -> Sent {
+        let mut sent = before;
         self.publications += laid.publications as u64;
         self.frames += laid.frames as u64;
         self.bytes += laid.bytes as u64;
-        if laid.member.when_slow == WhenSlow::Close {
-            for chunk in &laid.chunks {
-                sent = sent.and(|| connection.send(chunk));
-            }
-            return laid.and_then(sent);
-        }
-        for bytes in &laid.chunks {
-            let chunk = |bytes| Chunk { bytes, publications: 1, droppable: Some(room) };
+        for chunk in &laid.chunks {
             if laid.member.when_slow == WhenSlow::KeepLatest
+                && let Some(room) = chunk.droppable
                 && let Some(outbox) = &mut connection.outbox
             {
-                self.dropped += outbox.drop_all_of(room);
+                outbox.drop_all_of(room);
             }
-            sent = sent.and(|| connection.send_as(bytes, chunk));
-            let limit = connection.outbox_room();
-            if sent == Sent::Overflowed
-                && let Some(outbox) = &mut connection.outbox
-            {
-                self.dropped += outbox.drop_oldest(limit);
-                if !outbox.exceeds(limit) {
-                    sent = Sent::Queued;
-                }
-            }
+            sent = sent.and(|| connection.send_as(&chunk.bytes, |bytes| Chunk { bytes, ..*chunk }));
         }
         laid.and_then(sent)
     }
@@ -249,21 +238,22 @@ impl Written {
 /// What a member has not seen, ready to be written.
 pub(super) struct Laid {
     member: Membership,
-    pub(super) chunks: Vec<Bytes>,
-    pub(super) frames: usize,
+    chunks: Vec<Chunk>,
+    frames: usize,
     /// Those of them that are publications; the others are news.
-    pub(super) publications: usize,
+    publications: usize,
     /// Something is in it to which the next difference is made.
     pub(super) begun: bool,
-    pub(super) bytes: usize,
+    bytes: usize,
     /// There is more, and it cannot be said.
-    pub(super) unsayable: bool,
+    unsayable: bool,
 }
 
 impl Laid {
-    /// For this member, in its format. What has no frame in it was published before it came.
+    /// For this member of a room, in its format. What has no frame in it was published before it came.
     pub(super) fn new<'d>(
         member: &Membership,
+        room: u32,
         deliveries: impl IntoIterator<Item = &'d Delivery>,
         context: Option<&mut Context>,
     ) -> Self {
@@ -278,7 +268,7 @@ impl Laid {
                     break;
                 }
                 Some(Some(frame)) => {
-                    frames.push(frame);
+                    frames.push((frame, delivery.news));
                     publications += usize::from(!delivery.news);
                     // Until its position is reached, what comes without a number is not what others' differences are to.
                     if !delivery.news && (member.after == 0 || delivery.offset > member.after) {
@@ -289,17 +279,25 @@ impl Laid {
             }
         }
         let count = frames.len();
-        let frames = frames.into_iter();
+        let droppable = member.when_slow != WhenSlow::Close;
+        let plain = frames.iter().map(|(frame, _)| *frame);
         let chunks = match context {
-            // Each by itself, so that it can be dropped by itself.
-            None if member.when_slow != WhenSlow::Close => frames.cloned().collect(),
-            None => batch::chunks(frames, member.format.joint()),
+            // Each by itself, so that it can be dropped by itself; who comes and goes is not. A context would refer to
+            // what was dropped, so it is left out of this, which RFC 7692 allows for any message.
+            _ if droppable => {
+                let chunk = |(frame, news): &(&Bytes, bool)| Chunk {
+                    bytes: Bytes::clone(frame),
+                    droppable: (!news).then_some(room),
+                };
+                frames.iter().map(chunk).collect()
+            }
+            None => whole(batch::chunks(plain, member.format.joint())),
             // Deflated, messages cannot share a frame any more.
             Some(context) => {
-                batch::chunks(&frames.map(|plain| context.frame(plain)).collect::<Vec<_>>(), None)
+                whole(batch::chunks(&plain.map(|plain| context.frame(plain)).collect::<Vec<_>>(), None))
             }
         };
-        let bytes = chunks.iter().map(Bytes::len).sum();
+        let bytes = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         Self { member: *member, bytes, chunks, frames: count, publications, begun, unsayable }
     }
 
@@ -309,14 +307,19 @@ impl Laid {
     }
 
     /// Laid once for all who have seen the same and want the same format: in a round, mostly neighbours.
-    fn shared<'l>(laid: &'l mut Vec<Self>, member: &Membership, unseen: &[Delivery]) -> &'l Self {
+    fn shared<'l>(laid: &'l mut Vec<Self>, member: &Membership, room: u32, unseen: &[Delivery]) -> &'l Self {
         let place = laid.iter().position(|laid| laid.member.wants_like(member));
         let place = place.unwrap_or(laid.len());
         match laid.get_mut(place) {
             Some(laid) if laid.member.is_like(member) => {}
-            Some(laid) => *laid = Self::new(member, unseen, None),
-            None => laid.push(Self::new(member, unseen, None)),
+            Some(laid) => *laid = Self::new(member, room, unseen, None),
+            None => laid.push(Self::new(member, room, unseen, None)),
         }
         &laid[place]
     }
+}
+
+/// Chunks of which every one must be written.
+fn whole(chunks: Vec<Bytes>) -> Vec<Chunk> {
+    chunks.into_iter().map(Chunk::of).collect()
 }

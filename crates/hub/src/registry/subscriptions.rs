@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use fanfare_protocol::Channel;
 
-use super::rounds::Laid;
+use super::rounds::{Laid, Written};
 use super::{Key, Registry, find};
 use crate::connection::{Place, Sent, State};
 use crate::mailbox::Delivery;
@@ -59,12 +59,13 @@ impl Registry {
         let Some(slot) = self.find_place(key, channel) else { return false };
         let Place { room, place } = self.connections[key.index as usize].places[slot];
         self.finish_round(room);
-        let member = &mut self.rooms[room as usize].members[place as usize];
+        let its = &mut self.rooms[room as usize];
+        let (serial, member) = (its.serial, &mut its.members[place as usize]);
         (member.held, member.fresh, member.after) = (false, fresh, after);
         let connection = &mut self.connections[key.index as usize];
         let mut sent = Sent::Whole;
         if !answer.is_empty() {
-            sent = connection.send(answer);
+            sent = connection.answer(answer);
             self.stats.bytes_out.add(answer.len() as u64);
         }
         let deliveries = connection.take_held(room);
@@ -72,21 +73,15 @@ impl Registry {
         let wanted = |delivery: &&Delivery| {
             !member.has(delivery) && (!member.filtered || connection.wants(room, delivery))
         };
-        let laid = Laid::new(member, deliveries.iter().filter(wanted), context.as_deref_mut());
+        let laid = Laid::new(member, serial, deliveries.iter().filter(wanted), context.as_deref_mut());
         connection.context = context;
         member.fresh &= !laid.begun;
         if deliveries.iter().any(|delivery| delivery.offset > after) {
             member.after = 0;
         }
-        for chunk in &laid.chunks {
-            sent = sent.and(|| connection.send(chunk));
-        }
-        if laid.unsayable {
-            sent = sent.and(|| Sent::Unsayable);
-        }
-        self.stats.deliveries.add(laid.publications as u64);
-        self.stats.messages_out.add(laid.frames as u64);
-        self.stats.bytes_out.add(laid.bytes as u64);
+        let mut written = Written::default();
+        sent = written.send(sent, connection, &laid);
+        self.count(&written);
         self.note(key.index, sent);
         true
     }
