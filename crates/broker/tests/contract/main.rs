@@ -2,6 +2,7 @@
 //! redis-server are real; nothing is simulated but a bad network.
 
 mod faults;
+mod forgetful;
 mod healing;
 mod history;
 mod instance;
