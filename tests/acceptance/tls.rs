@@ -10,7 +10,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConnection, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::{Instant, interval, timeout};
 
 use crate::harness::{
@@ -195,19 +195,26 @@ async fn a_client_that_goes_is_seen_to_go() {
     assert_eq!(instance.metric("fanfare_closing_connections", &[]).await, 0.0);
 }
 
-/// openssl's own client, with these arguments: it joins, says hello, and waits to hear it.
-async fn s_client(address: SocketAddr, arguments: &[&str]) -> String {
-    const ASK: &str = "GET /ws/openssl HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let mut child = Command::new("openssl")
-        .args(["s_client", "-connect", &address.to_string(), "-quiet"])
+/// What openssl's own client asks for.
+const ASK: &str = "GET /ws/openssl HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// It, with these arguments.
+fn start_s_client(address: SocketAddr, arguments: &[&str]) -> Child {
+    Command::new("openssl")
+        .args(["s_client", "-connect", &address.to_string()])
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("openssl is installed");
+        .expect("openssl is installed")
+}
+
+/// The same: it joins, says hello, and waits to hear it.
+async fn s_client(address: SocketAddr, arguments: &[&str]) -> String {
+    let mut child = start_s_client(address, &[&["-quiet"], arguments].concat());
     let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     // One that is refused is gone before it has read this.
     let _ = input.write_all(&[ASK.as_bytes(), &frame(0x81, b"hello", true)].concat()).await;
@@ -255,6 +262,44 @@ async fn modern_versions_and_suites_and_no_others() {
             eventually("it is counted", async || rejected(instance, "tls").await == refused).await;
         }
     }
+}
+
+/// TLS 1.2 lets a client shake hands anew on a connection that is there, over and over, each time for the price of a signature. It
+/// is told that nobody does, by the alert that there is for that (RFC 5746), and nobody else notices.
+#[tokio::test]
+async fn nobody_renegotiates() {
+    let certificates = Certificates::new();
+    let instance = start(&certificates, &["--workers", "1"]).await;
+    let mut bystander = certificates.client(&["first"]).join(instance.address(), "openssl").await;
+    let mut child = start_s_client(instance.address(), &["-tls1_2"]);
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    input.write_all(ASK.as_bytes()).await.unwrap();
+    let mut printed = Vec::new();
+    let mut printed_by_then = async |end: &[u8]| {
+        while !printed.windows(end.len()).any(|window| window == end) {
+            let read = timeout(DEADLINE, output.read_buf(&mut printed)).await;
+            let read = read.unwrap_or_else(|_| panic!("{:?} comes in time", end.escape_ascii().to_string()));
+            assert!(read.unwrap() > 0, "{}", printed.escape_ascii());
+        }
+    };
+    printed_by_then(b"fanfare-connection").await;
+    bystander.send(Frame::TEXT, b"before").await.unwrap();
+    printed_by_then(b"\x81\x06before").await;
+    // A line of one R is its command for that.
+    input.write_all(b"R\n").await.unwrap();
+    let ended = timeout(DEADLINE, child.wait_with_output()).await.expect("it ends in time").unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+    eventually("it has gone", async || {
+        let gone = [("reason", "vanished")];
+        instance.metric("fanfare_connections_closed_total", &gone).await == 1.0
+    })
+    .await;
+    assert_eq!(instance.metric("fanfare_connections_closed_total", &[]).await, 1.0);
+    assert_eq!(instance.metric("fanfare_handshakes_rejected_total", &[]).await, 0.0);
+    assert_eq!(bystander.next_but_pings().await.unwrap().payload, b"before");
+    bystander.send(Frame::TEXT, b"after").await.unwrap();
+    assert_eq!(bystander.next_but_pings().await.unwrap().payload, b"after");
 }
 
 #[tokio::test]
