@@ -189,3 +189,21 @@ async fn a_kept_connection_that_falls_silent_is_no_rejected_handshake() {
     socket.ended().await;
     assert_eq!(rejected(&instance, "timeout").await, 0.0);
 }
+
+/// A hundred requests in one piece would be a hundred answers in one turn of the worker's, while everybody else waits.
+#[tokio::test]
+async fn requests_in_one_piece_are_answered_one_after_the_other() {
+    const REQUESTS: u32 = 200;
+    let instance = Instance::start(&[]).await;
+    let mut socket = Socket::connect(instance.address()).await;
+    let start = Instant::now();
+    socket.write(&b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(REQUESTS as usize)).await.unwrap();
+    for _ in 0..REQUESTS {
+        let answer = socket.response().await;
+        assert_eq!(answer.status, 200);
+        socket.skip(answer.header("content-length").unwrap().parse().unwrap()).await;
+    }
+    // A millisecond after each but the first of what came together, which is never less, however busy the machine is; and
+    // they came in a few pieces at most.
+    assert!(start.elapsed() >= Duration::from_millis(180), "{:?}", start.elapsed());
+}

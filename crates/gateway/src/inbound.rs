@@ -4,31 +4,14 @@
 use std::io::ErrorKind;
 use std::num::NonZeroU32;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{ConnectionId, Kind, now_micros};
 use fanfare_websocket::{CloseCode, Event, Limits, Offence, Opcode, frame};
-use tokio::task::yield_now;
-use tokio::time::sleep;
 
-use crate::worker::{SCRATCH, Worker};
-
-/// What a frame costs at least, as bytes of a large one: a hundred of them take a quarter of a millisecond.
-const FRAME: usize = 512;
-
-/// After a read that was more than it looked, all small frames or deflated a hundred times, the next is of so many
-/// bytes: a millisecond of them at a time would be noticed by every neighbour, and a whole scratch buffer of them could
-/// become 64 MiB before anybody is asked whether there is room.
-const CRUMBS: usize = 4 << 10;
-
-/// What is read may become so many times as much.
-const SWOLLEN: usize = 4;
-
-/// How long nothing is read, now and then, from a client that was told to go: its end is all that is waited for, and
-/// a flood that is thrown away should cost nobody anything but the client.
-const DEAF: Duration = Duration::from_millis(10);
+use crate::pace::{Pace, Taken};
+use crate::worker::Worker;
 
 /// The reading side of one connection.
 pub struct Inbound {
@@ -37,10 +20,7 @@ pub struct Inbound {
     pub id: ConnectionId,
     limits: Limits,
     controls: Controls,
-    /// So many bytes' worth of work have been read without a pause.
-    rush: u32,
-    /// The last read was more than it looked.
-    crumbs: bool,
+    pace: Pace,
     /// The peer has broken the protocol or said goodbye: what it still sends is thrown away.
     deaf: bool,
     /// It was a goodbye, so nothing comes after it.
@@ -59,15 +39,6 @@ pub enum Read {
     Ended,
 }
 
-/// What was in some bytes.
-#[derive(Default)]
-pub struct Taken {
-    /// Whole messages and control frames.
-    frames: usize,
-    /// The messages' bytes, as they are after inflating.
-    bytes: usize,
-}
-
 impl Inbound {
     /// Of a connection that has been opened.
     pub fn new(worker: Rc<Worker>, key: Key, id: ConnectionId, limits: Limits) -> Self {
@@ -78,8 +49,7 @@ impl Inbound {
             id,
             limits,
             controls,
-            rush: 0,
-            crumbs: true,
+            pace: Pace::new(),
             deaf: false,
             closed_by_client: false,
             for_good: false,
@@ -101,38 +71,25 @@ impl Inbound {
         let worker = self.worker.clone();
         // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
         let mut scratch = worker.scratch.borrow_mut();
-        let most = if self.crumbs { CRUMBS } else { SCRATCH };
-        match socket.try_read(&mut scratch[..most]) {
+        match socket.try_read(&mut scratch[..self.pace.most()]) {
             Ok(0) => Read::Ended,
             Ok(read) => {
-                let Taken { frames, bytes } = self.take_in(&mut scratch[..read], take);
-                let work = frames * FRAME;
-                self.crumbs = work > read || bytes > read * SWOLLEN;
-                self.rush = self.rush.saturating_add(read.max(work).max(bytes) as u32);
+                let taken = self.take_in(&mut scratch[..read], take);
+                self.pace.took(read, &taken);
                 Read::Some
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                // What comes next may be anything: a little of it shows what.
-                (self.crumbs, self.rush) = (true, 0);
+                self.pace.dry();
                 Read::Dry
             }
             Err(_) => Read::Ended,
         }
     }
 
-    /// Gives others their turn, if it has been read for long: a socket that never runs dry would keep the thread from
-    /// everybody else. Not after each read, because what is published together is written together.
-    pub async fn give_way(&mut self) {
-        if (self.rush as usize) < SCRATCH {
-            return;
-        }
-        self.rush = 0;
-        if self.deaf {
-            // Boxed, or every idle connection would keep the room for it.
-            Box::pin(sleep(DEAF)).await;
-        } else {
-            yield_now().await;
-        }
+    /// Gives others their turn, if it has been read for long.
+    pub fn give_way(&mut self) -> impl Future<Output = ()> {
+        // Not an async fn, which would be kept around the other in every idle connection.
+        self.pace.give_way(self.deaf)
     }
 
     /// Decodes what has come. `take` gets each message, and may end the connection.

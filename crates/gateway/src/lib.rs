@@ -20,6 +20,7 @@ mod listening;
 mod memory;
 pub mod namespace;
 mod newcomers;
+mod pace;
 mod page;
 mod publish;
 mod readiness;

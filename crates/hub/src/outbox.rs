@@ -178,7 +178,43 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_was_full_gets_a_piece_at_a_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let peer = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
+        let (stream, _) = listener.accept().await.expect("a peer");
+        // Room for more than a piece, whatever the system begins with.
+        SockRef::from(&stream).set_send_buffer_size(4 * PIECE).expect("a buffer");
+        let socket = Socket::new(stream);
+        socket.writable().await.expect("an empty socket");
+        // (lengths, what is left after each visit)
+        let rows: &[(&[usize], &[usize])] = &[
+            (&[2 * PIECE + 1], &[PIECE + 1, 1, 0]),
+            (&[PIECE / 2, PIECE, 1], &[PIECE / 2 + 1, 0]),
+            (&[PIECE], &[0]),
+            (&[1; 3 * SLICES], &[0]),
+        ];
+        for (lengths, visits) in rows {
+            let mut outbox = Outbox::default();
+            for length in *lengths {
+                outbox.push(Chunk::of(Bytes::from(vec![0; *length])), 0);
+            }
+            for left in *visits {
+                let done = outbox.write_to(&socket).expect("a peer that is there");
+                assert_eq!((outbox.bytes(), done), (*left, *left == 0), "{lengths:?}");
+                // The next visit finds an empty socket.
+                while socket.kernel_bytes() > 0 {
+                    let _ = peer.try_read(&mut [0; PIECE]);
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
 
     #[test]
     fn empty_messages_take_room_too() {

@@ -95,3 +95,70 @@ fn is_peers_fault(error: &io::Error) -> bool {
 fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    /// Writes down who came, and when it was whose turn.
+    #[derive(Clone, Default)]
+    struct Log(Rc<RefCell<String>>);
+
+    impl Log {
+        fn put(&self, what: char) {
+            self.0.borrow_mut().push(what);
+        }
+    }
+
+    impl Accepted for Log {
+        async fn room(&self) {}
+
+        fn connection(&self, _: TcpStream, _: SocketAddr) {
+            self.put('c');
+        }
+
+        fn failed(&self, error: &io::Error) {
+            panic!("{error}");
+        }
+
+        fn refused(&self, peer: SocketAddr) {
+            panic!("{peer} is refused");
+        }
+
+        fn retry_after(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    /// However many come at once, whoever is there already has a turn between two of them.
+    #[tokio::test]
+    async fn others_have_their_turn_between_two_connections() {
+        const COMERS: usize = 5;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let comers: Vec<_> = (0..COMERS).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let log = Log::default();
+        let all = async {
+            spawn_local(accept(listener, log.clone()));
+            let theirs = log.clone();
+            spawn_local(async move {
+                loop {
+                    theirs.put('-');
+                    yield_now().await;
+                }
+            });
+            while log.0.borrow().matches('c').count() < COMERS {
+                yield_now().await;
+            }
+        };
+        LocalSet::new().run_until(all).await;
+        // Each goes round once; two in a row are the end of one round and the beginning of the next.
+        assert!(!log.0.borrow().contains("ccc"), "{}", log.0.borrow());
+        drop(comers);
+    }
+}
