@@ -97,7 +97,12 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
 
 /// The names of fields.
 pub fn words() -> Vec<String> {
-    let texts = SEEDS.iter().filter_map(|&(_, _, bytes)| std::str::from_utf8(bytes).ok());
+    quoted_words(SEEDS)
+}
+
+/// What stands in quotes in these seeds.
+pub(crate) fn quoted_words(seeds: &[(&str, u8, &'static [u8])]) -> Vec<String> {
+    let texts = seeds.iter().filter_map(|&(_, _, bytes)| std::str::from_utf8(bytes).ok());
     let mut words = texts.flat_map(|text| text.split('"').skip(1).step_by(2)).collect::<Vec<_>>();
     words.sort_unstable();
     words.dedup();

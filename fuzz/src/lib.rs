@@ -9,6 +9,7 @@ pub mod centrifuge;
 pub mod configuration;
 pub mod decoder;
 pub mod deflate;
+pub mod emulation;
 pub mod envelope;
 pub mod handshake;
 mod input;
@@ -39,6 +40,7 @@ pub static TARGETS: &[Target] = &[
     },
     Target { name: "decoder", check: decoder::check, seeds: decoder::seeds, words: Vec::new },
     Target { name: "deflate", check: deflate::check, seeds: deflate::seeds, words: Vec::new },
+    Target { name: "emulation", check: emulation::check, seeds: emulation::seeds, words: emulation::words },
     Target { name: "envelope", check: envelope::check, seeds: envelope::seeds, words: Vec::new },
     Target { name: "handshake", check: handshake::check, seeds: handshake::seeds, words: handshake::words },
     #[cfg(feature = "gateway")]
