@@ -179,7 +179,9 @@ pub(super) fn binary() -> &'static PathBuf {
             return std::path::absolute(named).unwrap();
         }
         let built = std::process::Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "fanfare", "--manifest-path"])
+            // As tests/run does, so that no dependency is built twice.
+            .args(["build", "--quiet", "--workspace", "--bin", "fanfare", "--test", "acceptance"])
+            .arg("--manifest-path")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
             .status();
         assert!(built.is_ok_and(|status| status.success()), "fanfare is not built");
