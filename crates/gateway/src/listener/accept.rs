@@ -35,8 +35,6 @@ pub async fn accept(listener: TcpListener, accepted: impl Accepted) {
         accepted.room().await;
         let error = match listener.accept().await {
             Ok((stream, peer)) => {
-                // Frames are written whole; waiting for more to send would only delay them.
-                let _ = stream.set_nodelay(true);
                 accepted.connection(stream, peer);
                 // Whoever is there already comes first: where many come at once, those who wait do so in the kernel,
                 // and what is under way, deliveries included, waits behind few handshakes instead of all of them.
