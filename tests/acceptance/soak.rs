@@ -37,11 +37,14 @@ const PUBLISHERS: usize = 3;
 /// Where the instances are, public and internal; nothing for one that is dead.
 type Map = Arc<Mutex<[Option<(SocketAddr, SocketAddr)>; INSTANCES]>>;
 
+/// A position: an epoch and an offset.
+type Place = (String, u64);
+
 /// What a subscriber has seen of one channel.
 #[derive(Debug, Clone, PartialEq)]
 enum Seen {
-    /// It was told that something may be missing.
-    Told,
+    /// It was told that something may be missing before this place.
+    Told(Place),
     /// A publication: whose, and its number.
     Publication(usize, u64),
 }
@@ -77,7 +80,7 @@ async fn publisher(name: usize, scene: Arc<Scene>, seed: u64) -> u64 {
             let body = json!({
                 "channel": channel, "data": [name, number], "idempotency_key": format!("{name}:{number}"),
             });
-            while !publish(&scene, &mut random, &body).await {
+            while publish(&scene, &mut random, &body).await.is_none() {
                 scene.retries.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
             }
@@ -87,21 +90,19 @@ async fn publisher(name: usize, scene: Arc<Scene>, seed: u64) -> u64 {
     number
 }
 
-/// Whether it was acknowledged.
-async fn publish(scene: &Scene, random: &mut fastrand::Rng, body: &Value) -> bool {
-    let Some((_, internal)) = scene.any(random) else { return false };
+/// The place that it was acknowledged with.
+async fn publish(scene: &Scene, random: &mut fastrand::Rng, body: &Value) -> Option<Place> {
+    let (_, internal) = scene.any(random)?;
     let headers = [("X-API-Key", KEY), ("Content-Type", "application/json")];
-    match post(internal, "/api/publish", &headers, body.to_string().as_bytes()).await {
-        Ok(answer) if answer.status == 200 => serde_json::from_str::<Value>(&answer.body)
-            .is_ok_and(|answer| answer["result"]["offset"].is_u64()),
-        _ => false,
-    }
+    let answer = post(internal, "/api/publish", &headers, body.to_string().as_bytes()).await.ok()?;
+    let answer: Value = serde_json::from_str(&answer.body).ok()?;
+    Some((answer["result"]["epoch"].as_str()?.to_owned(), answer["result"]["offset"].as_u64()?))
 }
 
 /// A client as a library has it: it comes back wherever there is an instance, subscribes again, and asks for what it missed.
 async fn subscriber(scene: Arc<Scene>, log: Log, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut places: HashMap<&'static str, (String, u64)> = HashMap::new();
+    let mut places: HashMap<&'static str, Place> = HashMap::new();
     loop {
         let Some((address, _)) = scene.any(&mut random) else {
             tokio::task::yield_now().await;
@@ -120,7 +121,7 @@ async fn listen(
     caller: &mut Caller,
     scene: &Scene,
     log: &Log,
-    places: &mut HashMap<&'static str, (String, u64)>,
+    places: &mut HashMap<&'static str, Place>,
 ) -> Result<(), (u16, String)> {
     for channel in CHANNELS {
         subscribe(caller, channel, scene, log, places).await?;
@@ -144,7 +145,7 @@ async fn subscribe(
     channel: &'static str,
     scene: &Scene,
     log: &Log,
-    places: &mut HashMap<&'static str, (String, u64)>,
+    places: &mut HashMap<&'static str, Place>,
 ) -> Result<(), (u16, String)> {
     let asked = match places.get(channel) {
         None => json!({ "channel": channel }),
@@ -159,18 +160,17 @@ async fn subscribe(
         }
         assert_eq!(answer["error"]["temporary"], true, "{answer}");
     };
-    let (epoch, offset) =
-        (result["epoch"].as_str().unwrap().to_owned(), result["offset"].as_u64().unwrap_or(0));
+    let place = (result["epoch"].as_str().unwrap().to_owned(), result["offset"].as_u64().unwrap_or(0));
     if places.contains_key(channel) {
         scene.recoveries.fetch_add(1, Ordering::Relaxed);
         if result["recovered"] == true {
             scene.recovered.fetch_add(1, Ordering::Relaxed);
         } else {
-            log.lock().entry(channel).or_default().push(Seen::Told);
+            log.lock().entry(channel).or_default().push(Seen::Told(place.clone()));
         }
     }
     if places.get(channel).is_none() || result["recovered"] != true {
-        places.insert(channel, (epoch, offset));
+        places.insert(channel, place);
     }
     for publication in result["publications"].take().as_array().into_iter().flatten() {
         take(channel, publication, log, places);
@@ -179,12 +179,7 @@ async fn subscribe(
 }
 
 /// Writes down what came, and that it has no hole before it.
-fn take(
-    channel: &'static str,
-    publication: &Value,
-    log: &Log,
-    places: &mut HashMap<&'static str, (String, u64)>,
-) {
+fn take(channel: &'static str, publication: &Value, log: &Log, places: &mut HashMap<&'static str, Place>) {
     let (_, last) = places.get_mut(channel).expect("nothing comes before the answer");
     let offset = publication["offset"].as_u64().unwrap();
     assert_eq!(offset, *last + 1, "{channel}: a hole, or twice: {publication}");
@@ -201,7 +196,7 @@ fn judge(seen: &[Seen], acknowledged: &[u64], durable: bool, what: &str) {
     let mut told = vec![false; acknowledged.len()];
     for one in seen {
         match *one {
-            Seen::Told => {
+            Seen::Told(_) => {
                 assert!(!durable, "{what}: told of a loss where there is none");
                 told.fill(true);
             }
@@ -226,6 +221,14 @@ fn judge(seen: &[Seen], acknowledged: &[u64], durable: bool, what: &str) {
             last[name]
         );
     }
+}
+
+/// Whether it has seen the last publication, whose place that is, or was told that it may be missing.
+fn has_come_to(seen: &[Seen], (epoch, offset): &Place) -> bool {
+    seen.iter().any(|one| match one {
+        Seen::Told((of, up_to)) => of == epoch && up_to >= offset,
+        Seen::Publication(name, _) => *name == PUBLISHERS,
+    })
 }
 
 async fn instance(file: &Path, redis: &RedisServer) -> Instance {
@@ -306,20 +309,23 @@ async fn play(seed: u64, faults: u64, durable: bool) -> BTreeMap<&'static str, u
     for publisher in publishers {
         acknowledged.push(publisher.await.expect("a publisher goes on until it is acknowledged"));
     }
-    // One more, which everybody must get whatever they were told before.
+    // One more, which everybody must get, or be told of when an instance has noticed the loss only behind it.
+    let mut lasts = Vec::new();
     for channel in CHANNELS {
         let last = json!({ "channel": channel, "data": [PUBLISHERS, 1], "idempotency_key": "last" });
-        let mut random = fastrand::Rng::with_seed(seed);
-        eventually("the last is acknowledged", async || publish(&scene, &mut random, &last).await).await;
+        let acknowledge = async || {
+            let place = publish(&scene, &mut random, &last).await;
+            lasts.extend(place.map(|place| (channel, place)));
+            lasts.last().is_some_and(|(of, _)| *of == channel)
+        };
+        eventually("the last is acknowledged", acknowledge).await;
     }
     acknowledged.push(1);
     let all = async || {
         assert!(subscribers.try_join_next().is_none(), "seed {seed}: a subscriber has panicked");
         logs.iter().all(|log| {
             let log = log.lock();
-            CHANNELS.iter().all(|channel| {
-                log.get(channel).is_some_and(|seen| seen.contains(&Seen::Publication(PUBLISHERS, 1)))
-            })
+            lasts.iter().all(|(channel, last)| log.get(channel).is_some_and(|seen| has_come_to(seen, last)))
         })
     };
     let everybody = eventually("everybody gets the last", all).await;
