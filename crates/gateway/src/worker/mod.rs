@@ -1,20 +1,19 @@
 //! One thread that owns connections: its runtime, its listener, its shard. A connection that was
 //! accepted here never leaves. It decides nothing about when the instance ends; it is told.
 
+mod conversation;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::{pending, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::pin::{Pin, pin};
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use bytes::Bytes;
 use fanfare_broker::Broker;
 use fanfare_hub::{End, Heartbeat, Inbox, Key, Observer, Settings, Shard, Socket};
@@ -22,46 +21,26 @@ use fanfare_protocol::{Channel, Control};
 use fanfare_websocket::deflate::Inflater;
 use fanfare_websocket::{Decoder, Role};
 use http::HeaderValue;
-use http::header::CONNECTION;
-use hyper::body::Incoming;
-use hyper::server::conn::http1::{self, Connection};
-use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tower::ServiceExt;
+use tokio::time::{sleep, timeout};
 
 use crate::client::{self, Roster, Sessions};
-use crate::http::{
-    Events, Goes, Handoff, Purpose, Rejection, Upgrade, emulate, id_value, is_emulation, is_upgrade, judge,
-    public, upgrade,
-};
+use crate::http::{Events, Purpose, Rejection, Upgrade, id_value, public};
 use crate::identity::Expiry;
 use crate::instance::{Instance, Phase};
-use crate::listener::{Accepted, Heads, accept, read_header};
+use crate::listener::{Accepted, accept};
 use crate::listening::attend;
 use crate::memory::Budget;
 use crate::newcomers::Newcomers;
 use crate::recoveries::Recoveries;
 use crate::relay::HubRelay;
 use crate::session::Session;
-use crate::tls::{Handshake, LiveCertificate, Reckoning, TlsStream, refuse_plain_http, shake_hands};
-use crate::unfinished::Place;
+use crate::tls::Reckoning;
 
 /// One read takes at most so much. Larger would only make a busy publisher less fair to its neighbours.
 pub const SCRATCH: usize = 64 << 10;
-
-/// How long a connection may be used for ordinary requests.
-const ORDINARY: Duration = Duration::from_secs(60);
-
-/// Requests that came in one piece, as only a flood does, are answered one after each of these.
-const BETWEEN: Duration = Duration::from_millis(1);
-
-/// A request's headers may take so much together.
-const HEADERS: usize = 16 << 10;
 
 /// How long a new connection waits to be accepted while memory has run out, or many clients wait for us.
 const SCARCE: Duration = Duration::from_millis(20);
@@ -186,159 +165,6 @@ impl Worker {
         }
     }
 
-    /// Everything that happens on one accepted connection until it is a WebSocket or has ended, or others have come in its
-    /// place.
-    async fn receive(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let _alive = self.alive.clone();
-        let place = self.instance.unfinished.begin();
-        // In its place from the start: what is moved there is kept twice.
-        let mut conversation = pin!(self.converse(stream, peer, &place));
-        tokio::select! {
-            biased;
-            full = place.cut() => self.instance.rejected.count(&Rejection::Crowded(full), peer.ip()),
-            () = &mut conversation => {}
-        }
-    }
-
-    async fn converse(self: &Rc<Self>, mut stream: TcpStream, mut peer: SocketAddr, place: &Place) {
-        let config = &self.instance.config;
-        let deadline = Instant::now() + config.handshake_timeout;
-        if config.proxy_protocol && config.trusts(peer.ip()) {
-            let header = timeout_at(deadline, read_header(&mut stream, peer)).await;
-            match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(client) => peer = client,
-                Err(error) => {
-                    tracing::debug!(%peer, "no PROXY header: {error}");
-                    return self.instance.rejected.count(&Rejection::ProxyHeader, peer.ip());
-                }
-            }
-        }
-        if !config.trusts(peer.ip()) {
-            place.belongs_to(peer.ip());
-        }
-        match &self.instance.certificate {
-            None => self.speak_http(stream, peer, deadline, place).await,
-            Some(certificate) => {
-                if let Some(stream) = self.secure(stream, peer, deadline, certificate).await {
-                    self.speak_http(stream, peer, deadline, place).await;
-                }
-            }
-        }
-    }
-
-    /// Agrees on TLS in time, or counts why not.
-    async fn secure(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        deadline: Instant,
-        certificate: &LiveCertificate,
-    ) -> Option<TlsStream> {
-        let rejection =
-            match timeout_at(deadline, shake_hands(stream, certificate.server(), &self.reckoning)).await {
-                Ok(Handshake::Done(stream)) => return Some(stream),
-                Ok(Handshake::Nothing) => return None,
-                Ok(Handshake::PlainHttp(stream)) => {
-                    self.instance.rejected.count(&Rejection::Tls, peer.ip());
-                    let _ = timeout_at(deadline, refuse_plain_http(stream)).await;
-                    return None;
-                }
-                Ok(Handshake::Failed(error)) => {
-                    tracing::debug!(%peer, "TLS handshake failed: {error}");
-                    Rejection::Tls
-                }
-                Err(_) => Rejection::Timeout,
-            };
-        self.instance.rejected.count(&rejection, peer.ip());
-        None
-    }
-
-    async fn speak_http<S: Stream>(
-        self: &Rc<Self>,
-        stream: S,
-        peer: SocketAddr,
-        deadline: Instant,
-        place: &Place,
-    ) {
-        let config = &self.instance.config;
-        let (handoff, kept, news) = (Handoff::default(), Cell::new(false), Rc::<Cell<bool>>::default());
-        let service = service_fn(|request| {
-            // A connection that was kept open and asks again begins anew.
-            let again = kept.replace(true);
-            let deadline = if again { Instant::now() + config.handshake_timeout } else { deadline };
-            let came = news.replace(false);
-            self.answer(peer.ip(), deadline, again && !came, request, &handoff, place)
-        });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(config.header_timeout)
-            .half_close(false)
-            .max_buf_size(HEADERS)
-            .serve_connection(TokioIo::new(Heads::new(stream, news.clone())), service);
-        let ended = converse_for(ORDINARY, deadline, &kept, &handoff, &mut connection).await;
-        let whole = matches!(ended, Some(Ok(())));
-        match ended {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                tracing::debug!(%peer, "HTTP connection ended: {error}");
-                if let Some(rejection) = unanswered(&error, kept.get()) {
-                    self.instance.rejected.count(&rejection, peer.ip());
-                }
-            }
-            None => self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
-        }
-        if let Some(upgrade) = handoff.take() {
-            if !whole {
-                return upgrade.placed.fail();
-            }
-            // The stream under a connection that hyper has let go of, and what came behind the handshake.
-            let parts = connection.into_parts();
-            let socket = parts.io.into_inner().into_inner().into_socket();
-            self.clone().begin(upgrade, socket, parts.read_buf);
-        }
-    }
-
-    async fn answer(
-        &self,
-        peer: IpAddr,
-        deadline: Instant,
-        in_one_piece: bool,
-        request: http::Request<Incoming>,
-        handoff: &Handoff,
-        place: &Place,
-    ) -> Result<http::Response<Body>, Infallible> {
-        if !place.leave() {
-            // It was cut before it had asked, and is about to hear of it.
-            return pending().await;
-        }
-        if in_one_piece {
-            sleep(BETWEEN).await;
-        }
-        let response = match judge(&request) {
-            Err(rejection) => {
-                self.instance.rejected.count(&rejection, peer);
-                rejection.answer(self.instance.config.retry_after_seconds())
-            }
-            Ok(_) if is_upgrade(&self.instance.config, request.uri().path()) => {
-                upgrade(self, peer, deadline, request, handoff).await
-            }
-            Ok(goes) => {
-                let mut response = match is_emulation(request.uri().path()) {
-                    true => emulate(self, peer, deadline, request).await,
-                    false => self.router.clone().oneshot(request.map(Body::new)).await?,
-                };
-                if self.is_draining() || goes == Goes::NoFurther {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                response
-            }
-        };
-        if handoff.borrow().is_none() {
-            place.wait();
-        }
-        Ok(response)
-    }
-
     /// Starts the session on a socket, in a task that holds no more than an idle connection needs.
     fn begin(self: Rc<Self>, upgrade: Upgrade, socket: Socket, early: Bytes) {
         let Upgrade { placed, id, purpose, agreed, permit } = upgrade;
@@ -392,73 +218,6 @@ impl Worker {
             self.shard.end(key, End::TokenExpired);
             session.await;
         }
-    }
-}
-
-/// What hyper refused by itself, with 400 or 431 or without a word. One that was kept open and asks for nothing
-/// more has not tried to shake hands.
-fn unanswered(error: &hyper::Error, kept: bool) -> Option<Rejection> {
-    if error.is_parse_too_large() {
-        Some(Rejection::HeadersTooLarge)
-    } else if error.is_parse() {
-        Some(Rejection::NotHttp)
-    } else if error.is_timeout() && !kept {
-        Some(Rejection::Timeout)
-    } else {
-        None
-    }
-}
-
-/// Lets a client talk HTTP for so long, and then once more as long for the answer that is on its way:
-/// one that never reads its answers must not hold a file for ever. One that has not asked for anything by
-/// `deadline`, because what came before HTTP took its time, is cut: nothing.
-async fn converse_for<I, S>(
-    span: Duration,
-    deadline: Instant,
-    has_asked: &Cell<bool>,
-    handoff: &Handoff,
-    connection: &mut Connection<I, S>,
-) -> Option<hyper::Result<()>>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S: HttpService<Incoming, ResBody = Body>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let mut conversation = poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
-        // Its answer is not hyper's any more, which waits for one.
-        Poll::Pending if handoff.borrow().as_ref().is_some_and(Upgrade::answers_itself) => {
-            Poll::Ready(Ok(()))
-        }
-        polled => polled,
-    });
-    if let Ok(ended) = timeout_at(deadline, &mut conversation).await {
-        return Some(ended);
-    }
-    if !has_asked.get() {
-        return None;
-    }
-    if let Ok(ended) = timeout(span, conversation).await {
-        return Some(ended);
-    }
-    Pin::new(&mut *connection).graceful_shutdown();
-    Some(timeout(span, connection).await.unwrap_or(Ok(())))
-}
-
-/// What HTTP is spoken on.
-trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// The hub's view of it; nothing that has come or is to go is lost.
-    fn into_socket(self) -> Socket;
-}
-
-impl Stream for TcpStream {
-    fn into_socket(self) -> Socket {
-        Socket::new(self)
-    }
-}
-
-impl Stream for TlsStream {
-    fn into_socket(self) -> Socket {
-        self.into_socket()
     }
 }
 
