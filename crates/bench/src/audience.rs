@@ -2,6 +2,7 @@
 //! what they have seen only when asked, so that asking costs the measurement nothing.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -82,8 +83,8 @@ struct Row {
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Forget the latencies so far, and record from now on.
-    Record,
+    /// Forget the latencies so far, and record from now on; what was sent is dropped when that is so.
+    Record(mpsc::Sender<Infallible>),
     /// Hand them over, and record no more.
     Collect(mpsc::Sender<Latencies>),
     /// Leave.
@@ -130,11 +131,15 @@ impl Audience {
         self.counts.last.load(Ordering::Acquire)
     }
 
-    /// Latencies count from now on.
+    /// Latencies count from now on, those of the next message's first delivery too.
     pub(crate) fn record(&self) {
+        let (sender, receiver) = mpsc::channel();
         for row in &self.rows {
-            row.command(Command::Record);
+            row.command(Command::Record(sender.clone()));
         }
+        drop(sender);
+        // Nothing is ever sent: the end is that all have dropped it.
+        let _ = receiver.recv();
     }
 
     /// The latencies since `record`.

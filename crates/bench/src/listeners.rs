@@ -94,7 +94,7 @@ impl Listeners {
         loop {
             match inbox.try_recv() {
                 Err(mpsc::TryRecvError::Empty) => return false,
-                Ok(Command::Record) => {
+                Ok(Command::Record(_told)) => {
                     self.latencies.clear();
                     self.recording = true;
                 }
