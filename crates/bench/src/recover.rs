@@ -46,7 +46,7 @@ pub struct Recover {
     pub duration: Duration,
     /// Handshakes under way at a time.
     pub concurrency: usize,
-    /// How long the storm may take.
+    /// How long the storm may take, and how long nothing may come after it before what is missing counts as lost.
     pub patience: Duration,
     /// The other instances', for CPU time.
     pub processes: Processes,
@@ -105,18 +105,18 @@ impl Recover {
         })?;
         let open = || returners.counts().open.load(Ordering::Acquire) as u64;
         let clients = self.clients as u64;
-        until(&mut run, clients, progress, open)?;
+        until(&mut run, clients, PATIENCE, progress, open)?;
         let mut speakers = Speakers::connect(&self.targets[1..], channels, run_id, pattern)?;
         let got = || returners.counts().got.load(Ordering::Acquire);
         progress.stage("before", clients * AROUND);
         speakers.publish(AROUND)?;
-        until(&mut run, clients * AROUND, progress, got)?;
+        until(&mut run, clients * AROUND, PATIENCE, progress, got)?;
         let (mut quiet, mut stormy) = (Latencies::new(), Latencies::new());
         run.measure(self.duration, "quiet", progress, &mut quiet, &mut Latencies::new())?;
 
         self.lose(&returners)?;
         progress.stage("losing their instance", clients);
-        until(&mut run, clients, progress, || clients - open())?;
+        until(&mut run, clients, PATIENCE, progress, || clients - open())?;
         speakers.publish(self.missed)?;
         let calls = self.calls()?;
         let cpu = self.processes.cpu()?;
@@ -139,7 +139,7 @@ impl Recover {
         speakers.publish(AROUND)?;
         let all = clients * (2 * AROUND + self.missed);
         // What does not come is in the report.
-        let _ = until(&mut run, all, progress, got);
+        let _ = until(&mut run, all, self.patience.min(PATIENCE), progress, got);
         speakers.dismiss()?;
         let found = returners.finish(2 * AROUND + self.missed)?;
         let report = run.finish(Vec::new(), &quiet, &Latencies::new())?;
@@ -234,10 +234,11 @@ impl Recover {
     }
 }
 
-/// Lets bystanders wait until `count` has come to `wanted`, or has not moved for a long time, which is an error.
+/// Lets bystanders wait until `count` has come to `wanted`, or has not moved for as long as `patience`, which is an error.
 fn until(
     run: &mut Run<'_>,
     wanted: u64,
+    patience: Duration,
     progress: &mut dyn Progress,
     count: impl Fn() -> u64,
 ) -> Result<(), BenchError> {
@@ -248,7 +249,7 @@ fn until(
         progress.at(now.0);
         if now.0 != last.0 {
             last = now;
-        } else if now.1 > last.1 + PATIENCE.as_nanos() as u64 {
+        } else if now.1 > last.1 + patience.as_nanos() as u64 {
             return Err(BenchError::Setting(format!("{} of {wanted} are there, and no more come", now.0)));
         }
     }

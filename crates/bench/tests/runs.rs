@@ -295,7 +295,7 @@ fn recover(relay: &Relay) -> Recover {
         rate: 100.0,
         duration: Duration::from_millis(200),
         concurrency: 20,
-        patience: Duration::from_millis(500),
+        patience: Duration::from_secs(1),
         processes: Processes::new(vec![std::process::id()]).unwrap(),
         redis: None,
         seed: 1,
