@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Instance, RedisServer, eventually, run_to_end};
+use crate::harness::{Client, Instance, RedisServer, Said, eventually, run_to_end};
 
 /// Runs `fanfare bench … --json`, and gives the exit status and the report.
 async fn bench(args: &[&str]) -> (Option<i32>, Value) {
@@ -82,6 +82,82 @@ async fn clients_of_the_protocol_are_audited_too() {
 }
 
 #[tokio::test]
+async fn subscribers_without_websockets_are_audited_too() {
+    // Whoever does not answer its pings would be gone before a run is over.
+    let pings = ["--client-ping-interval", "1s", "--client-pong-timeout", "900ms"];
+    let instance = Instance::start(&pings).await;
+    let (pid, url) = (instance.pid().to_string(), format!("ws://{}", instance.address()));
+    let load = ["--subscribers", "50", "--rate", "40", "--duration", "1s", "--rounds", "1", "--floor"];
+    let flat_out = ["--subscribers", "50", "--in-flight", "4", "--duration", "300ms", "--rounds", "1"];
+    for (protocol, transport) in [
+        ("raw", "sse"),
+        ("centrifuge-json", "sse"),
+        ("centrifuge-json", "http-stream"),
+        ("centrifuge-protobuf", "http-stream"),
+    ] {
+        let spoken = ["--protocol", protocol, "--transport", transport, "--pid", &pid];
+        let (code, report) = bench(&[&["fanout", &url], &load[..], &spoken].concat()).await;
+        let (audit, round) = (&report["audit"], &report["rounds"][0]);
+        assert_eq!(code, Some(0), "{audit} {}", report["ends"]);
+        assert_eq!(audit["delivered_once"], audit["expected"], "{audit}");
+        assert_eq!(report["connected_at_end"].as_u64(), Some(50), "{}", report["ends"]);
+        assert!(report["ratio_to_floor"].as_f64() > Some(0.0), "{}", report["ratio_to_floor"]);
+        // Pings are in the server's chunks, and would not be in the floor's.
+        let bytes = |of: &str| round[of]["wire"]["bytes_per_delivery"].as_f64().unwrap();
+        assert!((bytes("server") - bytes("floor")).abs() < 3.0, "{round}");
+        let (code, report) = bench(&[&["fanout", &url], &flat_out[..], &spoken].concat()).await;
+        assert_eq!(code, Some(0), "{} {}", report["audit"], report["ends"]);
+
+        let (code, report) = bench(&[&["idle", &url, "--connections", "50"], &spoken[..]].concat()).await;
+        assert_eq!((code, report["alive"].as_u64()), (Some(0), Some(50)), "{report}");
+    }
+    let handed_on = instance.metric("fanfare_emulation_requests_total", &[("outcome", "handed_on")]).await;
+    assert!(handed_on > 0.0, "pings are answered by requests");
+
+    // What nobody sent is noticed.
+    let channel = format!("{url}/ws/disturbed");
+    let run = [&["fanout", &channel, "--transport", "sse"], &load[..load.len() - 1]].concat();
+    let disturb = async {
+        let mut intruder = Client::connect(instance.url("disturbed")).await;
+        while intruder.next().await != Said::from("not of this run") {
+            intruder.send("not of this run").await;
+        }
+    };
+    let ((code, report), ()) = tokio::join!(bench(&run), disturb);
+    assert_eq!(code, Some(1), "{report}");
+    assert!(report["audit"]["phantom"].as_u64() > Some(0), "{}", report["audit"]);
+}
+
+#[tokio::test]
+async fn what_no_transport_carries_is_said_at_once() {
+    let url = "ws://127.0.0.1:1/";
+    let rows: [(&[&str], &str); 5] = [
+        (&["--transport", "http-stream"], "http-stream does not carry raw; expected centrifuge-json or"),
+        (
+            &["--transport", "sse", "--protocol", "centrifuge-protobuf"],
+            "sse does not carry centrifuge-protobuf; expected raw or centrifuge-json",
+        ),
+        (
+            &["--transport", "sse", "--compression"],
+            "permessage-deflate is WebSocket's: compression needs --transport websocket",
+        ),
+        (&["--transport", "ws"], "expected websocket, sse or http-stream"),
+        (
+            &["--transport", "sse", "ws://127.0.0.1:1/elsewhere"],
+            "the path of `127.0.0.1:1/elsewhere` does not say where sse is; expected none, or /ws/{channel}",
+        ),
+    ];
+    for (more, expected) in rows {
+        for what in [&["fanout", "--subscribers", "1", "--rate", "1"][..], &["idle", "--connections", "1"]] {
+            let output = run_to_end(&[&["bench"], what, &[url], more].concat(), &[]).await;
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{more:?}: {error}");
+            assert!(error.contains(expected), "{more:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_redis_loses_is_announced_to_the_last_message() {
     let mut redis = RedisServer::start().await;
     let (one, other) = (
@@ -92,6 +168,10 @@ async fn what_redis_loses_is_announced_to_the_last_message() {
     let load =
         ["--subscribers", "40", "--publishers", "2", "--rate", "100", "--duration", "6s", "--reconnect"];
     let run = [&["fanout", &urls[0], &urls[1]], &load[..]].concat();
+    // The same in bodies; without --reconnect what is lost is a fault though it is announced.
+    let urls = [one.url("events"), other.url("events")];
+    let events = ["fanout", &urls[0], &urls[1], "--transport", "sse"];
+    let in_bodies = [&events, &load[..load.len() - 1]].concat();
     let up = async |wanted: f64| {
         for instance in [&one, &other] {
             eventually("the broker's state", async || {
@@ -107,7 +187,13 @@ async fn what_redis_loses_is_announced_to_the_last_message() {
         redis.restart().await;
         up(1.0).await;
     };
-    let ((code, report), ()) = tokio::join!(bench(&run), fault);
+    let ((code, report), (sse_code, of_events), ()) = tokio::join!(bench(&run), bench(&in_bodies), fault);
+    let audit = &of_events["audit"];
+    // What was published just then may be lost, or not.
+    let is_sound = audit["lost_announced"].as_u64() == Some(0);
+    assert_eq!(sse_code, Some(if is_sound { 0 } else { 1 }), "{audit}");
+    assert_eq!((audit["lost_silent"].as_u64(), audit["phantom"].as_u64()), (Some(0), Some(0)), "{audit}");
+    assert!(of_events["notices"].as_u64() > Some(0), "{of_events}");
     let audit = &report["audit"];
     assert_eq!(code, Some(0), "{audit}");
     assert_eq!((audit["lost_silent"].as_u64(), audit["phantom"].as_u64()), (Some(0), Some(0)), "{audit}");

@@ -1,18 +1,21 @@
-//! One client's socket, from connect to its end. It owns no buffer while nothing is incomplete: it reads into
-//! scratch memory that all connections of a thread share, and inflates with what they share. It never decides to come back: that is the swarm's.
+//! One client's socket, from connect to its end, whatever carries what it hears. It owns no buffer while nothing is incomplete:
+//! it reads into scratch memory that all connections of a thread share, and inflates with what they share. It never decides
+//! to come back: that is the swarm's.
 
 use std::io;
 use std::sync::Arc;
 
-use fanfare_protocol::centrifuge::SubscribeResult;
-use fanfare_websocket::deflate::{Inflater, Offer};
+use fanfare_protocol::centrifuge::{Format, SubscribeResult};
+use fanfare_websocket::deflate::{Agreed, Inflater, Offer};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, client, put_masked_frame};
 use mio::{Registry, Token};
 
+use crate::body::{self, Body};
 use crate::speech::{Dialogue, Said, Seat, Speech};
 use crate::stream::Stream;
 use crate::sys;
 use crate::target::Target;
+use crate::transport::Transport;
 
 /// What a server may send at once; the runs here send much less.
 const LIMITS: Limits = Limits { message: 16 << 20, fragments: 1 << 16 };
@@ -59,6 +62,8 @@ pub(crate) enum Happening<'h> {
     Published,
     /// An answer to our ping.
     Pong,
+    /// What it has to say goes another way: the body of a request for it.
+    Says(&'h [u8]),
 }
 
 /// What somebody published.
@@ -81,25 +86,38 @@ pub(crate) enum End {
     Lost(String),
     /// The server broke the protocol.
     Offence(String),
-    /// The handshake was answered with another status than 101.
+    /// The request was answered with another status than 101, or 200 where a body was asked for.
     Refused(u16),
-    /// There never was a WebSocket connection.
+    /// There never was a connection.
     Unconnected(String),
 }
 
 #[derive(Debug)]
 enum State {
     Handshaking(Box<Handshake>),
-    Open(Decoder),
+    Open(Reader),
 }
 
 #[derive(Debug)]
 struct Handshake {
-    key: String,
-    offer: Option<Offer>,
-    speech: Option<Arc<Speech>>,
-    seat: Option<Seat>,
+    awaited: Awaited,
     answer: Vec<u8>,
+}
+
+/// What the answer is to be.
+#[derive(Debug)]
+enum Awaited {
+    /// To frames, in which the client protocol begins then.
+    Frames { key: String, offer: Option<Offer>, speech: Option<Arc<Speech>>, seat: Option<Seat> },
+    /// A body; where the client protocol is spoken, it has begun in the request.
+    Body { transport: Transport, format: Option<Format> },
+}
+
+/// What takes apart what comes.
+#[derive(Debug)]
+enum Reader {
+    Frames(Decoder),
+    Body(Body),
 }
 
 impl Connection {
@@ -112,18 +130,23 @@ impl Connection {
     ) -> Result<Self, End> {
         let stream = Stream::connect(target, registry, token);
         let stream = stream.map_err(|error| End::Unconnected(why(&error)))?;
-        let key = client::new_key();
+        let Target { host, path, offer, speech, transport, .. } = target;
+        let (unsent, awaited, dialogue) = if *transport == Transport::WebSocket {
+            let key = client::new_key();
+            let request = client::request_offering(host, path, &key, offer.as_ref());
+            (request, Awaited::Frames { key, offer: *offer, speech: speech.clone(), seat }, None)
+        } else {
+            let format = speech.as_ref().map(|speech| speech.format);
+            let begun = speech.clone().map(|speech| Dialogue::begin(speech, seat.as_ref()));
+            let (dialogue, commands) = begun.unzip();
+            let request = transport.request(target, &commands.unwrap_or_default());
+            (request, Awaited::Body { transport: *transport, format }, dialogue)
+        };
         Ok(Self {
             stream,
-            unsent: client::request_offering(&target.host, &target.path, &key, target.offer.as_ref()),
-            state: State::Handshaking(Box::new(Handshake {
-                key,
-                offer: target.offer,
-                speech: target.speech.clone(),
-                seat,
-                answer: Vec::new(),
-            })),
-            dialogue: None,
+            unsent,
+            state: State::Handshaking(Box::new(Handshake { awaited, answer: Vec::new() })),
+            dialogue,
             started: sys::monotonic(),
             leaving: false,
         })
@@ -180,9 +203,12 @@ impl Connection {
         self.queue(opcode, &frame);
     }
 
-    /// Says that we are going.
+    /// Says that we are going; to whoever speaks in a body, by going.
     pub(crate) fn leave(&mut self) -> Result<(), End> {
         self.leaving = true;
+        if matches!(self.state, State::Open(Reader::Body(_))) {
+            return Err(End::Left);
+        }
         self.queue(Opcode::Close, &CloseCode::NORMAL.get().to_be_bytes());
         self.flush()
     }
@@ -219,38 +245,35 @@ impl Connection {
             return self.decode(bytes, now, intake, on);
         };
         handshake.answer.extend_from_slice(bytes);
-        let Handshake { key, offer, answer, .. } = &**handshake;
-        let Some((length, agreed)) = client::response_to(answer, key, offer.as_ref()).map_err(refused)?
-        else {
-            return Ok(());
-        };
-        if offer.is_some() && agreed.is_none() {
-            return Err(End::Unconnected("the server does not agree to permessage-deflate".to_owned()));
-        }
+        let Some((length, agreed)) = handshake.answered()? else { return Ok(()) };
         let mut early = handshake.answer.split_off(length);
-        let begun = handshake.speech.take().map(|speech| Dialogue::begin(speech, handshake.seat.as_ref()));
-        let decoder = agreed.map_or_else(
-            || Decoder::new(Role::Client),
-            |agreed| Decoder::with_deflate(Role::Client, &agreed),
-        );
-        self.state = State::Open(decoder);
+        let (reader, begun) = match &mut handshake.awaited {
+            Awaited::Frames { speech, seat, .. } => {
+                let decoder = agreed.map_or_else(
+                    || Decoder::new(Role::Client),
+                    |agreed| Decoder::with_deflate(Role::Client, &agreed),
+                );
+                let begun = speech.take().map(|speech| Dialogue::begin(speech, seat.as_ref()));
+                (Reader::Frames(decoder), begun)
+            }
+            Awaited::Body { transport, format } => (Reader::Body(Body::new(*transport, *format)), None),
+        };
+        self.state = State::Open(reader);
         // Publishers are paced one by one; a delayed segment would be taken for the server's latency.
         self.stream.set_nodelay().map_err(|error| self.cut(why(&error)))?;
-        match begun {
-            None => {
-                let took = now.saturating_sub(self.started);
-                on(Happening::Opened { took, subscribed: None }, now);
-            }
-            Some((dialogue, frame)) => {
-                self.queue(dialogue.opcode(), &frame);
-                self.dialogue = Some(dialogue);
-                self.flush()?;
-            }
+        if let Some((dialogue, frame)) = begun {
+            self.queue(dialogue.opcode(), &frame);
+            self.dialogue = Some(dialogue);
+            self.flush()?;
+        }
+        if self.dialogue.is_none() {
+            let took = now.saturating_sub(self.started);
+            on(Happening::Opened { took, subscribed: None }, now);
         }
         self.decode(&mut early, now, intake, on)
     }
 
-    /// Takes the frames in what was read.
+    /// Takes the messages in what was read.
     fn decode(
         &mut self,
         mut bytes: &mut [u8],
@@ -259,7 +282,7 @@ impl Connection {
         on: &mut impl FnMut(Happening<'_>, u64),
     ) -> Result<(), End> {
         let was_open = self.is_open();
-        let Self { state: State::Open(decoder), dialogue, started, .. } = self else { return Ok(()) };
+        let Self { state: State::Open(reader), dialogue, started, .. } = self else { return Ok(()) };
         let Intake { inflater, traffic } = intake;
         let took = now.saturating_sub(*started);
         let mut heard = |text: bool, payload: &[u8], answers: &mut Vec<(Opcode, Vec<u8>)>| {
@@ -285,22 +308,36 @@ impl Connection {
         let mut answers = Vec::new();
         let mut pongs = 0;
         let mut ended = None;
-        while ended.is_none() {
-            match decoder.next_inflating(&mut bytes, &LIMITS, inflater) {
-                Ok(None) => break,
-                Ok(Some(Event::Text(payload))) => {
-                    ended = heard(true, payload.as_bytes(), &mut answers).err();
+        match reader {
+            Reader::Body(body) => {
+                ended = body.take(bytes, &mut |text, said| heard(text, said, &mut answers)).err();
+                for (_, said) in std::mem::take(&mut answers) {
+                    if let Some(request) = dialogue.as_ref().and_then(|own| own.said_elsewhere(said)) {
+                        on(Happening::Says(&request), now);
+                    }
                 }
-                Ok(Some(Event::Binary(payload))) => ended = heard(false, payload, &mut answers).err(),
-                Ok(Some(Event::Pong(_))) => pongs += 1,
-                Ok(Some(Event::Ping(payload))) => answers.push((Opcode::Pong, payload.to_vec())),
-                Ok(Some(Event::Close(code, reason))) => {
-                    let code = code.map(CloseCode::get);
-                    let echo = code.map_or_else(Vec::new, |code| code.to_be_bytes().to_vec());
-                    answers.push((Opcode::Close, echo));
-                    ended = Some(End::Closed { code, reason: reason.to_owned() });
+            }
+            Reader::Frames(decoder) => {
+                while ended.is_none() {
+                    match decoder.next_inflating(&mut bytes, &LIMITS, inflater) {
+                        Ok(None) => break,
+                        Ok(Some(Event::Text(payload))) => {
+                            ended = heard(true, payload.as_bytes(), &mut answers).err();
+                        }
+                        Ok(Some(Event::Binary(payload))) => {
+                            ended = heard(false, payload, &mut answers).err();
+                        }
+                        Ok(Some(Event::Pong(_))) => pongs += 1,
+                        Ok(Some(Event::Ping(payload))) => answers.push((Opcode::Pong, payload.to_vec())),
+                        Ok(Some(Event::Close(code, reason))) => {
+                            let code = code.map(CloseCode::get);
+                            let echo = code.map_or_else(Vec::new, |code| code.to_be_bytes().to_vec());
+                            answers.push((Opcode::Close, echo));
+                            ended = Some(End::Closed { code, reason: reason.to_owned() });
+                        }
+                        Err(offence) => ended = Some(End::Offence(offence.to_string())),
+                    }
                 }
-                Err(offence) => ended = Some(End::Offence(offence.to_string())),
             }
         }
         for _ in 0..pongs {
@@ -329,6 +366,23 @@ impl Connection {
             State::Open(_) if self.leaving => End::Left,
             State::Open(_) if !self.is_open() => End::Unconnected(why),
             State::Open(_) => End::Lost(why),
+        }
+    }
+}
+
+impl Handshake {
+    /// How long the head of the answer is, if it is whole and the one that is awaited, and what was agreed on for frames.
+    fn answered(&self) -> Result<Option<(usize, Option<Agreed>)>, End> {
+        match &self.awaited {
+            Awaited::Frames { key, offer, .. } => {
+                let answered = client::response_to(&self.answer, key, offer.as_ref()).map_err(refused)?;
+                if offer.is_some() && answered.is_some_and(|(_, agreed)| agreed.is_none()) {
+                    let problem = "the server does not agree to permessage-deflate";
+                    return Err(End::Unconnected(problem.to_owned()));
+                }
+                Ok(answered)
+            }
+            Awaited::Body { .. } => Ok(body::begins_after(&self.answer)?.map(|length| (length, None))),
         }
     }
 }

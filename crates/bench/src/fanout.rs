@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use crate::error::BenchError;
-use crate::floor::{Floor, FloorProcess, Program};
+use crate::floor::{Floor, FloorProcess, Program, in_event};
 use crate::latency::Latencies;
 use crate::progress::Progress;
 use crate::report::{FanoutReport, Round};
 use crate::run::{Run, within_open_files};
 use crate::speech::Protocol;
 use crate::stamp::{Pattern, Payload};
-use crate::target::Target;
+use crate::target::{Target, agree};
+use crate::transport::Transport;
 use crate::usage::Processes;
 
 /// A fan-out to measure.
@@ -75,8 +76,9 @@ impl Fanout {
         let mut run = Run::begin(self, pattern, progress)?;
         let floor = match (&self.floor, self.load) {
             (Some(program), Load::Rate(rate)) => {
-                let size = if self.protocol() == Protocol::Raw { self.size } else { run.probe()? };
-                Some(FloorProcess::start(program, &self.as_floor(rate, size))?)
+                let is_plain = (self.protocol(), self.transport()) == (Protocol::Raw, Transport::WebSocket);
+                let size = if is_plain { self.size } else { run.probe()? };
+                Some(FloorProcess::start(program, &self.as_floor(rate, size)?)?)
             }
             _ => None,
         };
@@ -115,10 +117,8 @@ impl Fanout {
                     .to_owned(),
             );
         }
+        agree(&self.targets, self.compression)?;
         let protocol = self.protocol();
-        if self.targets.iter().any(|target| target.protocol() != protocol) {
-            return setting("all URLs of a run have to be spoken to in one protocol".to_owned());
-        }
         if protocol == Protocol::CentrifugeJson && self.payload != Payload::Json {
             return setting(format!("{protocol} carries JSON and nothing else, not {}", self.payload));
         }
@@ -131,12 +131,21 @@ impl Fanout {
         self.targets.first().map(Target::protocol).unwrap_or_default()
     }
 
-    /// The floor writes frames of the same size, and does not care what is in them.
-    fn as_floor(&self, rate: f64, size: usize) -> Floor {
-        Floor {
+    /// What carries what subscribers hear.
+    pub(crate) fn transport(&self) -> Transport {
+        self.targets.first().map(|target| target.transport).unwrap_or_default()
+    }
+
+    /// The floor writes frames of the same size, or chunks, and does not care what is in them. `size` is that of a frame's
+    /// payload, or of a whole chunk.
+    fn as_floor(&self, rate: f64, size: usize) -> Result<Floor, BenchError> {
+        let chunked = self.transport() != Transport::WebSocket;
+        let (size, payload) = if chunked { (in_event(size)?, Payload::Text) } else { (size, self.payload) };
+        Ok(Floor {
             subscribers: self.subscribers,
             size,
-            payload: self.payload,
+            payload,
+            chunked,
             rate,
             duration: self.duration,
             warmup: self.warmup,
@@ -144,6 +153,6 @@ impl Fanout {
             settle: self.settle,
             threads: self.threads,
             seed: self.seed,
-        }
+        })
     }
 }

@@ -1,7 +1,9 @@
 //! What a connection costs that does nothing: memory, after everything has calmed down, and whether all of them are
-//! really there. Where the client protocol is spoken, each is subscribed. It publishes nothing, so what a connection costs that has once been used is not seen here.
+//! really there. Where the client protocol is spoken, each is subscribed. It publishes nothing before memory is read, so what
+//! a connection costs that has once been used is not seen here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_websocket::Opcode;
@@ -14,7 +16,8 @@ use crate::report::IdleReport;
 use crate::run::within_open_files;
 use crate::swarm::{Swarm, Watch, farewell};
 use crate::sys;
-use crate::target::Target;
+use crate::target::{Target, agree};
+use crate::transport::Transport;
 use crate::usage::Processes;
 
 /// If nothing has happened for so long, nothing will.
@@ -55,11 +58,12 @@ impl Idle {
         if self.targets.is_empty() || self.connections == 0 {
             return Err(BenchError::Setting("a URL and at least one connection are needed".to_owned()));
         }
-        within_open_files(self.connections)?;
+        agree(&self.targets, self.compression)?;
+        within_open_files(self.connections + self.targets.len())?;
         let seat = |target: &Target| target.joining().compressing(self.compression);
         let targets = self.targets.iter().map(seat);
         let mut swarm = Swarm::new(targets.collect(), self.connections, 0, self.concurrency)?;
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(self.connections);
         let resident_before = self.resident()?;
         let cpu_before = self.processes.cpu()?;
         progress.stage("connecting", self.connections as u64);
@@ -69,11 +73,16 @@ impl Idle {
         let resident = self.calm(&mut swarm, &mut seen, progress)?;
         let open = swarm.open();
         progress.stage("pinging", open as u64);
-        for who in 0..self.connections {
-            swarm.with(who, &mut seen, |connection| {
-                connection.queue(Opcode::Ping, b"alive?");
-                connection.flush()
-            });
+        if self.targets[0].transport == Transport::WebSocket {
+            for who in 0..self.connections {
+                swarm.with(who, &mut seen, |connection| {
+                    connection.queue(Opcode::Ping, b"alive?");
+                    connection.flush()
+                });
+            }
+        } else {
+            seen.asked = true;
+            self.publish(progress)?;
         }
         wait(&mut swarm, &mut seen, open, progress, |seen| seen.pongs)?;
         farewell(&mut swarm, self.connections)?;
@@ -90,6 +99,28 @@ impl Idle {
             handshake: seen.handshakes.quantiles(),
             ends: seen.ends,
         })
+    }
+
+    /// Says something at each target: whoever hears in a body cannot be asked there.
+    fn publish(&self, progress: &mut dyn Progress) -> Result<(), BenchError> {
+        let targets: Arc<[Target]> = self.targets.iter().map(Target::publishing).collect();
+        let size = targets.len();
+        let mut swarm = Swarm::new(targets, size, 0, size)?;
+        let mut seen = Seen::new(size);
+        swarm.connect_all();
+        wait(&mut swarm, &mut seen, size, progress, |seen| seen.opened + seen.failed)?;
+        for who in 0..size {
+            swarm.with(who, &mut seen, |connection| {
+                // JSON, and so text.
+                connection.publish(true, br#""alive?""#);
+                connection.flush()
+            });
+        }
+        if seen.failed > 0 {
+            return Err(BenchError::not_connected(size, &seen.ends));
+        }
+        farewell(&mut swarm, size)?;
+        Ok(())
     }
 
     fn resident(&self) -> Result<Option<u64>, BenchError> {
@@ -151,13 +182,18 @@ struct Seen {
     opened: usize,
     failed: usize,
     pongs: usize,
+    /// A publication is under way, which is a ping to whoever hears in a body; who has got it.
+    asked: bool,
+    answered: Vec<bool>,
     handshakes: Latencies,
     ends: BTreeMap<String, u64>,
 }
 
 impl Seen {
-    fn new() -> Self {
-        Self { opened: 0, failed: 0, pongs: 0, handshakes: Latencies::new(), ends: BTreeMap::new() }
+    fn new(size: usize) -> Self {
+        let (opened, failed, pongs, asked) = (0, 0, 0, false);
+        let (answered, handshakes, ends) = (vec![false; size], Latencies::new(), BTreeMap::new());
+        Self { opened, failed, pongs, asked, answered, handshakes, ends }
     }
 }
 
@@ -167,7 +203,11 @@ impl Watch for Seen {
         self.handshakes.record(0, took);
     }
 
-    fn message(&mut self, _who: usize, _message: Message<'_>, _now: u64) {}
+    fn message(&mut self, who: usize, _message: Message<'_>, _now: u64) {
+        if self.asked && !std::mem::replace(&mut self.answered[who], true) {
+            self.pongs += 1;
+        }
+    }
 
     fn pong(&mut self, _who: usize) {
         self.pongs += 1;

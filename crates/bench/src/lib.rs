@@ -10,6 +10,7 @@
 mod attack;
 mod audience;
 mod audit;
+mod body;
 mod connect;
 mod connection;
 mod error;
@@ -36,6 +37,8 @@ mod swarm;
 mod sys;
 mod table;
 mod target;
+mod transport;
+mod uplink;
 mod usage;
 
 pub use attack::{
@@ -58,4 +61,5 @@ pub use speech::Protocol;
 pub use stamp::Payload;
 pub use stream::AnyCertificate;
 pub use target::{Target, TargetError};
+pub use transport::Transport;
 pub use usage::{Cpu, Processes};

@@ -10,6 +10,7 @@ use crate::latency::Quantiles;
 use crate::losses::Complaint;
 use crate::speech::Protocol;
 use crate::stamp::Payload;
+use crate::transport::Transport;
 use crate::usage::Cpu;
 
 /// What `fanout` found.
@@ -23,6 +24,8 @@ pub struct FanoutReport {
     pub size: usize,
     /// What the connections spoke.
     pub protocol: Protocol,
+    /// What carried what subscribers heard.
+    pub transport: Transport,
     /// What messages were made of.
     pub payload: Payload,
     /// Whether subscribers had agreed on permessage-deflate.
@@ -117,9 +120,9 @@ pub struct Cost {
 /// What came over subscribers' connections, their handshakes left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wire {
-    /// Bytes in all, frames' headers and pings included.
+    /// Bytes in all, frames' headers or chunks' sizes and pings included.
     pub bytes: u64,
-    /// Bytes of the frames' payloads, inflated.
+    /// Bytes of the frames' payloads, inflated, or of what is in events and lines.
     pub payload_bytes: u64,
     /// For how many deliveries.
     pub deliveries: u64,
@@ -159,7 +162,7 @@ pub struct IdleReport {
     pub connections: usize,
     /// Connections that were open when memory was read.
     pub open: usize,
-    /// Connections that answered a ping afterwards.
+    /// Connections that answered a ping afterwards, or in whose body a publication came.
     pub alive: usize,
     /// Resident memory before, in bytes.
     pub resident_before: Option<u64>,

@@ -21,6 +21,7 @@ use crate::speech::Protocol;
 use crate::stamp::Pattern;
 use crate::sys;
 use crate::target::Target;
+use crate::transport::Transport;
 use crate::usage::CpuReading;
 
 /// A run that has begun: everybody is connected.
@@ -86,13 +87,18 @@ impl<'f> Run<'f> {
     }
 
     /// Sends one message, and gives the bytes of the frame that subscribers get of it: with the client protocol there is
-    /// more in it than the payload. A ping that comes at the same time is too small to change that.
+    /// more in it than the payload. Of a body it is the whole chunk. A ping that comes at the same time is too small to
+    /// change that.
     pub(crate) fn probe(&mut self) -> Result<usize, BenchError> {
         let (traffic, delivered) = (self.audience.traffic(), self.audience.delivered());
         self.publishers.pace(Schedule::new(sys::monotonic(), 1_000.0, 0), 1, &mut || {})?;
         self.settle()?;
         let deliveries = self.audience.delivered() - delivered;
-        let bytes = self.audience.traffic().payload - traffic.payload;
+        let came = self.audience.traffic();
+        let bytes = match self.settings.transport() {
+            Transport::WebSocket => came.payload - traffic.payload,
+            Transport::Sse | Transport::HttpStream => came.wire - traffic.wire,
+        };
         if deliveries == 0 {
             return Err(BenchError::Floor("a first message reached nobody".to_owned()));
         }
@@ -266,6 +272,7 @@ impl<'f> Run<'f> {
             publishers: settings.publishers,
             size: settings.size,
             protocol: settings.protocol(),
+            transport: settings.transport(),
             payload: settings.payload,
             compression: settings.compression,
             rate: if let Load::Rate(rate) = settings.load { Some(rate) } else { None },

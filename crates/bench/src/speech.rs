@@ -7,10 +7,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanfare_protocol::centrifuge::client::{Heard, Reply, heard, put_command};
+use fanfare_protocol::centrifuge::client::{Heard, Reply, emulation, heard, put_command};
 use fanfare_protocol::centrifuge::{
-    Answer, Command, ConnectRequest, Encoding, Error, Event, Format, PublishRequest, Request,
-    SubscribeRequest, SubscribeResult,
+    Answer, Command, ConnectRequest, EmulationRequest, Encoding, Error, Event, Format, PublishRequest,
+    Request, SubscribeRequest, SubscribeResult,
 };
 use fanfare_websocket::Opcode;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,8 @@ pub(crate) struct Dialogue {
     pongs: bool,
     /// The last command's id.
     id: u32,
+    /// Instance and session, by which whoever hears in a body names itself.
+    name: Option<Box<(String, String)>>,
 }
 
 /// What came, as far as anybody wants to know.
@@ -151,7 +153,7 @@ impl Dialogue {
             let request = SubscribeRequest { channel: channel.to_string(), ..request };
             put(speech.encoding(), &mut frame, SUBSCRIBE, Request::Subscribe(Box::new(request)));
         }
-        (Self { speech, channel, stage: Stage::Connecting, pongs: false, id: SUBSCRIBE }, frame)
+        (Self { speech, channel, stage: Stage::Connecting, pongs: false, id: SUBSCRIBE, name: None }, frame)
     }
 
     /// Whether the connection is as it was to be.
@@ -185,6 +187,13 @@ impl Dialogue {
         frame
     }
 
+    /// What says a frame's content to the session from elsewhere, if it is one that hears in a body.
+    pub(crate) fn said_elsewhere(&self, said: Vec<u8>) -> Option<Vec<u8>> {
+        let (node, session) = self.name.as_deref()?.clone();
+        let data = said.into();
+        Some(emulation(self.speech.encoding(), &EmulationRequest { node, session, data }))
+    }
+
     /// Takes a server's frame apart. What is to be answered is put into `out`, a frame of its own.
     pub(crate) fn take(
         &mut self,
@@ -211,6 +220,9 @@ impl Dialogue {
             (_, Reply::Ping) => {}
             (Stage::Connecting, Reply::Answer { id: CONNECT, answer: Answer::Connect(result) }) => {
                 self.pongs = result.pong;
+                if !result.session.is_empty() {
+                    self.name = Some(Box::new((result.node, result.session)));
+                }
                 self.stage = if self.speech.listens { Stage::Subscribing } else { Stage::Open };
                 if self.is_open() {
                     on(Said::Open(None));
@@ -231,14 +243,17 @@ impl Dialogue {
             (_, Reply::Answer { id, .. }) => {
                 return Err(End::Offence(format!("an answer to {id}, which was not asked")));
             }
-            (_, Reply::Push(push)) => {
-                if let Event::Unsubscribe(why) = push.event {
-                    return Err(End::Closed {
-                        code: u16::try_from(why.code).ok(),
-                        reason: format!("unsubscribed: {}", why.reason),
-                    });
+            (_, Reply::Push(push)) => match push.event {
+                Event::Unsubscribe(why) => {
+                    let reason = format!("unsubscribed: {}", why.reason);
+                    return Err(End::Closed { code: u16::try_from(why.code).ok(), reason });
                 }
-            }
+                // In a body; elsewhere a Close frame says it.
+                Event::Disconnect(why) => {
+                    return Err(End::Closed { code: u16::try_from(why.code).ok(), reason: why.reason });
+                }
+                _ => {}
+            },
         }
         Ok(())
     }
@@ -307,6 +322,11 @@ mod tests {
                 ],
                 true,
                 "closed 2500 unsubscribed: insufficient state",
+            ),
+            (
+                &[connect, r#"{"push":{"disconnect":{"code":3001,"reason":"shutdown","reconnect":true}}}"#],
+                true,
+                "closed 3001 shutdown",
             ),
             (&["x"], true, "protocol broken: "),
         ];

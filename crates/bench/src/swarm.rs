@@ -14,6 +14,7 @@ use crate::connection::{Connection, End, Happening, Intake, Message, Traffic};
 use crate::speech::Seat;
 use crate::sys;
 use crate::target::Target;
+use crate::uplink::Uplink;
 
 /// Makes the swarm's `turn` return; nothing else is attached to it.
 pub(crate) const WAKE: Token = Token(usize::MAX);
@@ -53,6 +54,8 @@ pub(crate) struct Swarm {
     intake: Intake,
     targets: Arc<[Target]>,
     members: Vec<Member>,
+    /// What sessions say that hear in bodies: a way to each target. Their tokens follow those of the members.
+    uplinks: Vec<Uplink>,
     /// To be opened as soon as fewer than `concurrency` handshakes are under way.
     waiting: VecDeque<usize>,
     /// To be opened at a time.
@@ -85,6 +88,11 @@ impl Swarm {
             events: Events::with_capacity(1024),
             scratch: vec![0; 256 * 1024].into_boxed_slice(),
             intake: Intake::default(),
+            uplinks: targets
+                .iter()
+                .enumerate()
+                .map(|(index, target)| Uplink::new(target, Token(size + index)))
+                .collect(),
             targets,
             members,
             waiting: VecDeque::new(),
@@ -146,8 +154,11 @@ impl Swarm {
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
-            if event.token().0 < self.members.len() {
-                self.ready(event.token().0, event.is_read_closed() || event.is_error(), watch);
+            let token = event.token().0;
+            if token < self.members.len() {
+                self.ready(token, event.is_read_closed() || event.is_error(), watch);
+            } else if let Some(uplink) = self.uplinks.get_mut(token - self.members.len()) {
+                uplink.ready(&mut self.scratch, self.poll.registry());
             }
         }
         self.events = events;
@@ -192,7 +203,10 @@ impl Swarm {
     }
 
     fn ready(&mut self, who: usize, hung_up: bool, watch: &mut impl Watch) {
-        let Some(connection) = &mut self.members[who].connection else { return };
+        let Member { connection: Some(connection), target } = &mut self.members[who] else { return };
+        // It is at the one before the one that is next.
+        let there = (*target + self.targets.len() - 1) % self.targets.len();
+        let (uplink, registry) = (&mut self.uplinks[there], self.poll.registry());
         let was_open = connection.is_open();
         let mut on = |happening: Happening<'_>, now| match happening {
             Happening::Opened { took, subscribed } => {
@@ -204,6 +218,7 @@ impl Swarm {
             Happening::Message(message) => watch.message(who, message, now),
             Happening::Published => watch.published(who, now),
             Happening::Pong => watch.pong(who),
+            Happening::Says(request) => uplink.say(request, registry),
         };
         let result = connection.ready(hung_up, &mut self.scratch, &mut self.intake, &mut on);
         if !was_open && connection.is_open() {

@@ -22,8 +22,8 @@ impl Display for FanoutReport {
             (_, in_flight) => format!("flat out, {} messages in flight", in_flight.unwrap_or_default()),
         };
         line(f, "load", &load)?;
-        let Self { subscribers, publishers, size, payload, protocol, .. } = self;
-        line(f, "protocol", &protocol.to_string())?;
+        let Self { subscribers, publishers, size, payload, protocol, transport, .. } = self;
+        line(f, "protocol", &format!("{protocol} over {transport}"))?;
         let compressed = if self.compression { ", compressed" } else { "" };
         let clients = format!(
             "{subscribers} subscribers{compressed}; {publishers} publishers, {size} bytes of {payload}"

@@ -1,4 +1,5 @@
-//! Where a run connects to: a `ws://` or `wss://` address, resolved once. It makes no connection.
+//! Where a run connects to: a `ws://` or `wss://` address, resolved once, and what carries what is heard there. It makes no
+//! connection.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use fanfare_websocket::deflate::Offer;
 use http::Uri;
 use rustls::pki_types::ServerName;
 
+use crate::error::BenchError;
 use crate::speech::{Protocol, Speech};
+use crate::transport::Transport;
 
 /// One server's address, and the channel that a run uses there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Target {
     pub(crate) secure: Option<Secure>,
     /// Where the client protocol is spoken, how; otherwise payloads are.
     pub(crate) speech: Option<Arc<Speech>>,
+    /// What carries what listeners hear. The path is that of WebSocket clients until somebody listens.
+    pub(crate) transport: Transport,
 }
 
 /// What TLS has to know of a server.
@@ -41,6 +46,24 @@ pub enum TargetError {
     /// It is a URL of something else.
     #[error("`{0}` does not begin with ws:// or wss://, and nothing else is spoken here")]
     Scheme(String),
+    /// It is not what a transport carries.
+    #[error("{transport} does not carry {protocol}; expected {}", expected(*transport))]
+    Carried {
+        /// The transport.
+        transport: Transport,
+        /// What was to be spoken.
+        protocol: Protocol,
+    },
+    /// Where its listeners would find it is not known.
+    #[error("the path of `{url}` does not say where {transport} is; expected none, or {expected}")]
+    Path {
+        /// Host and path as they were given.
+        url: String,
+        /// The transport.
+        transport: Transport,
+        /// A path that says it.
+        expected: &'static str,
+    },
     /// Its host has no address.
     #[error("the host of `{url}` has no address: {error}")]
     Unresolved {
@@ -88,8 +111,27 @@ impl Target {
         let speech = protocol
             .format()
             .map(|format| Arc::new(Speech { format, channel: channel.into(), listens: false, text: true }));
-        let target = Self { address, host: authority.as_str().to_owned(), path, offer: None, secure, speech };
+        let (host, transport) = (authority.as_str().to_owned(), Transport::WebSocket);
+        let target = Self { address, host, path, offer: None, secure, speech, transport };
         Ok(if protocol == Protocol::CentrifugeProtobuf { target.with("format=protobuf") } else { target })
+    }
+
+    /// The same, where this carries what listeners hear.
+    ///
+    /// # Errors
+    ///
+    /// What it does not carry, or a path that does not say where it is.
+    pub fn over(self, transport: Transport) -> Result<Self, TargetError> {
+        let protocol = self.protocol();
+        if !transport.carries(protocol) {
+            return Err(TargetError::Carried { transport, protocol });
+        }
+        if transport.path(&self.path, protocol).is_none() {
+            let url = format!("{}{}", self.host, self.path);
+            let expected = if protocol == Protocol::Raw { "/ws/{channel}" } else { "/connection/websocket" };
+            return Err(TargetError::Path { url, transport, expected });
+        }
+        Ok(Self { transport, ..self })
     }
 
     /// What is spoken there.
@@ -100,23 +142,28 @@ impl Target {
 
     /// The same, for somebody who listens, to payloads that are text or are not. Raw ones are told of gaps.
     pub(crate) fn listening(&self, text: bool) -> Self {
+        let path = self.transport.path(&self.path, self.protocol());
+        let there = Self { path: path.unwrap_or_else(|| self.path.clone()), ..self.clone() };
         match &self.speech {
-            None => self.with("notices=true"),
+            None if self.transport == Transport::WebSocket => there.with("notices=true"),
+            None => there,
             Some(speech) => {
                 let speech = Speech { listens: true, text, ..Speech::clone(speech) };
-                Self { speech: Some(Arc::new(speech)), ..self.clone() }
+                Self { speech: Some(Arc::new(speech)), ..there }
             }
         }
     }
 
     /// The same, for somebody who joins as everybody does.
     pub(crate) fn joining(&self) -> Self {
-        if self.speech.is_some() { self.listening(true) } else { self.clone() }
+        let is_plain = self.speech.is_none() && self.transport == Transport::WebSocket;
+        if is_plain { self.clone() } else { self.listening(true) }
     }
 
-    /// The same, for somebody who publishes and does not hear himself.
+    /// The same, for somebody who publishes, as a WebSocket client, and does not hear himself.
     pub(crate) fn publishing(&self) -> Self {
-        if self.speech.is_some() { self.clone() } else { self.with("echo=false") }
+        let there = Self { transport: Transport::WebSocket, ..self.clone() };
+        if self.speech.is_some() { there } else { there.with("echo=false") }
     }
 
     /// Whether it speaks TLS.
@@ -147,6 +194,27 @@ impl Target {
     }
 }
 
+/// Refuses targets that are spoken to in different ways, and compression where there are no frames.
+pub(crate) fn agree(targets: &[Target], compression: bool) -> Result<(), BenchError> {
+    let setting = |problem: &str| Err(BenchError::Setting(problem.to_owned()));
+    let way = |target: &Target| (target.protocol(), target.transport);
+    if targets.windows(2).any(|two| way(&two[0]) != way(&two[1])) {
+        return setting("all URLs of a run have to be spoken to in one protocol, over one transport");
+    }
+    if compression && targets.iter().any(|target| target.transport != Transport::WebSocket) {
+        return setting("permessage-deflate is WebSocket's: compression needs --transport websocket");
+    }
+    Ok(())
+}
+
+fn expected(transport: Transport) -> &'static str {
+    match transport {
+        Transport::WebSocket => "raw, centrifuge-json or centrifuge-protobuf",
+        Transport::Sse => "raw or centrifuge-json",
+        Transport::HttpStream => "centrifuge-json or centrifuge-protobuf",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +239,7 @@ mod tests {
                 offer: None,
                 secure: name.map(|name| Secure { name, any_certificate: false }),
                 speech: None,
+                transport: Transport::WebSocket,
             };
             assert_eq!(Target::resolve(url), Ok(expected), "{url}");
         }
@@ -202,6 +271,57 @@ mod tests {
             assert_eq!(target.listening(false).path, listening);
             let listens = target.listening(false).speech.map(|speech| (speech.listens, speech.text));
             assert_eq!(listens, protocol.format().map(|_| (true, false)));
+        }
+    }
+
+    #[test]
+    fn listeners_go_where_their_transport_is() {
+        use Protocol::{CentrifugeJson, CentrifugeProtobuf, Raw};
+        use Transport::{HttpStream, Sse, WebSocket};
+        let rows = [
+            (Raw, WebSocket, "/ws/a", Ok("/ws/a?notices=true")),
+            (Raw, Sse, "", Ok("/sse/bench")),
+            (Raw, Sse, "/ws", Ok("/sse")),
+            (Raw, Sse, "/ws/a%20b?echo=false", Ok("/sse/a%20b")),
+            (
+                Raw,
+                Sse,
+                "/wsa",
+                Err(
+                    "the path of `127.0.0.1:1/wsa` does not say where sse is; expected none, or /ws/{channel}",
+                ),
+            ),
+            (
+                Raw,
+                HttpStream,
+                "",
+                Err("http-stream does not carry raw; expected centrifuge-json or centrifuge-protobuf"),
+            ),
+            (CentrifugeJson, WebSocket, "/c", Ok("/c")),
+            (CentrifugeJson, Sse, "", Ok("/connection/sse")),
+            (CentrifugeJson, HttpStream, "/connection/websocket", Ok("/connection/http_stream")),
+            (CentrifugeProtobuf, HttpStream, "", Ok("/connection/http_stream")),
+            (
+                CentrifugeProtobuf,
+                Sse,
+                "",
+                Err("sse does not carry centrifuge-protobuf; expected raw or centrifuge-json"),
+            ),
+            (
+                CentrifugeJson,
+                Sse,
+                "/c",
+                Err("the path of `127.0.0.1:1/c` does not say where sse is; expected none, or \
+                     /connection/websocket"),
+            ),
+        ];
+        for (protocol, transport, path, expected) in rows {
+            let target = Target::speaking(&format!("ws://127.0.0.1:1{path}"), protocol, "news").unwrap();
+            let publishing = target.publishing();
+            let found = target.over(transport).map_err(|error| error.to_string());
+            let listening = found.clone().map(|target| target.listening(true).path);
+            assert_eq!(listening, expected.map(str::to_owned).map_err(str::to_owned), "{transport} {path}");
+            assert!(found.is_err() || found.unwrap().publishing() == publishing, "{transport} {path}");
         }
     }
 

@@ -6,7 +6,7 @@ mod relay;
 
 use std::time::Duration;
 
-use fanfare_bench::{Fanout, Floor, Load, Payload, Processes, Program, Protocol, Silent, play};
+use fanfare_bench::{Fanout, Floor, Load, Payload, Processes, Program, Protocol, Silent, Transport, play};
 use relay::{Fault, Relay};
 
 fn main() {
@@ -28,6 +28,7 @@ fn the_floor_by_itself(program: &Program) {
         subscribers: 20,
         size: 256,
         payload: Payload::Json,
+        chunked: false,
         rate: 100.0,
         duration: Duration::from_millis(300),
         warmup: Duration::from_millis(50),
@@ -77,5 +78,14 @@ fn the_floor_beside_a_server(program: &Program) {
     let [round] = &report.rounds[..] else { panic!("{report}") };
     let floor = round.floor.as_ref().unwrap();
     assert!(round.server.wire.bytes_per_delivery > 150.0, "{report}");
+    assert!(floor.wire.bytes_per_delivery == round.server.wire.bytes_per_delivery, "{report}");
+
+    // In a body, what is around the payloads counts as well.
+    let relay = Relay::start(Fault::None, 0);
+    let targets = vec![relay.target().over(Transport::Sse).unwrap()];
+    let report = Fanout { targets, payload: Payload::Text, ..fanout }.run(&mut Silent).unwrap();
+    assert!(report.is_sound() && report.ratio_to_floor.is_some(), "{report}");
+    let [round] = &report.rounds[..] else { panic!("{report}") };
+    let floor = round.floor.as_ref().unwrap();
     assert!(floor.wire.bytes_per_delivery == round.server.wire.bytes_per_delivery, "{report}");
 }

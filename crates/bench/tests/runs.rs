@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fanfare_bench::{
     AuditReport, BenchError, Connect, Fanout, FanoutReport, Idle, Load, Loss, Payload, Processes, Protocol,
-    Recover, Silent, Target,
+    Recover, Silent, Target, Transport,
 };
 use fanfare_websocket::deflate::Policy;
 use relay::{Fault, Relay};
@@ -105,6 +105,79 @@ fn the_client_protocol_is_spoken_in_both_encodings() {
     assert!(report.is_sound(), "bytes go in Protobuf: {report}");
 }
 
+/// What can be heard in a body, and the payload that goes there.
+const IN_BODIES: [(Protocol, Transport, Payload); 5] = [
+    (Protocol::Raw, Transport::Sse, Payload::Text),
+    (Protocol::Raw, Transport::Sse, Payload::Binary),
+    (Protocol::CentrifugeJson, Transport::Sse, Payload::Json),
+    (Protocol::CentrifugeJson, Transport::HttpStream, Payload::Json),
+    (Protocol::CentrifugeProtobuf, Transport::HttpStream, Payload::Binary),
+];
+
+#[test]
+fn what_comes_in_bodies_is_audited_too() {
+    for (protocol, transport, payload) in IN_BODIES {
+        let start = |fault| {
+            let relay = Relay::start_speaking(protocol, fault, 30);
+            let target = relay.target().over(transport).unwrap();
+            (relay, Fanout { payload, publishers: 3, ..fanout(target) })
+        };
+        let (relay, fanout) = start(Fault::None);
+        let report = run(&fanout);
+        let way = (report.protocol, report.transport);
+        assert!(report.is_sound() && way == (protocol, transport), "{report}");
+        assert_eq!(report.audit.delivered_once, 300, "{report}");
+        assert_eq!((report.latency.count, report.handshake.count), (250, 5), "{report}");
+        assert!(report.wire.bytes_per_delivery > 130.0, "{report}");
+        if protocol != Protocol::Raw {
+            // Each ping is answered, by a request; those of the last ones may be under way.
+            assert!(relay.pongs() >= 250, "{} of 300", relay.pongs());
+        }
+        let report = run(&Fanout { load: Load::InFlight(4), ..fanout });
+        assert!(report.is_sound() && report.rounds[0].server.given_up == 0, "{report}");
+
+        // Once, announced, silent, duplicate, reordered, phantom.
+        let rows = [
+            (Fault::Drop, [299, 0, 1, 0, 0, 0]),
+            (Fault::DropAndTell, [299, 1, 0, 0, 0, 0]),
+            (Fault::Double, [300, 0, 0, 1, 0, 0]),
+            (Fault::Alter, [299, 0, 1, 0, 0, 1]),
+            (Fault::SendAway, [270, 30, 0, 0, 0, 0]),
+            (Fault::Cut, [270, 30, 0, 0, 0, 0]),
+        ];
+        for (fault, expected) in rows {
+            if fault == Fault::DropAndTell && protocol != Protocol::Raw {
+                // They are told by losing the subscription.
+                continue;
+            }
+            let (_relay, fanout) = start(fault);
+            let report = run(&fanout);
+            let AuditReport {
+                delivered_once,
+                lost_announced,
+                lost_silent,
+                duplicate,
+                reordered,
+                phantom,
+                ..
+            } = report.audit;
+            let found = [delivered_once, lost_announced, lost_silent, duplicate, reordered, phantom];
+            assert_eq!(found, expected, "{fault:?} {protocol} over {transport}");
+            assert!(!report.is_sound(), "{report}");
+            let ends: Vec<_> = report.ends.into_iter().collect();
+            let end = match fault {
+                Fault::SendAway => Some("closed 1012 service restart"),
+                Fault::Cut => Some("lost: the server hung up"),
+                _ => None,
+            };
+            assert_eq!(ends, end.map(|end| (end.to_owned(), 1)).into_iter().collect::<Vec<_>>());
+        }
+        let (_relay, fanout) = start(Fault::Refuse);
+        let error = fanout.run(&mut Silent).unwrap_err().to_string();
+        assert!(error.contains("refused with HTTP 503 (8 times)"), "{error}");
+    }
+}
+
 #[test]
 fn what_the_client_protocol_refuses_is_named() {
     let relay = Relay::start_speaking(Protocol::CentrifugeJson, Fault::None, 0);
@@ -122,7 +195,10 @@ fn what_the_client_protocol_refuses_is_named() {
     assert_eq!(error.to_string(), "centrifuge-json carries JSON and nothing else, not text");
     let targets = vec![json.targets[0].clone(), target("bench", Protocol::Raw)];
     let error = Fanout { targets, ..json }.run(&mut Silent).unwrap_err();
-    assert_eq!(error.to_string(), "all URLs of a run have to be spoken to in one protocol");
+    assert_eq!(
+        error.to_string(),
+        "all URLs of a run have to be spoken to in one protocol, over one transport"
+    );
 }
 
 #[test]
@@ -254,6 +330,12 @@ fn idle_connections_are_counted_and_asked() {
         assert!(report.is_sound() && (report.open, report.alive) == (20, 20), "{report}");
         assert!(report.kib_per_connection.is_some() && report.handshake.count == 20, "{report}");
     }
+    for (protocol, transport, _) in IN_BODIES {
+        let idle = idle(&Relay::start_speaking(protocol, Fault::None, 0), false);
+        let targets = idle.targets.into_iter().map(|target| target.over(transport).unwrap()).collect();
+        let report = Idle { targets, processes: Processes::default(), ..idle }.run(&mut Silent).unwrap();
+        assert!(report.is_sound() && (report.open, report.alive) == (20, 20), "{report}");
+    }
     let rows = [
         (Fault::Refuse, false, "refused with HTTP 503"),
         (Fault::None, true, "not connected: the server does not agree to permessage-deflate"),
@@ -371,6 +453,15 @@ fn what_cannot_be_run_is_named() {
         let error = fanout.run(&mut Silent).unwrap_err();
         assert!(matches!(error, BenchError::Setting(_)), "{error:?}");
         assert_eq!(error.to_string(), expected);
+    }
+    let over = |transport| good.targets[0].clone().over(transport).unwrap();
+    let mixed = Fanout { targets: vec![over(Transport::Sse), over(Transport::WebSocket)], ..good.clone() };
+    let squeezed = Fanout { targets: vec![over(Transport::Sse)], compression: true, ..good.clone() };
+    for (fanout, expected) in [
+        (mixed, "all URLs of a run have to be spoken to in one protocol, over one transport"),
+        (squeezed, "permessage-deflate is WebSocket's: compression needs --transport websocket"),
+    ] {
+        assert_eq!(fanout.run(&mut Silent).unwrap_err().to_string(), expected);
     }
     let error = Fanout { subscribers: 10_000_000, ..good }.run(&mut Silent).unwrap_err();
     assert!(error.to_string().starts_with("10000001 sockets are more than this process may open"), "{error}");

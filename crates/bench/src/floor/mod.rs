@@ -26,6 +26,7 @@ use crate::run::{gathered, settled, within_open_files};
 use crate::stamp::{Pattern, Payload};
 use crate::sys;
 use crate::target::Target;
+use crate::transport::Transport;
 use crate::usage::{CpuReading, Processes};
 use talk::Talk;
 use writer::WriterSettings;
@@ -49,6 +50,8 @@ pub struct Floor {
     pub size: usize,
     /// What messages are made of.
     pub payload: Payload,
+    /// Each is an event in a chunk of a body that does not end, instead of a frame.
+    pub chunked: bool,
     /// Messages a second.
     pub rate: f64,
     /// How long each round measures.
@@ -104,6 +107,24 @@ pub fn play(
         WRITER => writer::write(&serde_json::from_str(settings).map_err(broken)?, input, output),
         other => Err(BenchError::Setting(format!("a floor has no part `{other}`"))),
     }
+}
+
+/// How much text is in an event whose chunk is so large in all.
+///
+/// # Errors
+///
+/// What has no room for the stamp that the floor's receivers look for.
+pub(crate) fn in_event(chunk: usize) -> Result<usize, BenchError> {
+    // The size and the chunk's two ends of a line; a digit more makes room for sixteen times as much.
+    let whole = |inside: usize| format!("{inside:x}").len() + 4 + inside;
+    let inside = (0..=chunk.saturating_sub(5)).rev().take(16).find(|inside| whole(*inside) <= chunk);
+    let text = inside.unwrap_or_default().saturating_sub(writer::AROUND);
+    if text < Payload::Text.smallest() {
+        return Err(BenchError::Setting(format!(
+            "what the server writes of a message, {chunk} bytes, is too small for the floor's stamp: give a larger --size"
+        )));
+    }
+    Ok(text)
 }
 
 /// A floor that waits in another process to be measured.
@@ -175,11 +196,13 @@ impl<'f> Receivers<'f> {
         within_open_files(floor.subscribers)?;
         let pattern = Pattern::new(floor.payload, floor.size)?;
         let run = fastrand::u64(..);
-        let Floor { size, payload, subscribers, .. } = *floor;
-        let settings = WriterSettings { run, size, payload, subscribers };
+        let Floor { size, payload, chunked, subscribers, .. } = *floor;
+        let settings = WriterSettings { run, size, payload, chunked, subscribers };
         let mut writer = Talk::start(program, WRITER, &settings)?;
         let url = writer.listen("listening ")?;
-        let target = Target::resolve(&url).map_err(|error| BenchError::Floor(error.to_string()))?;
+        let transport = if chunked { Transport::Sse } else { Transport::WebSocket };
+        let target = Target::resolve(&url).and_then(|target| target.over(transport));
+        let target = target.map_err(|error| BenchError::Floor(error.to_string()))?.joining();
         let sent: Arc<[AtomicU64]> = Arc::from([AtomicU64::new(0)]);
         let audience = Audience::gather(&Seating {
             targets: Arc::from([target]),
@@ -249,5 +272,25 @@ impl<'f> Receivers<'f> {
             Ok(self.audience.accounted())
         })?;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_of_the_floor_is_as_large_as_one_of_the_server() {
+        // (text in an event, bytes of the whole chunk)
+        for (text, chunk) in [(64, 78), (128, 142), (247, 261), (248, 263), (4087, 4102), (4088, 4104)] {
+            assert_eq!(in_event(chunk).unwrap(), text, "{chunk}");
+        }
+        for chunk in [0, 5, 77] {
+            let error = in_event(chunk).unwrap_err().to_string();
+            let expected = format!("what the server writes of a message, {chunk} bytes, is too small");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        // No chunk is as large: one digit more, and then a byte less.
+        assert_eq!(in_event(262).unwrap(), 247);
     }
 }

@@ -1,11 +1,11 @@
-//! The part that writes: accept, answer the handshakes, then nothing but one frame to every socket when a message
+//! The part that writes: accept, answer the handshakes, then nothing but one frame, or chunk, to every socket when a message
 //! is due. Whatever it did beyond that would raise the floor, so it reads nothing and queues nothing; a socket
 //! that does not take a frame at once ends it.
 
 use std::io::{BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use fanfare_websocket::{Opcode, handshake, put_frame};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ pub(super) struct WriterSettings {
     pub(super) run: u64,
     pub(super) size: usize,
     pub(super) payload: Payload,
+    pub(super) chunked: bool,
     pub(super) subscribers: usize,
 }
 
@@ -47,7 +48,7 @@ pub(super) fn write(
     let mut sockets = Vec::with_capacity(settings.subscribers);
     for _ in 0..settings.subscribers {
         let (mut socket, _) = listener.accept()?;
-        answer(&mut socket)?;
+        answer(&mut socket, settings.chunked)?;
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         sockets.push(socket);
@@ -57,7 +58,7 @@ pub(super) fn write(
     while input.read_line(&mut line)? > 0 {
         let order: Order =
             serde_json::from_str(&line).map_err(|error| BenchError::Floor(format!("{error}: {line}")))?;
-        carry_out(&order, settings.run, &mut pattern, &sockets)?;
+        carry_out(&order, settings, &mut pattern, &sockets)?;
         say(output, "written")?;
         line.clear();
     }
@@ -66,7 +67,7 @@ pub(super) fn write(
 
 fn carry_out(
     order: &Order,
-    run: u64,
+    &WriterSettings { run, chunked, .. }: &WriterSettings,
     pattern: &mut Pattern,
     sockets: &[TcpStream],
 ) -> Result<(), BenchError> {
@@ -75,7 +76,12 @@ fn carry_out(
     let mut frame = BytesMut::new();
     for (sequence, intended) in (order.first..order.first + order.count).zip(schedule) {
         frame.clear();
-        put_frame(&mut frame, opcode, pattern.stamp(&Stamp { run, publisher: 0, sequence, intended }));
+        let message = pattern.stamp(&Stamp { run, publisher: 0, sequence, intended });
+        if chunked {
+            put_event(&mut frame, message);
+        } else {
+            put_frame(&mut frame, opcode, message);
+        }
         sys::sleep_until(intended);
         for mut socket in sockets {
             if socket.write(&frame)? != frame.len() {
@@ -86,8 +92,17 @@ fn carry_out(
     Ok(())
 }
 
-/// Answers one handshake.
-fn answer(socket: &mut TcpStream) -> Result<(), BenchError> {
+/// What stands around the text of an event.
+pub(super) const AROUND: usize = "data: \n\n".len();
+
+fn put_event(chunk: &mut BytesMut, text: &[u8]) {
+    chunk.put_slice(format!("{:x}\r\ndata: ", text.len() + AROUND).as_bytes());
+    chunk.put_slice(text);
+    chunk.put_slice(b"\n\n\r\n");
+}
+
+/// Answers one handshake, or request for events.
+fn answer(socket: &mut TcpStream, chunked: bool) -> Result<(), BenchError> {
     let mut request = Vec::new();
     let mut scratch = [0; 1024];
     while !request.ends_with(b"\r\n\r\n") {
@@ -96,6 +111,11 @@ fn answer(socket: &mut TcpStream) -> Result<(), BenchError> {
             return Err(BenchError::Floor("a receiver did not send a handshake".to_owned()));
         }
         request.extend_from_slice(&scratch[..read]);
+    }
+    if chunked {
+        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")?;
+        socket.write_all(b"Transfer-Encoding: chunked\r\n\r\n")?;
+        return Ok(());
     }
     let headers: HeaderMap = String::from_utf8_lossy(&request)
         .lines()

@@ -1,5 +1,5 @@
 //! A relay of one channel, small and slow, that can be told to do wrong: what the auditor must notice. It speaks payloads, or
-//! the client protocol.
+//! the client protocol; to listeners in frames, or in the body of an answer.
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
 use std::collections::BTreeMap;
@@ -7,14 +7,17 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use fanfare_bench::{Protocol, Target};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use fanfare_bench::{Protocol, Target, Transport};
 use fanfare_protocol::centrifuge::{
-    Answer, ConnectResult, Encoding, ErrorCode, Format, Publication, Request, SubscribeRequest,
-    SubscribeResult,
+    Answer, ConnectResult, Disconnect, EmulationRequest, Encoding, ErrorCode, Event as Told, Format,
+    Publication, Push, Request, SubscribeRequest, SubscribeResult,
 };
 use fanfare_websocket::deflate::{Agreed, Compressor, Level, Policy, negotiate};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, close_frame, frame, handshake};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use percent_encoding::percent_decode_str;
 
 /// What it does to the `nth` message that is published (from 0), for its first subscriber unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,7 @@ struct Subscriber {
     socket: Arc<TcpStream>,
     compressor: Option<Compressor>,
     format: Option<Format>,
+    transport: Transport,
 }
 
 impl Relay {
@@ -138,9 +142,16 @@ impl Relay {
 
 fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
     let mut scratch = vec![0; 64 * 1024];
-    let request = read_request(socket)?;
+    let (request, begun) = read_request(socket)?;
     if channel.lock().unwrap().fault == Fault::Refuse {
         return (&**socket).write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").ok();
+    }
+    let path = request.split(' ').nth(1)?;
+    if path == "/emulation" {
+        return serve_requests(socket, channel, request, begun);
+    }
+    if path.starts_with("/sse/") || path.starts_with("/connection/sse") || path == "/connection/http_stream" {
+        return serve_body(socket, channel, &request, begun);
     }
     {
         // Joined before the answer: whoever has that may rely on getting everything.
@@ -155,7 +166,8 @@ fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
         } else {
             let compressor = agreed
                 .map(|agreed| Compressor::for_connection(Role::Server, &agreed, Level::new(6).unwrap()));
-            channel.subscribers.push(Subscriber { socket, compressor, format: None });
+            let transport = Transport::WebSocket;
+            channel.subscribers.push(Subscriber { socket, compressor, format: None, transport });
         }
     }
     let format = channel.lock().unwrap().format;
@@ -185,6 +197,88 @@ fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
     }
 }
 
+/// Answers with a body that does not end, to a subscriber of the one channel.
+fn serve_body(
+    socket: &Arc<TcpStream>,
+    channel: &Mutex<Channel>,
+    request: &str,
+    begun: Vec<u8>,
+) -> Option<()> {
+    let format = channel.lock().unwrap().format;
+    let path = request.split(' ').nth(1)?;
+    let transport = if path.ends_with("stream") { Transport::HttpStream } else { Transport::Sse };
+    let commands = match path.split_once("?cf_connect=") {
+        Some((_, commands)) => percent_decode_str(commands).collect(),
+        None => read_body(socket, request, begun)?,
+    };
+    let mut answers = Vec::new();
+    let encoding = format.map(Format::encoding);
+    for command in encoding.into_iter().flat_map(|encoding| encoding.commands(&commands)) {
+        let command = command.ok()?;
+        let (node, session) = ("n".to_owned(), "s".to_owned());
+        let connected = ConnectResult { ping: 25, pong: true, node, session, ..ConnectResult::default() };
+        let answer = match command.request {
+            Request::Connect(_) => Answer::Connect(connected),
+            Request::Subscribe(request) if request.channel == CHANNEL => {
+                Answer::Subscribe(SubscribeResult::default())
+            }
+            _ => ErrorCode::PermissionDenied.into(),
+        };
+        encoding?.put_answer(&mut answers, command.id, &answer).unwrap();
+    }
+    let mut channel = channel.lock().unwrap();
+    let subscriber = Subscriber { socket: Arc::clone(socket), compressor: None, format, transport };
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let first = if answers.is_empty() { Vec::new() } else { carried(transport, format, &answers) };
+    (&**socket).write_all(&[&head[..], &first].concat()).ok()?;
+    channel.subscribers.push(subscriber);
+    drop(channel);
+    // Until it goes.
+    read_some(socket);
+    Some(())
+}
+
+/// What sessions say from elsewhere: nothing but that they live.
+fn serve_requests(
+    mut socket: &TcpStream,
+    channel: &Mutex<Channel>,
+    mut request: String,
+    mut begun: Vec<u8>,
+) -> Option<()> {
+    let encoding = channel.lock().unwrap().format?.encoding();
+    loop {
+        let length = content_length(&request)?;
+        while begun.len() < length {
+            begun.extend_from_slice(&read_some(socket)?);
+        }
+        let next = begun.split_off(length);
+        let said = EmulationRequest::read(encoding, &begun).ok()?;
+        assert_eq!((said.node.as_str(), said.session.as_str()), ("n", "s"));
+        let pongs = encoding.commands(&said.data).map(|command| command.unwrap().request);
+        assert!(pongs.eq([Request::Pong]));
+        channel.lock().unwrap().pongs += 1;
+        socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").ok()?;
+        (request, begun) = read_head(socket, next)?;
+    }
+}
+
+/// Messages as a body has them, in two chunks.
+fn carried(transport: Transport, format: Option<Format>, messages: &[u8]) -> Vec<u8> {
+    let text = || String::from_utf8(messages.to_vec()).unwrap();
+    let body = match (transport, format) {
+        (Transport::HttpStream, Some(Format::Protobuf)) => messages.to_vec(),
+        (Transport::HttpStream, _) => text().into_bytes().into_iter().chain(*b"\n").collect(),
+        _ => text().lines().map(|line| format!("data: {line}\n\n")).collect::<String>().into_bytes(),
+    };
+    chunks(&body)
+}
+
+fn chunks(body: &[u8]) -> Vec<u8> {
+    let (one, other) = body.split_at(body.len() / 2);
+    let chunk = |bytes: &[u8]| [format!("{:X}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
+    [one, other].into_iter().filter(|bytes| !bytes.is_empty()).flat_map(chunk).collect()
+}
+
 /// Carries out what a client of the protocol asks for. Everybody may publish in one channel and nobody in others.
 fn obey(channel: &Mutex<Channel>, socket: &Arc<TcpStream>, encoding: Encoding, frame: &[u8]) -> Option<()> {
     for command in encoding.commands(frame) {
@@ -206,7 +300,8 @@ fn obey(channel: &Mutex<Channel>, socket: &Arc<TcpStream>, encoding: Encoding, f
             }
             Request::Subscribe(_) => {
                 let (socket, format) = (Arc::clone(socket), Some(encoding.format()));
-                let subscriber = Subscriber { socket, compressor: None, format };
+                let transport = Transport::WebSocket;
+                let subscriber = Subscriber { socket, compressor: None, format, transport };
                 let mut channel = channel.lock().unwrap();
                 answer_to(
                     &subscriber.socket,
@@ -266,16 +361,15 @@ fn publish(channel: &Mutex<Channel>, from: &TcpStream, opcode: Opcode, payload: 
         *payload.iter_mut().rfind(|byte| byte.is_ascii_alphanumeric())? ^= 1;
     }
     let whole = first.frame(opcode, &payload);
-    let notice = frame(Opcode::Text, br#"{"fanfare":"gap","channel":"bench"}"#);
     let bytes = match fault {
         Fault::Drop | Fault::Cut => Vec::new(),
-        Fault::DropAndTell => notice.to_vec(),
+        Fault::DropAndTell => first.notice(),
         Fault::Double => [whole.clone(), whole].concat(),
         Fault::Swap => {
             channel.held_back = Some(whole);
             return Some(());
         }
-        Fault::SendAway => close_frame(CloseCode::SERVICE_RESTART, "service restart").to_vec(),
+        Fault::SendAway => first.farewell(),
         _ => whole,
     };
     (&*first.socket).write_all(&bytes).ok();
@@ -339,12 +433,49 @@ impl Subscriber {
             // A ping may stand in the same frame.
             format.encoding().put_ping(&mut out);
             format.encoding().put_unit(&mut out, &unit);
-            return frame(opcode, &out).to_vec();
+            return match self.transport {
+                Transport::WebSocket => frame(opcode, &out).to_vec(),
+                transport => carried(transport, Some(format), &out),
+            };
+        }
+        if self.transport == Transport::Sse {
+            return match opcode {
+                Opcode::Text => carried(self.transport, None, payload),
+                _ => chunks(format!("event: binary\ndata: {}\n\n", STANDARD.encode(payload)).as_bytes()),
+            };
         }
         match &mut self.compressor {
             Some(compressor) => compressor.compress_frame(opcode, payload).to_vec(),
             None => frame(opcode, payload).to_vec(),
         }
+    }
+}
+
+impl Subscriber {
+    fn notice(&self) -> Vec<u8> {
+        let notice = r#"{"fanfare":"gap","channel":"bench"}"#;
+        match self.transport {
+            Transport::WebSocket => frame(Opcode::Text, notice.as_bytes()).to_vec(),
+            _ => chunks(format!("event: gap\ndata: {notice}\n\n").as_bytes()),
+        }
+    }
+
+    fn farewell(&self) -> Vec<u8> {
+        let (code, reason) = (CloseCode::SERVICE_RESTART, "service restart");
+        let body = match (self.transport, self.format) {
+            (Transport::WebSocket, _) => return close_frame(code, reason).to_vec(),
+            (_, None) => chunks(b"event: close\ndata: {\"code\":1012,\"reason\":\"service restart\"}\n\n"),
+            (transport, Some(format)) => {
+                let code = u32::from(code.get());
+                let away = Disconnect { code, reason: reason.to_owned(), reconnect: true };
+                let (mut unit, mut out) = (Vec::new(), Vec::new());
+                let push = Push { id: 0, channel: String::new(), event: Told::Disconnect(away) };
+                format.put_push(&mut unit, &push).unwrap();
+                format.encoding().put_unit(&mut out, &unit);
+                carried(transport, Some(format), &out)
+            }
+        };
+        [&body[..], b"0\r\n\r\n"].concat()
     }
 }
 
@@ -355,14 +486,37 @@ fn forget(channel: &Mutex<Channel>, socket: &Arc<TcpStream>) {
     channel.publishers.retain(|other| !Arc::ptr_eq(other, socket));
 }
 
-fn read_request(mut socket: &TcpStream) -> Option<String> {
-    let mut request = Vec::new();
-    let mut scratch = [0; 1024];
-    while !request.ends_with(b"\r\n\r\n") {
-        let read = socket.read(&mut scratch).ok().filter(|read| *read > 0)?;
-        request.extend_from_slice(&scratch[..read]);
+/// The head of a request, and what came behind it.
+fn read_request(socket: &TcpStream) -> Option<(String, Vec<u8>)> {
+    read_head(socket, Vec::new())
+}
+
+fn read_head(socket: &TcpStream, mut begun: Vec<u8>) -> Option<(String, Vec<u8>)> {
+    loop {
+        if let Some(end) = begun.windows(4).position(|four| four == b"\r\n\r\n") {
+            let behind = begun.split_off(end + 4);
+            return Some((String::from_utf8(begun).ok()?, behind));
+        }
+        begun.extend_from_slice(&read_some(socket)?);
     }
-    String::from_utf8(request).ok()
+}
+
+fn read_body(socket: &TcpStream, request: &str, mut begun: Vec<u8>) -> Option<Vec<u8>> {
+    let length = content_length(request).unwrap_or(0);
+    while begun.len() < length {
+        begun.extend_from_slice(&read_some(socket)?);
+    }
+    Some(begun)
+}
+
+fn content_length(request: &str) -> Option<usize> {
+    request.lines().find_map(|line| line.strip_prefix("Content-Length: "))?.parse().ok()
+}
+
+fn read_some(mut socket: &TcpStream) -> Option<Vec<u8>> {
+    let mut scratch = [0; 1024];
+    let read = socket.read(&mut scratch).ok().filter(|read| *read > 0)?;
+    Some(scratch[..read].to_vec())
 }
 
 fn answer(mut socket: &TcpStream, request: &str, policy: Option<Policy>) -> Option<Option<Agreed>> {

@@ -6,7 +6,7 @@ mod heard;
 
 pub use heard::{Heard, heard};
 
-use super::command::{Command, Request};
+use super::command::{Command, EmulationRequest, Request};
 use super::fields::{Empty, json};
 use super::framing::{Encoding, Format, Messages};
 use super::messages::{
@@ -56,6 +56,18 @@ pub fn put_command(encoding: Encoding, frame: &mut Vec<u8>, command: &Command) -
         Request::Rpc(request) => to.put("rpc", 13, request),
         Request::Refresh(request) => to.put("refresh", 14, request),
         Request::SubRefresh(request) => to.put("sub_refresh", 15, request),
+    }
+}
+
+/// The body of a request to `/emulation`. In JSON, commands are text.
+pub fn emulation(encoding: Encoding, request: &EmulationRequest) -> Vec<u8> {
+    match encoding {
+        Encoding::Protobuf => prost::Message::encode_to_vec(request),
+        Encoding::Json => {
+            let EmulationRequest { node, session, data } = request;
+            let data = String::from_utf8_lossy(data);
+            serde_json::json!({ "node": node, "session": session, "data": data }).to_string().into_bytes()
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
-use fanfare_bench::{BenchError, Payload, Processes, Protocol, Target};
+use fanfare_bench::{BenchError, Payload, Processes, Protocol, Target, Transport};
 
 use crate::config::value::Value;
 
@@ -35,6 +35,18 @@ pub fn protocol() -> [Arg; 2] {
     ]
 }
 
+pub fn transport() -> Arg {
+    Arg::new("transport")
+        .long("transport")
+        .value_name("T")
+        .value_parser(value_parser!(Transport))
+        .default_value("websocket")
+        .help(
+            "What carries what is heard: websocket, sse (at /sse/{channel}, or /connection/sse) or http-stream (at \
+             /connection/http_stream)",
+        )
+}
+
 pub fn insecure() -> Arg {
     switch("insecure", "Take any certificate at wss:// URLs")
 }
@@ -44,7 +56,7 @@ pub fn message() -> [Arg; 2] {
         number("size", "BYTES", "Bytes of each message, its stamp included").default_value("128"),
         Arg::new("payload").long("payload").value_name("KIND").value_parser(value_parser!(Payload)).help(
             "What messages are: binary, text, or json, whose values differ from message to message \
-                 [default: binary, json for the Centrifuge protocol]",
+                 [default: binary, text for raw events, json for the Centrifuge protocol]",
         ),
     ]
 }
@@ -130,6 +142,7 @@ pub fn targets(matches: &ArgMatches) -> Result<Vec<Target>, BenchError> {
     let channel = argument::<String>(matches, "channel").map_or("", String::as_str);
     let resolve = |url: &String| {
         let target = Target::speaking(url, spoken(matches), channel);
+        let target = target.and_then(|target| target.over(carried(matches)));
         let target = target.map_err(|error| BenchError::Setting(error.to_string()))?;
         Ok(if insecure { target.with_any_certificate() } else { target })
     };
@@ -142,12 +155,21 @@ pub fn processes(matches: &ArgMatches) -> Result<Processes, BenchError> {
 }
 
 pub fn payload(matches: &ArgMatches) -> Payload {
-    let usual = if spoken(matches) == Protocol::Raw { Payload::Binary } else { Payload::Json };
+    let usual = match (spoken(matches), carried(matches)) {
+        (Protocol::Raw, Transport::WebSocket) => Payload::Binary,
+        // Bytes would go in base64.
+        (Protocol::Raw, _) => Payload::Text,
+        _ => Payload::Json,
+    };
     matches.get_one("payload").copied().unwrap_or(usual)
 }
 
 pub fn spoken(matches: &ArgMatches) -> Protocol {
     argument(matches, "protocol").copied().unwrap_or_default()
+}
+
+pub fn carried(matches: &ArgMatches) -> Transport {
+    argument(matches, "transport").copied().unwrap_or_default()
 }
 
 /// An argument that is required or has a default, or 0, which the library refuses where it makes no sense.

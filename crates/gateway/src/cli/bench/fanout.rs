@@ -5,7 +5,7 @@ use fanfare_bench::{Bar, Fanout, Load};
 
 use super::arguments::{
     compression, concurrency, count, duration, insecure, json, message, number, payload, pids, processes,
-    protocol, rates, seed, seed_of, switch, targets, timing, urls,
+    protocol, rates, seed, seed_of, switch, targets, timing, transport, urls,
 };
 use super::floor::this_program;
 use super::{Outcome, print};
@@ -24,6 +24,10 @@ pub fn command() -> Command {
              With --protocol centrifuge-json or centrifuge-protobuf, all are clients of the Centrifuge protocol, and \
              the channel is --channel. A connection counts as open when it is subscribed. The floor writes frames \
              as large as the server's.\n\n\
+             With --transport sse or http-stream, subscribers hear in the body of an answer that does not end, at \
+             the endpoints beside those that the URLs name; sessions there answer pings by requests to /emulation, on one \
+             connection for each thread and URL. Publishers are WebSocket clients all the same. The floor writes chunks as \
+             large as the server's.\n\n\
              With --compression, subscribers offer permessage-deflate; what they get is checked when it is \
              inflated. Publishers and the floor compress nothing. For a figure that means something, let \
              messages be --payload json.\n\n\
@@ -33,6 +37,7 @@ pub fn command() -> Command {
         )
         .arg(urls())
         .args(protocol())
+        .arg(transport())
         .arg(insecure())
         .arg(number("subscribers", "N", "Connections that subscribe").required(true))
         .arg(number("publishers", "P", "Connections that publish, in turn").default_value("1"))
@@ -112,6 +117,7 @@ mod tests {
             "--rate 1 --pid 1 --pid 2 --settle 1m30s",
             "--rate 1 --payload json --compression",
             "--rate 1 --protocol centrifuge-protobuf --channel news",
+            "--rate 1 --protocol centrifuge-protobuf --transport http-stream",
         ] {
             assert!(parse(arguments).is_ok(), "{arguments}");
         }
@@ -122,6 +128,7 @@ mod tests {
             "--rate 1 --duration 10",
             "--rate 1 --payload xml",
             "--rate 1 --protocol pusher",
+            "--rate 1 --transport carrier-pigeon",
         ] {
             assert!(parse(arguments).is_err(), "{arguments}");
         }

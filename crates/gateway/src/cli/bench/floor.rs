@@ -31,6 +31,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
         subscribers,
         size: count(matches, "size"),
         payload: payload(matches),
+        chunked: false,
         rate,
         duration: duration(matches, "duration"),
         warmup: duration(matches, "warmup"),

@@ -4,7 +4,8 @@ use clap::{ArgMatches, Command};
 use fanfare_bench::{Bar, Idle};
 
 use super::arguments::{
-    compression, concurrency, count, insecure, json, number, pids, processes, protocol, targets, urls,
+    compression, concurrency, count, insecure, json, number, pids, processes, protocol, targets, transport,
+    urls,
 };
 use super::{Outcome, print};
 
@@ -14,6 +15,7 @@ pub fn command() -> Command {
         .about("Open connections that do nothing, and read what they cost in memory")
         .arg(urls())
         .args(protocol())
+        .arg(transport())
         .arg(insecure())
         .arg(number("connections", "N", "How many").required(true))
         .arg(concurrency("128"))
