@@ -1,10 +1,8 @@
-//! The HTTP API: who may call it, what each method does to everybody else, and what is said of every wrong request.
+//! The HTTP API: who may call it, and what is said of every wrong request. What the methods do is the next file's.
 
 use serde_json::{Value, json};
 
-use crate::harness::{
-    API_KEY, Client, Instance, RedisServer, Response, Said, Setup, eventually, post, request,
-};
+use crate::harness::{API_KEY, Instance, Response, Setup, post, request};
 
 /// Channels of every sort.
 const CHANNELS: &str = "
@@ -27,7 +25,7 @@ const CHANNELS: &str = "
 ";
 
 /// An API, these keys, and the channels.
-fn setup(keys: &str) -> Setup {
+pub fn setup(keys: &str) -> Setup {
     Setup::new(CHANNELS).flags(&["--internal-listen", "127.0.0.1:0"]).keys(&format!(
         "api_keys = [\"{API_KEY}\", \"another\"]
 {keys}"
@@ -40,7 +38,7 @@ async fn raw_call(instance: &Instance, method: &str, headers: &[(&str, &str)], b
 }
 
 /// The body of what must be answered with 200.
-async fn call(instance: &Instance, method: &str, body: Value) -> Value {
+pub async fn call(instance: &Instance, method: &str, body: Value) -> Value {
     let answer = raw_call(instance, method, &[("X-API-Key", API_KEY)], body.to_string().as_bytes()).await;
     assert_eq!(
         (answer.status, answer.header("content-type")),
@@ -50,7 +48,7 @@ async fn call(instance: &Instance, method: &str, body: Value) -> Value {
     answer.json()
 }
 
-async fn result(instance: &Instance, method: &str, body: Value) -> Value {
+pub async fn result(instance: &Instance, method: &str, body: Value) -> Value {
     let answer = call(instance, method, body.clone()).await;
     answer.get("result").unwrap_or_else(|| panic!("{method} {body}: {answer}")).clone()
 }
@@ -316,129 +314,6 @@ async fn the_mode_of_errors_can_be_configured() {
     }
 }
 
-/// From the API to raw subscribers and Redis listeners, on whatever instance.
-#[tokio::test]
-async fn a_back_end_reaches_everybody() {
-    let redis = RedisServer::start().await;
-    let one = setup("").redis(&redis.url()).start().await;
-    let other = setup("").redis(&redis.url()).start().await;
-    let mut clients = Vec::new();
-    for instance in [&one, &other] {
-        for channel in ["news", "kept:a", "binary:a"] {
-            clients.push((channel, Client::connect(instance.url(channel)).await));
-        }
-    }
-    assert_eq!(
-        result(&one, "publish", json!({ "channel": "news", "data": { "n": [1, "ž"] } })).await,
-        json!({})
-    );
-    let kept = result(&other, "publish", json!({ "channel": "kept:a", "data": "text" })).await;
-    assert_eq!(kept["offset"], 1);
-    let again = json!({ "channel": "kept:a", "data": 2, "idempotency_key": "once", "tags": { "a": "b" } });
-    for instance in [&one, &other] {
-        let twice = result(instance, "publish", again.clone()).await;
-        assert_eq!((&twice["offset"], &twice["epoch"]), (&json!(2), &kept["epoch"]));
-    }
-    result(&one, "publish", json!({ "channel": "kept:a", "data": 3, "skip_history": true })).await;
-    result(&one, "publish", json!({ "channel": "binary:a", "b64data": "AP8Q" })).await;
-    result(&one, "publish", json!({ "channel": "binary:a" })).await;
-    let channels = json!(["news", "nowhere:a", "kept:a", "", "json:a"]);
-    let answer = result(&other, "broadcast", json!({ "channels": channels, "data": [4] })).await;
-    let responses = &answer["responses"];
-    assert_eq!((&responses[0], &responses[1]["error"]["code"]), (&json!({ "result": {} }), &json!(102)));
-    assert_eq!(responses[2]["result"]["offset"], 3);
-    assert_eq!((&responses[3]["error"]["code"], &responses[4]["error"]["code"]), (&json!(107), &json!(107)));
-    for (version, offset) in [(5, 4), (5, 4), (4, 4), (6, 5)] {
-        let publish = json!({ "channel": "kept:a", "data": { "version": version }, "version": version });
-        assert_eq!(result(&one, "publish", publish).await["offset"], offset, "{version}");
-    }
-    for (channel, client) in &mut clients {
-        let expected: Vec<Said> = match *channel {
-            "news" => vec![r#"{"n":[1,"ž"]}"#.into(), "[4]".into()],
-            "kept:a" => {
-                ["\"text\"", "2", "3", "[4]", r#"{"version":5}"#, r#"{"version":6}"#].map(Said::from).into()
-            }
-            _ => vec![Said::Binary(vec![0, 0xFF, 0x10]), Said::Binary(vec![])],
-        };
-        assert_eq!(client.take(expected.len()).await, expected, "{channel}");
-    }
-    let history = result(&one, "history", json!({ "channel": "kept:a", "limit": -1 })).await;
-    let said = history["publications"].as_array().unwrap();
-    let offsets: Vec<_> = said.iter().map(|said| said["offset"].clone()).collect();
-    assert_eq!((json!(offsets), &history["offset"]), (json!([1, 2, 3, 4, 5]), &json!(5)));
-    assert_eq!((&said[1]["data"], &said[1]["tags"]), (&json!(2), &json!({ "a": "b" })));
-    for (query, offsets) in [
-        (json!({}), json!([])),
-        (json!({ "limit": 2 }), json!([1, 2])),
-        (json!({ "limit": 2, "reverse": true }), json!([5, 4])),
-        (json!({ "limit": 9, "since": { "offset": 3, "epoch": history["epoch"] } }), json!([4, 5])),
-        (json!({ "limit": 9, "since": { "offset": 3 } }), json!([4, 5])),
-        (json!({ "limit": 9, "reverse": true, "since": { "offset": 3 } }), json!([2, 1])),
-    ] {
-        let mut request = json!({ "channel": "kept:a" });
-        request.as_object_mut().unwrap().extend(query.as_object().unwrap().clone());
-        let read = result(&other, "history", request).await;
-        let found: Vec<_> =
-            read["publications"].as_array().unwrap().iter().map(|said| said["offset"].clone()).collect();
-        assert_eq!((json!(found), &read["offset"]), (offsets, &json!(5)), "{query}");
-    }
-    assert_eq!(result(&one, "history_remove", json!({ "channel": "kept:a" })).await, json!({}));
-    let read = result(&other, "history", json!({ "channel": "kept:a", "limit": 9 })).await;
-    assert_eq!((&read["publications"], &read["offset"]), (&json!([]), &json!(5)));
-    let counted = one.metric("fanfare_api_calls_total", &[("method", "publish"), ("result", "ok")]).await;
-    assert_eq!(counted, 9.0);
-    assert_eq!(
-        other.metric("fanfare_api_calls_total", &[("method", "history"), ("result", "ok")]).await,
-        7.0
-    );
-}
-
-#[tokio::test]
-async fn channels_and_instances_are_listed_over_all_instances() {
-    let redis = RedisServer::start().await;
-    let one = setup("").redis(&redis.url()).start().await;
-    let other = setup("").redis(&redis.url()).start().await;
-    let mut clients = Vec::new();
-    for (instance, channel) in [(&one, "a"), (&one, "kept:b"), (&other, "a"), (&other, "kept:c")] {
-        clients.push(Client::connect(instance.url(channel)).await);
-    }
-    let counts = |found: &Value| -> Vec<(String, u64)> {
-        let channels = found["channels"].as_object().unwrap().iter();
-        channels.map(|(name, facts)| (name.clone(), facts["num_clients"].as_u64().unwrap())).collect()
-    };
-    let expected = [("a", 2), ("kept:b", 1), ("kept:c", 1)].map(|(name, count)| (name.to_owned(), count));
-    eventually("all channels are listed", async || {
-        counts(&result(&one, "channels", json!({})).await) == expected
-    })
-    .await;
-    let found = result(&other, "channels", json!({ "pattern": "kept:*" })).await;
-    assert_eq!(counts(&found), expected[1..]);
-    let (mut pages, mut cursor) = (Vec::new(), json!(""));
-    while !cursor.is_null() {
-        let page = result(&one, "channels", json!({ "limit": 1, "cursor": cursor })).await;
-        pages.extend(counts(&page));
-        cursor = page["next"].clone();
-    }
-    pages.sort();
-    pages.dedup();
-    assert_eq!(pages, expected);
-    eventually("both instances are listed, with what they have", async || {
-        let info = result(&other, "info", json!({})).await;
-        let nodes = info["nodes"].as_array().unwrap();
-        nodes.len() == 2
-            && nodes.iter().all(|node| {
-                node["num_clients"] == 2
-                    && node["num_subs"] == 2
-                    && node["num_channels"] == 2
-                    && node["process"]["rss"].as_u64().unwrap() > 1 << 20
-            })
-    })
-    .await;
-    drop(clients);
-    eventually("nobody is left", async || counts(&result(&other, "channels", json!({})).await).is_empty())
-        .await;
-}
-
 #[tokio::test]
 async fn the_document_is_served_and_knows_every_method() {
     let instance = setup("").start().await;
@@ -450,56 +325,5 @@ async fn the_document_is_served_and_knows_every_method() {
         let method = path.strip_prefix("/api/").unwrap();
         let answer = raw_call(&instance, method, &[("X-API-Key", API_KEY)], b"{}").await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-    }
-}
-
-/// While Redis is away, whoever publishes with a confirmation is told so, and what is asked of others fails.
-#[tokio::test]
-async fn a_broker_that_is_away_is_said_to_be() {
-    let mut redis = RedisServer::start().await;
-    let instance = setup("redis_timeout = \"500ms\"").redis(&redis.url()).start().await;
-    let up = async || instance.metric("fanfare_broker_up", &[]).await;
-    eventually("the broker is up", async || up().await == 1.0).await;
-    redis.kill().await;
-    eventually("the broker is away", async || up().await == 0.0).await;
-    for (method, body) in [
-        ("publish", json!({ "channel": "a", "data": 1 })),
-        ("publish", json!({ "channel": "kept:a", "data": 1 })),
-        ("history", json!({ "channel": "kept:a" })),
-        ("history_remove", json!({ "channel": "kept:a" })),
-        ("presence", json!({ "channel": "kept:a" })),
-        ("presence_stats", json!({ "channel": "kept:a" })),
-        ("channels", json!({})),
-        ("info", json!({})),
-        ("disconnect", json!({ "user": "42" })),
-    ] {
-        let answer = call(&instance, method, body.clone()).await;
-        let error = &answer["error"];
-        assert_eq!(error["code"], 100, "{method} {body}: {answer}");
-        assert!(error["message"].as_str().unwrap().contains("Redis at"), "{method} {body}: {answer}");
-    }
-    redis.restart().await;
-    eventually("it publishes again", async || {
-        let answer = call(&instance, "publish", json!({ "channel": "kept:a", "data": 1 })).await;
-        answer["result"]["offset"] == 1
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn what_is_published_is_counted_in_its_namespace_whoever_publishes() {
-    let instance = setup("").start().await;
-    result(&instance, "publish", json!({ "channel": "kept:a", "data": 1 })).await;
-    result(&instance, "broadcast", json!({ "channels": ["kept:b", "json:c"], "data": {} })).await;
-    // What is refused was not published.
-    let refused = call(&instance, "publish", json!({ "channel": "json:c", "data": 5 })).await;
-    assert_eq!(refused["error"]["code"], 107, "{refused}");
-    let mut client = Client::connect(instance.url("lobby")).await;
-    client.send("hello").await;
-    assert_eq!(client.next().await, Said::from("hello"));
-    for (namespace, publications) in [("kept", 2.0), ("json", 1.0), ("binary", 0.0), ("(default)", 1.0)] {
-        let labels = [("namespace", namespace)];
-        let counted = instance.metric("fanfare_namespace_publications_total", &labels).await;
-        assert_eq!(counted, publications, "{namespace}");
     }
 }

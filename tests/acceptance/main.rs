@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "here an unwrap is an assertion")]
 
 mod api;
+mod api_methods;
 mod bench;
 mod centrifuge;
 mod centrifuge_cluster;
