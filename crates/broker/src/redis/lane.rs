@@ -9,6 +9,9 @@
 //! What Redis itself must decide on (an `Append`) goes another way: it is delivered here only when the bus brings it,
 //! or when the healer has read it.
 
+mod subscriptions;
+mod tasks;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -20,9 +23,8 @@ use uuid::Uuid;
 
 use super::RedisConfig;
 use super::append::{Append, Outcome};
-use super::control::Lost;
 use super::fault::Fault;
-use super::interest::{Interest, Subscribed};
+use super::interest::Interest;
 use super::keys::Keys;
 use super::log::{Log, Message};
 use super::occasionally::Occasionally;
@@ -218,87 +220,6 @@ impl Lane {
         if bus.log.was_sent(sequence) { BrokerError::Unknown(because) } else { BrokerError::Away(because) }
     }
 
-    pub fn subscribe(self: &Arc<Self>, channel: &Channel) -> Pending<'static, ()> {
-        let subscribed = self.interest.lock().subscribe(channel);
-        let confirmed = match subscribed {
-            Subscribed::Already => None,
-            Subscribed::Soon(confirmed) => {
-                self.change.notify_one();
-                Some(confirmed)
-            }
-        };
-        let kept = (self.retain)(channel).is_some();
-        if confirmed.is_none() && !kept {
-            return Box::pin(std::future::ready(()));
-        }
-        let (lane, channel) = (self.clone(), channel.clone());
-        Box::pin(async move {
-            // An error says that the lane has ended, and then nobody needs to know.
-            if let Some(confirmed) = confirmed {
-                confirmed.await.unwrap_or_default();
-            }
-            let established = kept.then(|| lane.order.lock().streams.established(&channel));
-            if let Some(established) = established.flatten() {
-                established.await.unwrap_or_default();
-            }
-        })
-    }
-
-    pub fn release(&self, channel: &Channel) {
-        let mut interest = self.interest.lock();
-        let idle = interest.first_release().is_none();
-        interest.release(channel, Instant::now());
-        drop(interest);
-        if idle {
-            self.change.notify_one();
-        }
-    }
-
-    /// Forgets the released channels that nobody wants after all; gives back those that the bus must be told of.
-    pub fn leave_released(&self) -> Vec<Channel> {
-        let Some(until) = Instant::now().checked_sub(LINGER) else { return Vec::new() };
-        let mut released = self.interest.lock().take_released(until);
-        // Asked without a lock: the relay has locks of its own.
-        released.retain(|(_, channel)| !self.relay.wanted(channel));
-        let mut interest = self.interest.lock();
-        let mut left = Vec::new();
-        released.retain(|(at, channel)| {
-            let leave = interest.leave(*at, channel);
-            left.extend(leave.map(|_| channel.clone()));
-            leave == Some(true)
-        });
-        drop(interest);
-        let mut order = self.order.lock();
-        left.iter().for_each(|channel| order.streams.forget(channel));
-        released.into_iter().map(|(_, channel)| channel).collect()
-    }
-
-    /// These are about to be subscribed.
-    pub fn expect(&self, channels: &[Channel]) {
-        let now = Instant::now();
-        for channel in channels.iter().filter(|channel| (self.retain)(channel).is_some()) {
-            self.order.lock().streams.expect(channel, now);
-        }
-    }
-
-    /// These are subscribed; of these, `promised` were taken for subscribed before. Gives back those that have no
-    /// history, out of which what they missed could be read.
-    pub fn subscribed(&self, channels: &[Channel], promised: Vec<Channel>, cause: GapCause) -> Vec<Channel> {
-        let (kept, plain): (Vec<_>, Vec<_>) =
-            promised.into_iter().partition(|channel| (self.retain)(channel).is_some());
-        let mut order = self.order.lock();
-        kept.iter().for_each(|channel| order.streams.subscribed(channel, Some(cause)));
-        channels.iter().for_each(|channel| order.streams.subscribed(channel, None));
-        drop(order);
-        self.heal.notify_one();
-        plain
-    }
-
-    /// When the next released channel will have lingered long enough.
-    pub fn next_leave(&self) -> Option<Instant> {
-        Some(self.interest.lock().first_release()? + LINGER)
-    }
-
     /// Resolves when less than `READY_BYTES` and `READY_COUNT` wait, or when the lane is down.
     pub async fn ready(&self) {
         self.until(|bus| {
@@ -351,131 +272,6 @@ impl Lane {
         format!("Redis at {} {fault}", self.address)
     }
 
-    // What the publisher's task tells and asks.
-
-    pub fn publisher_open(&self) {
-        let mut bus = self.bus.lock();
-        bus.publisher = Ok(());
-        self.release_canary(&mut bus);
-    }
-
-    pub fn publisher_lost(&self, fault: &Fault) {
-        self.go_down(|bus| {
-            bus.publisher = Err(fault.clone());
-            bus.log.send_again();
-        });
-    }
-
-    /// Once a second: sends a canary out. If one is late, another follows, which is proof as well when it comes back;
-    /// if one still waits to be sent, there is no use in another.
-    pub fn tick(&self) {
-        let mut bus = self.bus.lock();
-        let seen_off = bus.log.seen_off();
-        match &bus.canary {
-            Some(canary) if canary.acknowledged.is_some() => {
-                bus.log.push(Message::Canary);
-                self.wake(&mut bus);
-            }
-            Some(canary) if canary.sequence > seen_off => {}
-            // None, or a full spool has dropped it.
-            _ => self.release_canary(&mut bus),
-        }
-    }
-
-    /// What to send next, in order; nothing while the subscriber is not there, so that the others, who lost Redis
-    /// when we did, have a moment to return as well, and we never miss what we publish. `take` must be quick.
-    pub fn send(&self, count: usize, bytes: usize, take: impl FnMut(u64, Message)) -> Option<Lost> {
-        let mut bus = self.bus.lock();
-        bus.idle = bus.subscriber.is_err() || bus.log.waiting() == 0;
-        if bus.idle {
-            return None;
-        }
-        bus.log.send(count, bytes, take);
-        bus.log.take_lost()
-    }
-
-    /// Up to here, messages have been sent at least once.
-    pub fn ever_sent(&self) -> u64 {
-        self.bus.lock().log.ever_sent()
-    }
-
-    /// Redis would not take it, and nobody waits for an answer: everybody misses it.
-    pub fn refused(&self, channel: &Channel) {
-        self.bus.lock().log.lose(channel);
-        self.overflow(vec![channel.clone()]);
-    }
-
-    pub fn not_announced(&self, lost: Lost) {
-        self.bus.lock().log.put_back_lost(lost);
-    }
-
-    pub fn acknowledged(&self, sequence: u64) {
-        let heard = self.order.lock().heard;
-        let mut bus = self.bus.lock();
-        bus.log.acknowledge(sequence);
-        bus.log.trim(heard);
-        if let Some(canary) = &mut bus.canary
-            && canary.sequence <= sequence
-        {
-            canary.acknowledged.get_or_insert_with(Instant::now);
-        }
-        drop(bus);
-        self.room.notify_waiters();
-    }
-
-    // What the subscriber's task tells and asks.
-
-    /// Whatever was promised is subscribed.
-    pub fn subscriber_open(&self) {
-        let mut bus = self.bus.lock();
-        bus.subscriber = Ok(());
-        self.release_canary(&mut bus);
-    }
-
-    pub fn subscriber_lost(&self, fault: &Fault) {
-        self.go_down(|bus| bus.subscriber = Err(fault.clone()));
-        self.interest.lock().away();
-        self.order.lock().streams.lost(fault.gap_cause());
-    }
-
-    /// The last number given out.
-    pub fn last(&self) -> u64 {
-        self.bus.lock().log.last()
-    }
-
-    /// Our own messages are delivered up to `heard`; `back` is the highest number that came back just now. The
-    /// canary's, or a later one, proves that the bus brings what it is given.
-    pub fn heard(&self, heard: u64, back: Option<u64>) {
-        let mut bus = self.bus.lock();
-        bus.log.trim(heard);
-        if bus.canary.as_ref().is_none_or(|canary| back < Some(canary.sequence)) {
-            return;
-        }
-        bus.canary = None;
-        if bus.up || bus.publisher.is_err() || bus.subscriber.is_err() {
-            return;
-        }
-        bus.up = true;
-        drop(bus);
-        tracing::info!(redis = self.address, "the broker is up");
-    }
-
-    /// How long the canary should have been back.
-    pub fn canary_overdue(&self) -> Option<Duration> {
-        Some(self.bus.lock().canary.as_ref()?.acknowledged?.elapsed())
-    }
-
-    /// What another lane lost is a gap here, in the channels of this lane.
-    pub fn announce(&self, lost: &Lost, ours: impl Fn(&Channel) -> bool) {
-        let channels: Vec<_> = match lost.channels() {
-            Some(channels) => channels.iter().filter(|channel| ours(channel)).cloned().collect(),
-            None => self.interest.lock().promised(),
-        };
-        if !channels.is_empty() {
-            self.relay.gap(Gap { channels: Some(channels), cause: GapCause::Overflow });
-        }
-    }
-
     /// Delivers here whatever has had no echo, in order, before anything that is published from now on.
     fn go_down(&self, change: impl FnOnce(&mut Bus)) {
         let mut order = self.order.lock();
@@ -519,8 +315,6 @@ impl Lane {
     }
 }
 
-/// How long a subscription outlives its last subscriber: a page that reloads finds it there.
-const LINGER: Duration = Duration::from_secs(1);
 const READY_BYTES: usize = 4 << 20;
 const READY_COUNT: u64 = 10_000;
 
