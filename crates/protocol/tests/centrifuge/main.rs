@@ -3,6 +3,7 @@
 mod catalogue;
 mod commands;
 mod differences;
+mod offences;
 mod payloads;
 mod replies;
 mod wire;
