@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use fanfare_broker::{BrokerError, Query, RedisConfig};
 use futures_util::future::join_all;
 
-use crate::instance::{Instance, channel};
+use crate::instance::{Instance, channel, eventually};
+use crate::proxy::Proxy;
 use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,4 +64,42 @@ async fn who_waits_is_told_at_once_that_redis_is_silent() {
     server.signal("CONT");
     a.until_up().await;
     assert_eq!(a.kept(&channel("kept")).await, [(1, "one".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connect_at_once_share_a_connection_and_do_not_give_up_each_others() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port, Duration::ZERO).await;
+    let a =
+        Instance::redis(&RedisConfig { timeout: Duration::from_secs(1), ..RedisConfig::new(proxy.url()) });
+    a.until_up().await;
+    let read = |name: &str| {
+        let (broker, channel) = (a.broker.clone(), channel(name));
+        async move { broker.history(&channel, Query::TOP).await }
+    };
+    read("kept:9:first").await.expect("it can be read");
+    let lost = proxy.line_that_said("kept:9:first");
+    // Two that are under way on their own lose their connection together, and both open another.
+    lost.shut();
+    let mut under_way = Vec::new();
+    for name in ["kept:9:one", "kept:9:two"] {
+        under_way.push(tokio::spawn(read(name)));
+        eventually("it has asked", async || lost.has_said(name)).await;
+    }
+    let before = proxy.lines().len();
+    proxy.shut_new_lines(true);
+    lost.cut();
+    eventually("both connect", async || proxy.lines().len() == before + 2).await;
+    proxy.shut_new_lines(false);
+    let [first, second] = &proxy.lines()[before..] else { panic!("there are two") };
+    // The first is there, is asked, and falls silent; then the second is there as well.
+    first.open_until("kept:9:");
+    eventually("it is asked", async || first.is_shut()).await;
+    second.open();
+    eventually("one is given up", async || first.is_closed() || second.is_closed()).await;
+    assert!(first.is_closed() && !second.is_closed(), "the silent one, of whose answers nothing is known");
+    read("kept:9:last").await.expect("it is read over the one that is left");
+    for read in under_way {
+        let _ = read.await.expect("it ends");
+    }
 }
