@@ -178,3 +178,45 @@ async fn what_is_published_is_counted_in_its_namespace_whoever_publishes() {
         assert_eq!(counted, publications, "{namespace}");
     }
 }
+
+/// From memory, and by either of two instances that share a Redis.
+#[tokio::test]
+async fn what_comes_again_is_counted_as_that() {
+    let redis = RedisServer::start().await;
+    let alone = [setup("").start().await];
+    let shared = [setup("").redis(&redis.url()).start().await, setup("").redis(&redis.url()).start().await];
+    for instances in [&alone[..], &shared[..]] {
+        for instance in instances {
+            let up = async || instance.metric("fanfare_broker_up", &[]).await == 1.0;
+            eventually("the broker is up", up).await;
+        }
+        for (channel, key, value) in [
+            ("kept:a", "idempotency_key", json!("one")),
+            ("a", "idempotency_key", json!("one")),
+            ("kept:v", "version", json!(7)),
+        ] {
+            let publication = json!({ "channel": channel, "data": 1, key: value });
+            for instance in instances {
+                let first = result(instance, "publish", publication.clone()).await;
+                assert_eq!(result(instance, "publish", publication.clone()).await, first);
+            }
+            let several = json!({ "channels": [channel, channel], "data": 1, key: value });
+            result(&instances[0], "broadcast", several).await;
+        }
+        let mut counted = [0.0; 4];
+        for instance in instances {
+            let metrics = instance.metrics().await;
+            let suppressed =
+                |reason| metrics.value("fanfare_publications_suppressed_total", &[("reason", reason)]);
+            let now = [
+                metrics.value("fanfare_publications_total", &[]),
+                metrics.value("fanfare_namespace_publications_total", &[]),
+                suppressed("repeated"),
+                suppressed("outdated"),
+            ];
+            (0..4).for_each(|at| counted[at] += now[at]);
+        }
+        let again = 1.0 + 2.0 * (instances.len() - 1) as f64 + 2.0;
+        assert_eq!(counted, [3.0, 3.0, 2.0 * again, again], "{} instances", instances.len());
+    }
+}

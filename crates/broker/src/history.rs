@@ -62,6 +62,44 @@ impl Default for AppendOptions {
     }
 }
 
+/// What came of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Where it is in the channel's history, or where what was published instead of it is; nothing where nothing is kept.
+    pub position: Option<Position>,
+    /// Why it was not published itself.
+    pub suppressed: Option<Suppressed>,
+}
+
+impl Appended {
+    /// One that was published.
+    pub(crate) fn published(position: Option<Position>) -> Self {
+        Self { position, suppressed: None }
+    }
+}
+
+/// Why something was rightly not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suppressed {
+    /// Something was published under the same key before.
+    Repeated,
+    /// Something as new or newer was published before.
+    Outdated,
+}
+
+impl Suppressed {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 2] = [Self::Repeated, Self::Outdated];
+
+    /// The name by which it is counted.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Repeated => "repeated",
+            Self::Outdated => "outdated",
+        }
+    }
+}
+
 impl AppendOptions {
     /// Append once under this key, within five minutes.
     pub fn once(key: impl Into<String>) -> Self {

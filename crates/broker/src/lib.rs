@@ -22,7 +22,9 @@ use std::pin::Pin;
 pub use self::census::{Census, ChannelFacts, InstanceFacts};
 pub use self::claims::{Claim, Claims};
 pub use self::control::{ControlBus, Target, Unsent};
-pub use self::history::{AppendOptions, BrokerError, History, Query, Retain, Retention, Version};
+pub use self::history::{
+    AppendOptions, Appended, BrokerError, History, Query, Retain, Retention, Suppressed, Version,
+};
 pub use self::memory::Memory;
 pub use self::paging::{Cursor, Page};
 pub use self::presence::{MemberCount, Presence};
@@ -76,7 +78,7 @@ pub trait Broker: Presence + Claims + Census + ControlBus + Send + Sync + 'stati
     /// a history, it is appended to that; while the broker is away, that waits, and so does the delivery here.
     fn publish(&self, channel: &Channel, publication: Publication);
 
-    /// Publishes, and resolves when the broker has it, with its position if the channel has a history. While the
+    /// Publishes, and resolves when the broker has it, with what came of it. While the
     /// broker is away, it is an error at once, and nothing is published. The call itself puts it into the order of
     /// this thread's publications, but it may not be published if the future is dropped.
     fn append<'a>(
@@ -84,7 +86,7 @@ pub trait Broker: Presence + Claims + Census + ControlBus + Send + Sync + 'stati
         channel: &'a Channel,
         publication: Publication,
         options: AppendOptions,
-    ) -> Pending<'a, Result<Option<Position>, BrokerError>>;
+    ) -> Pending<'a, Result<Appended, BrokerError>>;
 
     /// Reads a channel's history, in one call to where it is kept.
     fn history<'a>(&'a self, channel: &'a Channel, query: Query)

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use fanfare_protocol::{Channel, ConnectionId, Control, Member, Position, PresenceChange, Publication};
+use fanfare_protocol::{Channel, ConnectionId, Control, Member, PresenceChange, Publication};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -22,9 +22,9 @@ use self::census::Books;
 use self::kept::Kept;
 use self::rooms::{Left, Rooms};
 use crate::{
-    AppendOptions, Away, Broker, BrokerError, Census, ChannelFacts, Claim, Claims, ControlBus, Cursor,
-    History, InstanceFacts, MemberCount, Page, Pending, Presence, PresenceStatus, Query, Relay, Retain,
-    Status, Target, Unsent, part_of,
+    AppendOptions, Appended, Away, Broker, BrokerError, Census, ChannelFacts, Claim, Claims, ControlBus,
+    Cursor, History, InstanceFacts, MemberCount, Page, Pending, Presence, PresenceStatus, Query, Relay,
+    Retain, Status, Suppressed, Target, Unsent, part_of,
 };
 
 /// Delivers to this instance's relay and to nobody else.
@@ -81,19 +81,19 @@ impl Memory {
         channel: &Channel,
         mut publication: Publication,
         options: &AppendOptions,
-    ) -> Option<Position> {
+    ) -> Appended {
         let retention = (self.retain)(channel).filter(|_| !options.skip_history);
         let mut kept = self.order(channel).lock();
         if retention.is_some() || options.idempotency_key.is_some() {
             let now = Instant::now();
             kept.forget(now);
-            if let Some(result) = kept.result(channel, options) {
-                return result;
+            if let Some(position) = kept.result(channel, options) {
+                return Appended { position, suppressed: Some(Suppressed::Repeated) };
             }
             if let (Some(retention), Some(version)) = (retention, &options.version)
                 && let Some(top) = kept.suppress(channel, version, retention, now)
             {
-                return Some(top);
+                return Appended { position: Some(top), suppressed: Some(Suppressed::Outdated) };
             }
             publication.position =
                 retention.map(|retention| kept.append(channel, &publication, retention, now));
@@ -101,7 +101,7 @@ impl Memory {
         }
         let position = publication.position;
         self.channels.relay.deliver(channel, publication);
-        position
+        Appended::published(position)
     }
 }
 
@@ -137,7 +137,7 @@ impl Broker for Memory {
         channel: &'a Channel,
         publication: Publication,
         options: AppendOptions,
-    ) -> Pending<'a, Result<Option<Position>, BrokerError>> {
+    ) -> Pending<'a, Result<Appended, BrokerError>> {
         Box::pin(ready(Ok(self.append_now(channel, publication, &options))))
     }
 

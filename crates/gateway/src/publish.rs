@@ -1,9 +1,9 @@
 //! What may be published, and how it goes out: the one place for the raw endpoints, for sessions and for the HTTP API. Who
 //! may publish is asked before (`namespace`); where it goes from here is the broker's business.
 
-use fanfare_broker::{AppendOptions, BrokerError};
+use fanfare_broker::{AppendOptions, Appended, BrokerError};
 use fanfare_protocol::payload::{DataFormat, PayloadError};
-use fanfare_protocol::{Channel, Position, Publication};
+use fanfare_protocol::{Channel, Publication};
 
 use crate::config::Config;
 use crate::instance::Instance;
@@ -56,8 +56,8 @@ impl From<&Namespace> for Rules {
     }
 }
 
-/// Publishes, and resolves when the broker has it, with its position where the channel has a history. The call itself
-/// puts it into the order of this thread's publications.
+/// Publishes, and resolves when the broker has it, with what came of it. The call itself puts it into the order of this
+/// thread's publications. What was rightly not published is no error, and is counted as that.
 ///
 /// # Errors
 ///
@@ -69,13 +69,16 @@ pub fn publish<'a>(
     channel: &'a Channel,
     publication: Publication,
     options: AppendOptions,
-) -> impl Future<Output = Result<Option<Position>, Unpublished>> + use<'a> {
+) -> impl Future<Output = Result<Appended, Unpublished>> + use<'a> {
     let checked = check(instance, rules, &publication);
     let appended = checked.map(|()| instance.broker.append(channel, publication, options));
     async move {
-        let position = appended?.await?;
-        instance.counts.publication(rules.namespace);
-        Ok(position)
+        let appended = appended?.await?;
+        match appended.suppressed {
+            None => instance.counts.publication(rules.namespace),
+            Some(why) => instance.counts.suppressed(why),
+        }
+        Ok(appended)
     }
 }
 

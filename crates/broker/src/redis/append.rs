@@ -17,7 +17,7 @@ use super::keys::Keys;
 use super::reads::{millis, read_epoch, unexpected};
 use super::script::Script;
 use crate::history::new_epoch;
-use crate::{AppendOptions, BrokerError, Retention, Version};
+use crate::{AppendOptions, Appended, BrokerError, Retention, Suppressed, Version};
 
 /// Numbers, appends and publishes publications of any number of channels, in their order.
 pub(super) static APPEND: LazyLock<Script> =
@@ -27,7 +27,7 @@ pub(super) static APPEND: LazyLock<Script> =
 pub(super) static ONCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/once.lua")));
 
 /// What becomes of an append.
-pub(super) type Outcome = Result<Option<Position>, BrokerError>;
+pub(super) type Outcome = Result<Appended, BrokerError>;
 
 /// One such publication.
 #[derive(Debug)]
@@ -231,15 +231,28 @@ pub(super) fn anew(command: &Cmd) -> Cmd {
 
 /// Publishes to a channel without a history, once under the key. The envelope has no origin, for Redis itself sees to
 /// it that it comes once.
-pub(super) fn once(keys: &Keys, append: &Append, key: &str, ttl: Duration) -> Cmd {
+pub(super) fn once(
+    keys: &Keys,
+    (origin, sequence): (Uuid, u64),
+    append: &Append,
+    key: &str,
+    ttl: Duration,
+) -> Cmd {
     let mut command = ONCE.command(&[&keys.result(&append.channel, key)]);
     let envelope = Envelope { origin: Uuid::nil(), sequence: 0, publication: append.publication.clone() };
-    command.arg(keys.channel(&append.channel)).arg(&envelope.encode()[..]).arg(millis(ttl));
+    let sender = [&origin.as_bytes()[..], &sequence.to_be_bytes()].concat();
+    command.arg(keys.channel(&append.channel)).arg(&envelope.encode()[..]).arg(millis(ttl)).arg(sender);
     command
 }
 
-/// What became of each part: positions, or why it was refused.
-pub(super) fn read_answer(answer: Value, parts: &[Part]) -> Result<Vec<Result<Vec<Position>, Fault>>, Fault> {
+/// What became of one that was sent by itself, without a history.
+pub(super) fn read_confirmed(answer: &Value, append: &Append) -> Appended {
+    let repeated = append.once.is_some() && *answer == Value::Int(0);
+    Appended { position: None, suppressed: repeated.then_some(Suppressed::Repeated) }
+}
+
+/// What became of each part: of its appends, or why it was refused.
+pub(super) fn read_answer(answer: Value, parts: &[Part]) -> Result<Vec<Result<Vec<Appended>, Fault>>, Fault> {
     let Value::Array(values) = answer else { return Err(unexpected()) };
     if values.len() != parts.len() * 2 {
         return Err(unexpected());
@@ -248,26 +261,39 @@ pub(super) fn read_answer(answer: Value, parts: &[Part]) -> Result<Vec<Result<Ve
         [Value::BulkString(name), Value::BulkString(said)] if name.is_empty() => {
             Ok(Err(Fault::told(&String::from_utf8_lossy(said))))
         }
-        [epoch, offsets] => read_positions(epoch, offsets, part.appends.len()).map(Ok),
+        [epoch, offsets] => read_appended(epoch, offsets, part.appends.len()).map(Ok),
         _ => Err(unexpected()),
     };
     values.chunks(2).zip(parts).map(part).collect()
 }
 
-fn read_positions(epoch: &Value, offsets: &Value, count: usize) -> Result<Vec<Position>, Fault> {
+fn read_appended(epoch: &Value, offsets: &Value, count: usize) -> Result<Vec<Appended>, Fault> {
     let epoch = read_epoch(epoch).ok_or_else(unexpected)?;
     let read = |offset: &Value| match offset {
-        Value::Int(offset) => u64::try_from(*offset).map_err(|_| unexpected()),
+        Value::Int(offset) => {
+            Ok(Position { offset: u64::try_from(*offset).map_err(|_| unexpected())?, epoch })
+        }
         _ => Err(unexpected()),
     };
-    let offsets: Vec<u64> = match offsets {
-        Value::Array(offsets) => offsets.iter().map(read).collect::<Result<_, _>>()?,
-        first => (read(first)?..).take(count).collect(),
+    let published = |position| Appended::published(Some(position));
+    let appended: Vec<_> = match offsets {
+        Value::Array(values) => match &values[..] {
+            [offset, Value::BulkString(why)] => {
+                let suppressed = Suppressed::ALL.into_iter().find(|one| one.label().as_bytes() == why);
+                let suppressed = Some(suppressed.ok_or_else(unexpected)?);
+                vec![Appended { position: Some(read(offset)?), suppressed }]
+            }
+            offsets => offsets.iter().map(|offset| read(offset).map(published)).collect::<Result<_, _>>()?,
+        },
+        first => {
+            let first = read(first)?.offset;
+            (first..).take(count).map(|offset| published(Position { offset, epoch })).collect()
+        }
     };
-    if offsets.len() != count {
+    if appended.len() != count {
         return Err(unexpected());
     }
-    Ok(offsets.into_iter().map(|offset| Position { offset, epoch }).collect())
+    Ok(appended)
 }
 
 /// Which argument of a script's command says how many keys follow.

@@ -106,7 +106,7 @@ impl<'a> Batch<'a> {
                 self.push(Cmd::new(), Means::Numbered(appends));
             }
             (None, Some((key, ttl))) => {
-                let command = append::once(&lane.keys, &append, key, *ttl);
+                let command = append::once(&lane.keys, (lane.append_origin, sequence), &append, key, *ttl);
                 self.push(command, Means::Confirmed(append));
             }
             (None, None) => {
@@ -211,7 +211,7 @@ impl<'a> Batch<'a> {
         match (means, refusal) {
             (Means::Published, _) => {}
             (Means::Confirmed(append), None) => {
-                append.tell(Ok(None));
+                append.tell(Ok(append::read_confirmed(&answer, &append)));
             }
             (Means::Confirmed(append), Some(fault)) => self.refuse(&[append], &fault),
             (Means::Numbered(appends), refusal) => {
@@ -219,8 +219,8 @@ impl<'a> Batch<'a> {
                 let answers = refusal.map_or_else(|| append::read_answer(answer, &parts), Err);
                 match answers {
                     Ok(answers) => parts.iter().zip(answers).for_each(|(part, answer)| match answer {
-                        Ok(positions) => part.appends.iter().zip(positions).for_each(|(append, position)| {
-                            append.tell(Ok(Some(position)));
+                        Ok(appended) => part.appends.iter().zip(appended).for_each(|(append, appended)| {
+                            append.tell(Ok(appended));
                         }),
                         Err(fault) => self.refuse(&part.appends, &fault),
                     }),

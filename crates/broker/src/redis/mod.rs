@@ -35,7 +35,7 @@ mod subscriber;
 use std::iter::repeat_n;
 use std::sync::Arc;
 
-use fanfare_protocol::{Channel, Position, Publication};
+use fanfare_protocol::{Channel, Publication};
 use redis::Cmd;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -54,8 +54,8 @@ use self::questions::Questions;
 use self::reads::Reading;
 use self::rows::{Ledger, Names};
 use crate::{
-    AppendOptions, Broker, BrokerError, History, Pending, PresenceStatus, Query, Relay, Retain, Status,
-    part_of,
+    AppendOptions, Appended, Broker, BrokerError, History, Pending, PresenceStatus, Query, Relay, Retain,
+    Status, part_of,
 };
 
 pub use self::config::{ConfigError, RedisConfig};
@@ -146,7 +146,7 @@ impl Broker for Redis {
         channel: &'a Channel,
         publication: Publication,
         options: AppendOptions,
-    ) -> Pending<'a, Result<Option<Position>, BrokerError>> {
+    ) -> Pending<'a, Result<Appended, BrokerError>> {
         self.lane(channel).append(channel, publication, options)
     }
 

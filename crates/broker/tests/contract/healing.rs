@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use fanfare_broker::{BrokerError, GapCause, RedisConfig};
+use fanfare_broker::{AppendOptions, BrokerError, GapCause, RedisConfig};
 use fanfare_protocol::{Bundle, Channel, Envelope, Epoch, Kind, Position, Publication};
 use uuid::Uuid;
 
@@ -128,8 +128,8 @@ async fn a_killed_redis_costs_nothing_that_was_confirmed() {
                 break;
             }
             let publication = Publication::new(Kind::Text, number.to_string().into());
-            match a_broker.append(&to, publication, fanfare_broker::AppendOptions::default()).await {
-                Ok(at) => drop(known.insert(number.to_string(), at.expect("a position").offset)),
+            match a_broker.append(&to, publication, AppendOptions::default()).await {
+                Ok(at) => drop(known.insert(number.to_string(), at.position.expect("a position").offset)),
                 Err(BrokerError::Unknown(_)) => unknown += 1,
                 Err(BrokerError::Away(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(other) => panic!("{other}"),
@@ -399,32 +399,6 @@ async fn what_redis_refuses_is_told_and_costs_only_itself() {
     a.append(&kept, "two").await.expect("it is appended");
     b.relay.until_delivered(&kept, &["one", "two"]).await;
     b.relay.assert_contiguous(&kept);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_append_into_a_black_hole_says_that_it_does_not_know() {
-    let server = Server::start(&[]).await;
-    let proxy = Proxy::start(server.port, Duration::ZERO).await;
-    let config = RedisConfig { timeout: Duration::from_millis(500), ..RedisConfig::new(proxy.url()) };
-    let a = Instance::redis(&config);
-    a.until_up().await;
-    let kept = channel("kept");
-    a.join(&kept).await;
-    a.append(&kept, "one").await.expect("it is appended");
-    proxy.black_hole(true);
-    let unknown = a.append(&kept, "two").await;
-    assert!(matches!(unknown, Err(BrokerError::Unknown(_))), "{unknown:?}");
-    proxy.black_hole(false);
-    a.until_up().await;
-    // As long as it is not known to be away, it may be found out to be.
-    while let Err(error) = a.append(&kept, "three").await {
-        assert!(matches!(error, BrokerError::Away(_)), "{error:?}");
-    }
-    a.relay.until_text(&kept, "three").await;
-    a.relay.assert_contiguous(&kept);
-    let texts = a.relay.delivered(&kept);
-    assert!(texts == ["one", "two", "three"] || texts == ["one", "three"], "{texts:?}");
-    assert_eq!(a.relay.gaps(&kept), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

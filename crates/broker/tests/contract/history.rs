@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_broker::{AppendOptions, BrokerError, Query, Version};
+use fanfare_broker::{AppendOptions, Appended, BrokerError, Query, Suppressed, Version};
 use fanfare_protocol::{Epoch, Info, Kind, Position, Publication};
 
 use crate::Cluster;
@@ -44,7 +44,7 @@ pub async fn numbers_have_no_holes_and_all_see_the_same(cluster: Cluster) {
                         }
                         let options = AppendOptions { idempotency_key: key, ..AppendOptions::default() };
                         let appended = runtime.block_on(broker.append(channel, publication, options));
-                        assert!(appended.expect("it is appended").is_some());
+                        assert!(appended.expect("it is appended").position.is_some());
                     }
                 }
             })
@@ -198,11 +198,15 @@ pub async fn a_key_publishes_once(cluster: Cluster) {
         for instance in &cluster.instances {
             for (channel, key) in [(&here, "a"), (&here, "a"), (&elsewhere, "a"), (&here, "b")] {
                 let append = instance.broker.append(channel, text(key), AppendOptions::once(key)).await;
-                results.push(append.expect("it is appended").map(|position| position.offset));
+                let Appended { position, suppressed } = append.expect("it is appended");
+                results.push((position.map(|position| position.offset), suppressed));
             }
         }
-        let expected = [1, 1, 1, 2].map(|offset| name.starts_with("kept").then_some(offset));
-        assert_eq!(results, vec![expected; cluster.instances.len()].concat(), "{name}");
+        let offsets = [1, 1, 1, 2].map(|offset| name.starts_with("kept").then_some(offset));
+        let repeated = Some(Suppressed::Repeated);
+        let first = offsets.into_iter().zip([None, repeated, None, None]);
+        let others = offsets.into_iter().cycle().take(results.len() - 4).zip(std::iter::repeat(repeated));
+        assert!(first.chain(others).eq(results), "{name}");
         let broker = &cluster.instances[0].broker;
         broker.append(&here, text("short"), short.clone()).await.expect("it is appended");
         let mut tries = 0;
@@ -250,14 +254,18 @@ pub async fn what_is_not_newer_is_not_published(cluster: Cluster) {
         ("m", version(GREAT - 1, ""), 6),
         ("n", version(u64::MAX, ""), 7),
     ];
+    let published = ["a", "d", "e", "g", "j", "k", "n"];
     for (n, (said, options, offset)) in rows.into_iter().enumerate() {
         let broker = &cluster.instances[n % cluster.instances.len()].broker;
         let appended = broker.append(&kept, text(said), options.clone()).await.expect("it is appended");
-        assert_eq!(appended.map(|position| position.offset), Some(offset), "{said} {options:?}");
-        assert_eq!(broker.append(&plain, text(said), options).await, Ok(None));
+        assert_eq!(appended.position.map(|position| position.offset), Some(offset), "{said} {options:?}");
+        let outdated = (!published.contains(&said)).then_some(Suppressed::Outdated);
+        assert_eq!(appended.suppressed, outdated, "{said} {options:?}");
+        let appended = broker.append(&plain, text(said), options).await;
+        assert_eq!(appended, Ok(Appended { position: None, suppressed: None }));
     }
     for instance in &cluster.instances {
-        instance.relay.until_delivered(&kept, &["a", "d", "e", "g", "j", "k", "n"]).await;
+        instance.relay.until_delivered(&kept, &published).await;
         let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n"];
         instance.relay.until_delivered(&plain, &all).await;
     }
@@ -280,7 +288,8 @@ pub async fn what_skips_the_history_stands_outside_of_it(cluster: Cluster) {
         ("f", skip, None),
     ] {
         let appended = broker.append(&kept, text(said), options).await.expect("it is appended");
-        assert_eq!(appended.map(|position| position.offset), position, "{said}");
+        assert_eq!(appended.position.map(|position| position.offset), position, "{said}");
+        assert_eq!(appended.suppressed, (said == "d").then_some(Suppressed::Repeated), "{said}");
     }
     let numbered = [(1, "a".to_owned()), (2, "e".to_owned())];
     for instance in &cluster.instances {
@@ -398,7 +407,7 @@ pub async fn what_was_said_of_a_publication_is_kept(cluster: Cluster) {
     };
     let publisher = cluster.instances.last().expect("there is one");
     let at = publisher.broker.append(&channel, sent.clone(), AppendOptions::default()).await;
-    let expected = Publication { position: at.expect("it is appended"), ..sent };
+    let expected = Publication { position: at.expect("it is appended").position, ..sent };
     for instance in &cluster.instances {
         let read = instance.broker.history(&channel, Query::newest(1)).await.expect("it can be read");
         assert_eq!(read.publications, std::slice::from_ref(&expected));

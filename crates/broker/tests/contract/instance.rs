@@ -102,7 +102,9 @@ impl Instance {
     pub async fn append(&self, channel: &Channel, text: &str) -> Result<Option<Position>, BrokerError> {
         let publication = Publication::new(Kind::Text, Bytes::copy_from_slice(text.as_bytes()));
         let append = self.broker.append(channel, publication, AppendOptions::default());
-        timeout(PATIENCE, append).await.expect("it says yes or no")
+        let appended = timeout(PATIENCE, append).await.expect("it says yes or no")?;
+        assert_eq!(appended.suppressed, None, "{text}");
+        Ok(appended.position)
     }
 
     /// The whole history: offsets and texts.

@@ -1,6 +1,7 @@
 //! What every broker owes its instance, asked of each, and below it what only Redis can suffer. Brokers, relays and
 //! redis-server are real; nothing is simulated but a bad network.
 
+mod doubt;
 mod faults;
 mod forgetful;
 mod healing;

@@ -30,12 +30,12 @@ impl Calls {
         self.refused[why.index()].fetch_add(1, Relaxed);
     }
 
-    /// Counts a publication that is handed to the broker.
+    /// Counts a publication that the broker took.
     pub fn count_publication(&self) {
         self.publications.fetch_add(1, Relaxed);
     }
 
-    /// Publications that were handed to the broker.
+    /// Publications that the broker took.
     pub fn publications(&self) -> u64 {
         self.publications.load(Relaxed)
     }

@@ -160,8 +160,11 @@ impl What {
             let publication =
                 Publication { tags: self.tags.clone(), ..Publication::new(self.kind, self.payload.clone()) };
             let instance = &api.instance;
-            let at = publish(instance, rules, &channel, publication, options).await?;
-            api.calls.count_publication();
+            let appended = publish(instance, rules, &channel, publication, options).await?;
+            if appended.suppressed.is_none() {
+                api.calls.count_publication();
+            }
+            let at = appended.position;
             Ok(Published { offset: at.map(|at| at.offset), epoch: at.map(|at| at.epoch.as_str().to_owned()) })
         }
     }

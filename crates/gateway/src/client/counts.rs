@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fanfare_broker::Suppressed;
 use fanfare_protocol::centrifuge::{Refusal, Request};
 
 use super::recovery::Outcome;
@@ -18,6 +19,7 @@ const REST: &str = "(other)";
 pub struct Counts {
     commands: [[AtomicU64; Self::RESULTS.len()]; Self::METHODS.len()],
     recoveries: [AtomicU64; Outcome::LABELS.len()],
+    suppressed: [AtomicU64; Suppressed::ALL.len()],
     namespaces: Vec<InNamespace>,
 }
 
@@ -56,6 +58,7 @@ impl Counts {
         Self {
             commands: [const { [const { AtomicU64::new(0) }; Self::RESULTS.len()] }; Self::METHODS.len()],
             recoveries: [const { AtomicU64::new(0) }; Outcome::LABELS.len()],
+            suppressed: [const { AtomicU64::new(0) }; Suppressed::ALL.len()],
             namespaces: namespaces.collect(),
         }
     }
@@ -80,6 +83,11 @@ impl Counts {
         add(&self.namespaces[namespace.min(self.namespaces.len() - 1)].publications);
     }
 
+    /// Something was rightly not published.
+    pub fn suppressed(&self, why: Suppressed) {
+        add(&self.suppressed[why as usize]);
+    }
+
     /// A client has been subscribed in the namespace of this index.
     pub fn subscription(&self, namespace: usize) {
         add(&self.namespaces[namespace.min(self.namespaces.len() - 1)].subscriptions);
@@ -95,6 +103,11 @@ impl Counts {
     /// Recoveries, by outcome.
     pub fn recoveries(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Outcome::LABELS.into_iter().zip(self.recoveries.iter().map(read))
+    }
+
+    /// What was rightly not published, by reason.
+    pub fn all_suppressed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Suppressed::ALL.map(Suppressed::label).into_iter().zip(self.suppressed.iter().map(read))
     }
 
     /// Publications and subscriptions, by namespace.

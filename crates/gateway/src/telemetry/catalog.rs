@@ -63,6 +63,11 @@ pub const METRICS: &[Metric] = &[
     counter("fanfare_bytes_in_total", "Bytes read from clients after the handshake"),
     counter("fanfare_bytes_out_total", "Bytes of frames written or queued for clients"),
     counter("fanfare_publications_total", "Publications that this instance's broker took"),
+    counter(
+        "fanfare_publications_suppressed_total",
+        "Publications that were published before, or something newer was, by reason",
+    )
+    .by("reason"),
     counter("fanfare_deliveries_total", "Publications written or queued, one for each receiver"),
     gauge("fanfare_outbox_bytes", "Bytes that wait for sockets that are full"),
     gauge("fanfare_inbox_bytes", "Bytes of publications that wait for the workers"),
@@ -167,7 +172,7 @@ pub const LAG_BUCKETS: &[f64] = &[
 mod tests {
     use std::fmt::Write;
 
-    use fanfare_broker::GapCause;
+    use fanfare_broker::{GapCause, Suppressed};
     use fanfare_hub::{End, Protocol};
 
     use super::*;
@@ -194,6 +199,8 @@ mod tests {
         writeln!(rows, "\n`reason` of a rejected handshake: {}.", list(&Rejection::LABELS)).unwrap();
         writeln!(rows, "\n`result` of a reload: {}.", list(&LiveCertificate::RESULTS)).unwrap();
         writeln!(rows, "\n`cause` of a gap: {}.", list(&causes)).unwrap();
+        let suppressed = Suppressed::ALL.map(Suppressed::label);
+        writeln!(rows, "\n`reason` of a suppressed publication: {}.", list(&suppressed)).unwrap();
         writeln!(rows, "\n`reason` of a refused token: {}.", list(&TokenFault::LABELS)).unwrap();
         let methods: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
         writeln!(rows, "\n`method` of a call: {}.", list(&methods)).unwrap();

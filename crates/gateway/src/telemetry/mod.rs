@@ -144,6 +144,9 @@ fn traffic(instance: &Instance) {
     counter!("fanfare_bytes_out_total").absolute(instance.sum(|stats| &stats.bytes_out));
     let published = instance.sum(|stats| &stats.publications) + instance.calls.publications();
     counter!("fanfare_publications_total").absolute(published);
+    for (reason, suppressed) in instance.counts.all_suppressed() {
+        counter!("fanfare_publications_suppressed_total", "reason" => reason).absolute(suppressed);
+    }
     counter!("fanfare_deliveries_total").absolute(instance.sum(|stats| &stats.deliveries));
     counter!("fanfare_publications_dropped_total").absolute(instance.sum(|stats| &stats.dropped));
     let (payloads, frames) = instance.relay.deflated_bytes();

@@ -2,8 +2,8 @@
 
 use fanfare_protocol::centrifuge::{
     Command, ConnectRequest, EmulationRequest, Encoding, FilterNode, HistoryRequest, KeyedItem, Offence,
-    PresenceRequest, PresenceStatsRequest, PublishRequest, RefreshRequest, Request, RpcRequest, SendRequest, StreamPosition, SubRefreshRequest,
-    SubscribeRequest, TrackBatch, UnsubscribeRequest,
+    PresenceRequest, PresenceStatsRequest, PublishRequest, RefreshRequest, Request, RpcRequest, SendRequest,
+    StreamPosition, SubRefreshRequest, SubscribeRequest, TrackBatch, UnsubscribeRequest,
 };
 
 use crate::wire::{bytes, frame, int, message};

@@ -8,7 +8,8 @@
 --       and for each part: 1 Redis channel  2 which retention, from 1  3 how many publications  4 these, as in a bundle;
 --       and where their number is '0', for one alone:
 --       5 life of the result, ms, or ''  6 version, 20 digits, or ''  7 the version's epoch
--- Gives two values for each part: the epoch, and the offset of the first or those of all; or '' and a fault.
+-- Gives two values for each part: the epoch, and the offset of the first or those of all, or where none was published an
+-- offset and why not ('repeated', 'outdated'); or '' and a fault.
 --
 -- A sender sends what goes by one mark in the order of its sequences. What is not beyond the mark is sent again because
 -- nobody knew what had become of it: it is neither appended nor numbered twice. Behind that number a mark holds the
@@ -122,7 +123,12 @@ local function append()
       result, key = KEYS[key], key + 1
       local first = call('GET', result)
       if first then
-        answer[2 * parts - 1], answer[2 * parts] = sub(first, 9), (unpack('>I8', first))
+        local offset = unpack('>I8', first)
+        answer[2 * parts - 1], answer[2 * parts] = sub(first, 9), { offset, 'repeated' }
+        -- Unless it is this very one, sent again.
+        each(publications, function(id)
+          if again and find(stream)[id] then answer[2 * parts] = offset end
+        end)
         return
       end
     end
@@ -140,7 +146,7 @@ local function append()
   end
   if version and top and #top > 32 and count > 0 and sub(top, 33, 52) >= version
     and (ARGV[at + 6] == '' or ARGV[at + 6] == sub(top, 53)) then
-    answer[2 * parts - 1], answer[2 * parts] = name, offset
+    answer[2 * parts - 1], answer[2 * parts] = name, { offset, 'outdated' }
     return
   end
 
