@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream on which requests arrive.
@@ -73,43 +74,56 @@ impl Scan {
                 bytes = &mut bytes[passed..];
                 continue;
             }
-            let Some(byte) = bytes.split_off_first_mut() else { return };
-            self.step(byte);
+            let (line, rest) = bytes.split_at_mut(memchr(b'\n', bytes).unwrap_or(bytes.len()));
+            self.read(line);
+            let Some((end, rest)) = rest.split_first_mut() else { return };
+            self.end_line(end);
+            bytes = rest;
         }
     }
 
-    fn step(&mut self, byte: &mut u8) {
-        match *byte {
-            b'\n' if self.last != b'\r' => {
-                *byte = 0;
-                self.done = true;
-            }
-            b'\n' if self.line == 1 => self.end_head(),
-            b'\n' => {
-                self.begun = true;
-                (self.line, self.header) = (0, Header::Unknown);
-            }
-            b':' if self.header == Header::Unknown => {
-                self.header = Header::Other;
-                match &self.name[..self.line.min(NAME)] {
-                    b"content-length" => (self.header, self.length) = (Header::Length, 0),
-                    b"transfer-encoding" | b"upgrade" if self.line <= NAME => self.last_head = true,
-                    _ => {}
-                }
-                self.line += 1;
-            }
-            digit @ b'0'..=b'9' if self.header == Header::Length => {
+    /// More of a line, or all of it, without what ends it.
+    fn read(&mut self, piece: &[u8]) {
+        let Some(last) = piece.last() else { return };
+        self.last = *last;
+        let value = if self.header == Header::Unknown { self.read_name(piece) } else { piece };
+        if self.header == Header::Length {
+            for digit in value.iter().filter(|byte| byte.is_ascii_digit()) {
                 self.length = self.length.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-                self.line += 1;
-            }
-            other => {
-                if let Some(place) = self.name.get_mut(self.line) {
-                    *place = other.to_ascii_lowercase();
-                }
-                self.line += 1;
             }
         }
-        self.last = *byte;
+        self.line += value.len();
+    }
+
+    /// More of a line whose name is not over yet. Gives what comes behind the name.
+    fn read_name<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
+        let colon = memchr(b':', piece);
+        let (name, value) = piece.split_at(colon.unwrap_or(piece.len()));
+        let places = self.name.get_mut(self.line..).unwrap_or_default();
+        places.iter_mut().zip(name).for_each(|(place, byte)| *place = byte.to_ascii_lowercase());
+        self.line += name.len();
+        if colon.is_some() {
+            self.header = Header::Other;
+            match &self.name[..self.line.min(NAME)] {
+                b"content-length" => (self.header, self.length) = (Header::Length, 0),
+                b"transfer-encoding" | b"upgrade" if self.line <= NAME => self.last_head = true,
+                _ => {}
+            }
+        }
+        value
+    }
+
+    fn end_line(&mut self, end: &mut u8) {
+        if self.last != b'\r' {
+            *end = 0;
+            self.done = true;
+        } else if self.line == 1 {
+            self.end_head();
+        } else {
+            self.begun = true;
+            (self.line, self.header) = (0, Header::Unknown);
+        }
+        self.last = *end;
     }
 
     /// An empty line: before a request it means nothing.
