@@ -1,6 +1,6 @@
 //! A worker's connections and rooms: plain data without locks, because no other thread touches it.
-//! It writes to sockets that take bytes at once and never waits; who must wait is left in `blocked`
-//! for the shard to look after.
+//! It writes to sockets that take bytes at once and never waits; who must wait is left in the
+//! news for the shard to look after.
 
 mod heartbeat;
 mod loudness;
@@ -121,6 +121,12 @@ pub(crate) struct Registry {
     /// Sessions that go on when nothing waits for their sockets any more, or when they were told to go: what is dropped
     /// here is told to them.
     patient: HashMap<Key, oneshot::Sender<()>>,
+    pub(crate) news: News,
+}
+
+/// What a change means to others: whoever made it passes it on.
+#[derive(Default)]
+pub(crate) struct News {
     /// Connections whose outbox is not empty and for which nobody waits yet.
     pub(crate) blocked: Vec<(Key, Rc<Socket>)>,
     /// Channels that this worker has no members of any more.
@@ -165,12 +171,7 @@ impl Registry {
             next_serial: 0,
             next_room: 0,
             patient: HashMap::new(),
-            blocked: Vec::new(),
-            released: Vec::new(),
-            lapsed: Vec::new(),
-            parted: Vec::new(),
-            changed: Vec::new(),
-            controls: Vec::new(),
+            news: News::default(),
         }
     }
 
@@ -282,7 +283,7 @@ impl Registry {
             }
             Ok(false) => {
                 if !std::mem::replace(&mut connection.flushing, true) {
-                    self.blocked.push((key, socket.clone()));
+                    self.news.blocked.push((key, socket.clone()));
                 }
                 false
             }
@@ -320,7 +321,7 @@ impl Registry {
         connection.due = self.wheel.now() + self.wheel.ticks(self.settings.close_timeout);
         self.wheel.at(connection.due, key);
         if connection.format.carrier.is_body() {
-            self.parted.push(key);
+            self.news.parted.push(key);
         }
         connection.report(end, end.is_notable() && self.loudness.permits());
         let sent = connection.say_goodbye(end, words);
@@ -423,7 +424,7 @@ impl Registry {
                 if let Some(socket) = &connection.socket
                     && !std::mem::replace(&mut connection.flushing, true)
                 {
-                    self.blocked.push((key, socket.clone()));
+                    self.news.blocked.push((key, socket.clone()));
                 }
             }
             Sent::Overflowed => self.ended.push((key, End::SlowConsumer)),
@@ -434,11 +435,25 @@ impl Registry {
         }
     }
 
-    /// Ends those for whom it turned out on the way that they must go. To be called after every change.
-    pub(crate) fn carry_out_ends(&mut self) {
+    /// Ends those for whom it turned out on the way that they must go, and gives what others have to hear, if anything. To
+    /// be called after every change.
+    pub(crate) fn conclude(&mut self) -> Option<News> {
         while let Some((key, end)) = self.ended.pop() {
             self.end(key, end);
         }
+        (!self.news.is_empty()).then(|| std::mem::take(&mut self.news))
+    }
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        let Self { blocked, released, lapsed, parted, changed, controls } = self;
+        blocked.is_empty()
+            && released.is_empty()
+            && lapsed.is_empty()
+            && parted.is_empty()
+            && changed.is_empty()
+            && controls.is_empty()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::end::End;
 use crate::mailbox::{Event, Inbox};
 use crate::placed::Placed;
 use crate::pressure::Urgent;
-use crate::registry::{Heartbeat, Key, Opening, Registry, Settings};
+use crate::registry::{Heartbeat, Key, News, Opening, Registry, Settings};
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::subscription::Subscription;
@@ -295,14 +295,17 @@ impl Shard {
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Registry) -> T) -> T {
         let mut registry = self.0.registry.borrow_mut();
         let result = change(&mut registry);
-        registry.carry_out_ends();
-        let blocked = std::mem::take(&mut registry.blocked);
-        let released = std::mem::take(&mut registry.released);
-        let lapsed = std::mem::take(&mut registry.lapsed);
-        let changed = std::mem::take(&mut registry.changed);
-        let parted = std::mem::take(&mut registry.parted);
-        let controls = std::mem::take(&mut registry.controls);
+        let news = registry.conclude();
         drop(registry);
+        // Most changes concern nobody else.
+        if let Some(news) = news {
+            self.pass_on(news);
+        }
+        result
+    }
+
+    fn pass_on(&self, news: News) {
+        let News { blocked, released, lapsed, parted, changed, controls } = news;
         for (key, socket) in blocked {
             spawn_local(self.clone().flush(key, socket));
         }
@@ -321,7 +324,6 @@ impl Shard {
         for message in &controls {
             self.0.observer.control(message);
         }
-        result
     }
 }
 
@@ -345,7 +347,7 @@ fn handle(registry: &mut Registry, event: Event) {
         Event::Control(message) => {
             registry.catch_up_with(&message);
             registry.deal_with(bytes);
-            registry.controls.push(message);
+            registry.news.controls.push(message);
         }
     }
 }

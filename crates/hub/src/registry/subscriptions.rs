@@ -30,7 +30,7 @@ impl Registry {
         if let Some(filter) = &subscription.filter {
             connection.set_filter(index, Some(filter.clone()));
         }
-        self.changed.push(subscription.channel.clone());
+        self.news.changed.push(subscription.channel.clone());
         Some(unconfirmed)
     }
 
@@ -139,7 +139,7 @@ impl Registry {
     /// Ends a subscription because it cannot be gone on with.
     pub(super) fn lapse(&mut self, key: Key, channel: &Channel) {
         if self.unsubscribe(key, channel) {
-            self.lapsed.push((key, channel.clone()));
+            self.news.lapsed.push((key, channel.clone()));
         }
     }
 
@@ -170,14 +170,14 @@ impl Registry {
             its.place = place;
         }
         self.hub.directory().leave(&left.channel, unwanted, self.worker);
-        self.changed.push(left.channel.clone());
+        self.news.changed.push(left.channel.clone());
         if left.members.is_empty() {
             let mut room = self.rooms.remove(room as usize);
             self.deal_with(room.forget_waiting());
             let Room { channel, .. } = room;
             self.by_channel.remove(&channel);
             self.deserted.insert(channel.clone(), self.wheel.now());
-            self.released.push(channel);
+            self.news.released.push(channel);
         }
     }
 }
