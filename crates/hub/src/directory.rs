@@ -78,8 +78,11 @@ impl Directory {
         audience
     }
 
-    /// A worker wants these formats from now on. Gives where it is to count its subscribers, if it wanted none before.
+    /// A worker wants these formats from now on. Gives where it is to count its subscribers, if there are any.
     pub(crate) fn join(&self, channel: &Channel, formats: Formats, worker: usize) -> Option<Subscribers> {
+        if formats.is_empty() {
+            return None;
+        }
         formats.iter().for_each(|format| self.change(channel, format, |workers| workers.with(worker)));
         self.0.pin().get(channel).map(|entry| entry.subscribers.clone())
     }

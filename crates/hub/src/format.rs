@@ -171,6 +171,11 @@ impl Formats {
         })
     }
 
+    /// Whether none is in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// Whether this one is in it.
     pub fn contains(self, format: Format) -> bool {
         self.0 & format.bit() != 0

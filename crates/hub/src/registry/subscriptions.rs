@@ -17,10 +17,11 @@ impl Registry {
     pub(crate) fn subscribe(&mut self, key: Key, subscription: &Subscription) -> Option<bool> {
         let connection = find(&mut self.connections, key).filter(|c| c.state != State::Closing)?;
         let slot = u16::try_from(connection.places.len()).ok()?;
-        if self.find_place(key, &subscription.channel).is_some() {
+        let room = self.by_channel.get(&subscription.channel).copied();
+        if room.is_some_and(|room| connection.places.iter().any(|place| place.room == room)) {
             return None;
         }
-        let index = self.room(&subscription.channel);
+        let index = room.unwrap_or_else(|| self.open_room(&subscription.channel));
         let room = &mut self.rooms[index as usize];
         let (place, wanted) = room.join(Membership::new(key.index, slot, subscription));
         let unconfirmed = !room.confirmed;
@@ -149,10 +150,7 @@ impl Registry {
         find(&mut self.connections, key)?.places.iter().position(|place| place.room == room)
     }
 
-    fn room(&mut self, channel: &Channel) -> u32 {
-        if let Some(&room) = self.by_channel.get(channel) {
-            return room;
-        }
+    fn open_room(&mut self, channel: &Channel) -> u32 {
         self.next_room = self.next_room.wrapping_add(1);
         let room = self.rooms.insert(Room::new(channel.clone(), self.next_room)) as u32;
         self.by_channel.insert(channel.clone(), room);
