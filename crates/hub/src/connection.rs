@@ -147,11 +147,20 @@ impl Connection {
     /// As `send`, for what may become another chunk while it waits. Only what waits holds the frame: all workers share
     /// its count, and to count for each delivery costs as much as to write it.
     pub(crate) fn send_as(&mut self, bytes: &Bytes, chunk: impl FnOnce(Bytes) -> Chunk) -> Sent {
+        self.write(bytes, chunk, Socket::try_write)
+    }
+
+    fn write(
+        &mut self,
+        bytes: &Bytes,
+        chunk: impl FnOnce(Bytes) -> Chunk,
+        write: impl FnOnce(&Socket, &[u8]) -> io::Result<usize>,
+    ) -> Sent {
         let mut written = 0;
         if self.outbox.is_none()
             && let Some(socket) = &self.socket
         {
-            match socket.try_write(bytes) {
+            match write(socket, bytes) {
                 Ok(all) if all == bytes.len() && socket.is_flushed() => return Sent::Whole,
                 Ok(part) => written = part,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -185,7 +194,7 @@ impl Connection {
             return Sent::Whole;
         }
         self.outbox_limit = usize::MAX;
-        let sent = self.send(&words);
+        let sent = self.write(&words, Chunk::of, Socket::try_write_last);
         match (sent, end, &self.socket) {
             // The peer has said all that it will: its reader closes the socket now.
             (Sent::Whole, End::ClosedByClient(_), Some(socket)) if socket.say_end() => {}

@@ -9,6 +9,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::tls::Tls;
@@ -70,6 +71,17 @@ impl Socket {
         match &self.0 {
             Stream::Plain(stream) => stream.try_write(bytes),
             Stream::Tls(sealed) => sealed.tls.borrow_mut().write(&sealed.stream, &[IoSlice::new(bytes)]),
+        }
+    }
+
+    /// The same for the last bytes of all, behind which the socket is closed, or finished, at once: without TLS the kernel sends
+    /// both as one packet, which spares it a third of what an end costs.
+    pub(crate) fn try_write_last(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Stream::Plain(stream) => stream.try_io(Interest::WRITABLE, || {
+                SockRef::from(stream).send_with_flags(bytes, libc::MSG_NOSIGNAL | libc::MSG_MORE)
+            }),
+            Stream::Tls(_) => self.try_write(bytes),
         }
     }
 
