@@ -9,6 +9,9 @@ use crate::config::Config;
 
 /// The client's address for a request that came from `peer`.
 pub fn client_address(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    if !config.trusts(peer) {
+        return peer.to_canonical();
+    }
     let mut address = peer;
     let lines = headers.get_all("x-forwarded-for");
     let mut hops = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));

@@ -293,11 +293,11 @@ impl Connection {
     /// One line for its end; a `loud` one is seen at the usual level.
     pub(crate) fn report(&self, end: End, loud: bool) {
         let (id, reason) = (self.id, end.label());
-        let seconds = self.opened.elapsed().as_secs_f64();
+        let seconds = || self.opened.elapsed().as_secs_f64();
         if loud {
-            tracing::info!(%id, reason, seconds, "connection ended");
+            tracing::info!(%id, reason, seconds = seconds(), "connection ended");
         } else {
-            tracing::debug!(%id, reason, seconds, "connection ended");
+            tracing::debug!(%id, reason, seconds = seconds(), "connection ended");
         }
     }
 }

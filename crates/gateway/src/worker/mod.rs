@@ -180,7 +180,9 @@ impl Worker {
         match purpose {
             Purpose::Raw(terms, expiry) => {
                 let mut session = Session::new(self.clone(), key, id, terms, permit);
-                session.hear(&early);
+                if !early.is_empty() {
+                    session.hear(&early);
+                }
                 drop(early);
                 let session = session.run(socket);
                 match expiry {
@@ -203,7 +205,9 @@ impl Worker {
                     socket.give_up_after(self.instance.config.idle_timeout);
                 }
                 let mut session = client::Session::new(self, key, id, dialect, limits, permit);
-                session.hear(&early);
+                if !early.is_empty() {
+                    session.hear(&early);
+                }
                 drop(early);
                 spawn_local(session.run(socket));
             }
