@@ -107,10 +107,16 @@ impl Shard {
     }
 
     /// Ends the holding of a subscription: `answer` is written, and behind it what was held and comes after
-    /// this offset. Where others get differences, `fresh` says that the first has to be whole. False, and
-    /// nothing is written, if the subscription has ended meanwhile.
+    /// this offset: `u64::MAX`, if nothing that has one is wanted until it is held and released again. Where others
+    /// get differences, `fresh` says that the first has to be whole. False, and nothing is written, if the
+    /// subscription has ended meanwhile.
     pub fn release(&self, key: Key, channel: &Channel, answer: &Bytes, after: u64, fresh: bool) -> bool {
         self.with(|registry| registry.release(key, channel, answer, after, fresh))
+    }
+
+    /// Keeps what is published from now on for a subscription, until it is released again. False if it has ended.
+    pub fn hold(&self, key: Key, channel: &Channel) -> bool {
+        self.with(|registry| registry.hold(key, channel))
     }
 
     /// Ends a subscription, after everything that it is owed. Whether there was one.

@@ -23,7 +23,7 @@ mod users;
 
 pub use counts::Counts;
 pub use mail::Roster;
-pub use recovery::{Outcome, judge};
+pub use recovery::{Outcome, follow, judge};
 pub use session::{Dialect, Session, Words, words};
 pub use sessions::Sessions;
 pub use users::Users;

@@ -33,15 +33,19 @@ pub fn judge(offset: u64, history: &History) -> Outcome {
         return Outcome::OtherEpoch;
     }
     let Some(missed) = history.top.offset.checked_sub(offset) else { return Outcome::TooFar };
-    // Each one by one: what is missing in the middle, or at the beginning, is missing as well.
-    let offsets = history.publications.iter().map(offset_of);
-    let are_all = missed == history.publications.len() as u64
-        && offsets.eq((offset..history.top.offset).map(|at| at + 1));
+    let are_all = missed == history.publications.len() as u64 && follow(offset, &history.publications);
     match (missed, are_all) {
         (0, true) => Outcome::UpToDate,
         (_, true) => Outcome::Recovered,
         (_, false) => Outcome::TooFar,
     }
+}
+
+/// Whether these come behind `offset`, each one by one: what is missing in the middle, or at the beginning, is missing as
+/// well.
+pub fn follow(offset: u64, publications: &[Publication]) -> bool {
+    let offsets = publications.iter().map(offset_of);
+    offsets.zip(1..).all(|(found, nth)| offset.checked_add(nth) == Some(found))
 }
 
 fn offset_of(publication: &Publication) -> u64 {

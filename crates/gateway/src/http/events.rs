@@ -81,10 +81,10 @@ pub async fn accept(
         worker.shard.confirm(&channel);
     }
     let caught_up = match (entry.recovers, since) {
-        (true, since) => catch_up(worker, &channel, since, &Wording(&channel)).await,
-        (false, Since::Now) => CaughtUp { words: Bytes::new(), after: 0 },
+        (true, since) => catch_up(worker, &channel, since, Wording(channel.clone())).await,
+        (false, Since::Now) => CaughtUp { words: Bytes::new(), after: 0, behind: None },
         // It has been somewhere, and nobody knows what it missed since.
-        (false, _) => CaughtUp { words: gap_event(&channel), after: 0 },
+        (false, _) => CaughtUp { words: gap_event(&channel), after: 0, behind: None },
     };
     if worker.shard.is_closing(placed.key()) {
         return Err(Rejection::Flooded);
@@ -109,15 +109,15 @@ fn wish(request: &Request<Incoming>) -> Result<(Channel, Since), Rejection> {
 }
 
 /// What was missed, as events.
-struct Wording<'c>(&'c Channel);
+struct Wording(Channel);
 
-impl Words for Wording<'_> {
+impl Words for Wording {
     fn publication(&self, publication: &Publication) -> Bytes {
         event(EVENTS.encoding, &publication.into())
     }
 
     fn gap(&self) -> Bytes {
-        gap_event(self.0)
+        gap_event(&self.0)
     }
 
     fn place(&self, position: Position) -> Bytes {

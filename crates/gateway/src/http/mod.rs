@@ -19,4 +19,5 @@ pub use events::Events;
 pub use framing::{Goes, judge};
 pub use rejection::{Rejected, Rejection};
 pub use routes::{internal, public};
+pub use since::go_on;
 pub use upgrade::{Handoff, Purpose, Terms, Upgrade, id_value, is_upgrade, upgrade};

@@ -1,14 +1,30 @@
 //! What a raw client that comes back has missed, from the position that it names. Its subscription is made before, and holds
 //! what is published meanwhile; the history is read then, and says from which offset on that is wanted. So nothing is
 //! lost and nothing comes twice. What is not kept any more is a gap, and is said to be one.
+//!
+//! Where more was missed than can wait for a client, it gets a piece, and the next one is read when it has taken that. What
+//! is published meanwhile is left out, because it is in the history too, until the rest fits: so nothing grows, and nobody
+//! else waits. Here is not decided who may have it.
+
+use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_broker::Query;
+use fanfare_hub::{End, Key};
 use fanfare_protocol::{Channel, Position, Publication};
+use tokio::time::timeout;
 
 use super::rejection::Rejection;
-use crate::client::{Outcome, judge};
+use crate::client::{Outcome, follow, judge};
 use crate::worker::Worker;
+
+/// What is written at a time of what does not fit. The smaller it is, the sooner does a slow client get the next one, and
+/// the more often is the history read.
+const PIECE: usize = 64 << 10;
+
+/// How long a client may take for a piece: 6 KiB/s. Whoever takes longer is slow, though nothing may be published meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a client says it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,60 +67,174 @@ pub trait Words {
 /// What is written before what is published from now on.
 pub struct CaughtUp {
     pub words: Bytes,
-    /// The offset that it reaches; 0 if that is not known.
+    /// The offset that it reaches; 0 if that is not known. The last of all while there is more to be read: until then
+    /// nothing that has an offset is wanted of what is published.
     pub after: u64,
+    pub behind: Option<Behind>,
+}
+
+/// A client that has not got everything yet.
+pub struct Behind {
+    channel: Channel,
+    words: Box<dyn Words>,
+    reach: Reach,
+    /// It has got a piece already.
+    is_begun: bool,
+}
+
+/// How far somebody has come.
+#[derive(Clone, Copy)]
+struct Reach {
+    at: Position,
+    /// How many publications are read next.
+    limit: usize,
+}
+
+/// What was read next.
+struct Next {
+    words: Bytes,
+    /// As of what is caught up.
+    after: u64,
+    then: Then,
+}
+
+/// What comes then.
+enum Then {
+    More(Reach),
+    /// Nothing: everything has been read, or it is known what became of it.
+    Done(Option<Outcome>),
 }
 
 /// Reads what was missed. While the broker is away that is not known, which is a gap as well: nobody is refused for it.
-pub async fn catch_up(worker: &Worker, channel: &Channel, since: Since, words: &impl Words) -> CaughtUp {
+pub async fn catch_up(
+    worker: &Worker,
+    channel: &Channel,
+    since: Since,
+    words: impl Words + 'static,
+) -> CaughtUp {
     let instance = &worker.instance;
-    let query = match since {
-        Since::Position(position) => {
-            let limit = instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize);
-            Query::since(position, limit)
+    let read = match since {
+        Since::Position(at) => {
+            let reach = Reach { at, limit: most_at_a_time(worker) };
+            let (channel, words) = (channel.clone(), Box::new(words));
+            let behind = Behind { channel, words, reach, is_begun: false };
+            let Next { words, after, then } = worker.recoveries.in_turn(behind.read(worker)).await;
+            let behind = behind.take_in(worker, &then);
+            return CaughtUp { words, after, behind };
         }
-        Since::Now | Since::Unknown => Query::TOP,
+        Since::Now | Since::Unknown => instance.broker.history(channel, Query::TOP).await,
     };
     let (mut out, mut after) = (Vec::new(), 0);
-    let reading = instance.broker.history(channel, query);
-    let read = match since {
-        Since::Position(_) => worker.recoveries.in_turn(reading).await,
-        Since::Now | Since::Unknown => reading.await,
-    };
+    if since == Since::Unknown {
+        out.extend_from_slice(&words.gap());
+    }
     match read {
-        Err(error) => {
-            tracing::debug!(%channel, "what was missed is not known: {error}");
-            if since != Since::Now {
-                out.extend_from_slice(&words.gap());
-            }
-        }
+        Err(error) => tracing::debug!(%channel, "what was missed is not known: {error}"),
         Ok(history) => {
             after = history.top.offset;
-            let outcome = match since {
-                Since::Now => None,
-                Since::Position(position) => Some(judge(position.offset, &history)),
-                Since::Unknown => Some(Outcome::OtherEpoch),
-            };
-            for publication in history.publications.iter().filter(|_| outcome == Some(Outcome::Recovered)) {
-                out.extend_from_slice(&words.publication(publication));
-            }
-            // Whoever cannot have all of it would be cut as slow, come back, and be cut again.
-            let outcome = match outcome {
-                Some(Outcome::Recovered) if out.len() > instance.config.outbox_limit / 2 => {
-                    Some(Outcome::TooFar)
-                }
-                outcome => outcome,
-            };
-            if let Some(outcome) = outcome {
-                instance.counts.recovery(outcome);
-                if !outcome.is_whole() {
-                    out = words.gap().to_vec();
-                }
+            if since == Since::Unknown {
+                instance.counts.recovery(Outcome::OtherEpoch);
             }
             out.extend_from_slice(&words.place(history.top));
         }
     }
-    CaughtUp { words: out.into(), after }
+    CaughtUp { words: out.into(), after, behind: None }
+}
+
+/// Gives a client the rest of what it has missed, a piece each time when it has taken the one before.
+pub async fn go_on(worker: Rc<Worker>, key: Key, mut behind: Behind) {
+    let (_alive, shard) = (worker.alive.clone(), &worker.shard);
+    loop {
+        if timeout(PATIENCE, shard.written(key)).await.is_err() {
+            return shard.end(key, End::SlowConsumer);
+        }
+        let mut next = worker.recoveries.in_turn(behind.read(&worker)).await;
+        if let Then::Done(_) = next.then {
+            // That is read again while what is published is kept: only then is it clear where the one ends and the other
+            // begins. Keeping it for each piece would make a flood of it.
+            if !shard.hold(key, &behind.channel) {
+                return;
+            }
+            next = behind.read(&worker).await;
+        }
+        let Next { words, after, then } = next;
+        // It may have gone, or been told to.
+        if !shard.release(key, &behind.channel, &words, after, true) {
+            return;
+        }
+        match behind.take_in(&worker, &then) {
+            None => return,
+            Some(rest) => behind = rest,
+        }
+    }
+}
+
+impl Behind {
+    /// Counts what it has come to, or goes on from there.
+    fn take_in(self, worker: &Worker, then: &Then) -> Option<Self> {
+        match *then {
+            Then::More(reach) => Some(Self { reach, is_begun: true, ..self }),
+            Then::Done(outcome) => {
+                outcome.into_iter().for_each(|outcome| worker.instance.counts.recovery(outcome));
+                None
+            }
+        }
+    }
+
+    /// Reads what comes next, which may be all.
+    async fn read(&self, worker: &Worker) -> Next {
+        let instance = &worker.instance;
+        let Self { channel, words, reach: Reach { at, limit }, is_begun } = self;
+        let history = match instance.broker.history(channel, Query::since(*at, *limit)).await {
+            Ok(history) => history,
+            Err(error) => {
+                tracing::debug!(%channel, "what was missed is not known: {error}");
+                let after = if *is_begun { at.offset } else { 0 };
+                return Next { words: words.gap(), after, then: Then::Done(None) };
+            }
+        };
+        let missed = history.top.offset.checked_sub(at.offset);
+        let has_next = history.epoch_matches
+            && follow(at.offset, &history.publications)
+            && missed >= Some(history.publications.len() as u64);
+        let wanted = if has_next { &history.publications[..] } else { &[] };
+        let room = instance.config.outbox_limit / 2;
+        let (mut out, mut taken, mut piece) = (Vec::new(), 0, 0);
+        for publication in wanted {
+            let said = words.publication(publication);
+            // The first one goes in any case: no message is larger than an outbox.
+            if out.is_empty() || out.len() + said.len() <= PIECE.min(room) {
+                (taken, piece) = (taken + 1, out.len() + said.len());
+            }
+            out.extend_from_slice(&said);
+            if out.len() > room {
+                break;
+            }
+        }
+        let mut outcome = judge(at.offset, &history);
+        let offset = at.offset.saturating_add(taken as u64);
+        let is_too_much = !outcome.is_whole() || out.len() > room;
+        if taken > 0 && is_too_much && offset < history.top.offset {
+            out.truncate(piece);
+            // As many as would fit if they were as large, and some more.
+            let limit = (taken + taken / 4 + 1).min(most_at_a_time(worker));
+            let reach = Reach { at: Position { offset, epoch: history.top.epoch }, limit };
+            return Next { words: out.into(), after: u64::MAX, then: Then::More(reach) };
+        }
+        if *is_begun && outcome == Outcome::UpToDate {
+            outcome = Outcome::Recovered;
+        }
+        if !outcome.is_whole() {
+            out = words.gap().to_vec();
+        }
+        out.extend_from_slice(&words.place(history.top));
+        Next { words: out.into(), after: history.top.offset, then: Then::Done(Some(outcome)) }
+    }
+}
+
+/// How many publications are read at a time.
+fn most_at_a_time(worker: &Worker) -> usize {
+    worker.instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::client;
 use super::door::{self, Entry, MayPublish};
 use super::events::{self, Events};
 use super::rejection::Rejection;
-use super::since::{Since, Words, catch_up};
+use super::since::{Behind, Since, Words, catch_up};
 use super::streams;
 use crate::admission::Permit;
 use crate::client::Dialect;
@@ -57,8 +57,8 @@ impl Upgrade {
 
 /// What is spoken on it.
 pub enum Purpose {
-    /// Messages are publications in one channel; it ends then, if it is not to go on for ever.
-    Raw(Terms, Option<Expiry>),
+    /// Messages are publications in one channel; it ends then, if it is not to go on for ever, and may have to catch up.
+    Raw(Terms, Option<Expiry>, Option<Behind>),
     /// Messages are the client protocol's.
     Client(Dialect, Limits),
     /// Publications in one channel are events.
@@ -197,15 +197,17 @@ async fn accept(
                 instance.broker.subscribe(&terms.channel).await;
                 worker.shard.confirm(&terms.channel);
             }
+            let mut behind = None;
             if let Some(since) = since {
-                let words =
-                    Wording { channel: &terms.channel, notices: subscription.on_gap == OnGap::Notice };
-                let caught_up = catch_up(worker, &terms.channel, since, &words).await;
+                let notices = subscription.on_gap == OnGap::Notice;
+                let words = Wording { channel: terms.channel.clone(), notices };
+                let caught_up = catch_up(worker, &terms.channel, since, words).await;
                 // Behind the answer, since nothing is written before that.
                 worker.shard.release(placed.key(), &terms.channel, &caught_up.words, caught_up.after, true);
+                behind = caught_up.behind;
             }
             tracing::debug!(%id, %client, channel = %terms.channel, "connection accepted");
-            (placed, Purpose::Raw(terms, entry.expiry), None)
+            (placed, Purpose::Raw(terms, entry.expiry, behind), None)
         }
     };
     let mut response = Response::new(Body::empty());
@@ -314,13 +316,13 @@ fn raw_wish(
 }
 
 /// What was missed, as messages.
-struct Wording<'c> {
-    channel: &'c Channel,
+struct Wording {
+    channel: Channel,
     /// Whether anything but publications is told.
     notices: bool,
 }
 
-impl Words for Wording<'_> {
+impl Words for Wording {
     fn publication(&self, publication: &Publication) -> Bytes {
         let opcode = match publication.kind {
             Kind::Text => Opcode::Text,
@@ -330,15 +332,15 @@ impl Words for Wording<'_> {
     }
 
     fn gap(&self) -> Bytes {
-        self.notice(|| gap_notice(self.channel))
+        self.notice(|| gap_notice(&self.channel))
     }
 
     fn place(&self, position: Position) -> Bytes {
-        self.notice(|| place_notice(self.channel, position))
+        self.notice(|| place_notice(&self.channel, position))
     }
 }
 
-impl Wording<'_> {
+impl Wording {
     fn notice(&self, text: impl FnOnce() -> String) -> Bytes {
         if self.notices { frame(Opcode::Text, text().as_bytes()) } else { Bytes::new() }
     }

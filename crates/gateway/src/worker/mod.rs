@@ -27,7 +27,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use crate::client::{self, Roster, Sessions};
-use crate::http::{Events, Purpose, Rejection, Upgrade, id_value, public};
+use crate::http::{Events, Purpose, Rejection, Upgrade, go_on, id_value, public};
 use crate::identity::Expiry;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, accept};
@@ -178,7 +178,10 @@ impl Worker {
         // Boxed by the task itself: a session is small, the handshake that ends here is not. And even an empty
         // remainder would keep the handshake's whole read buffer for the connection's life.
         match purpose {
-            Purpose::Raw(terms, expiry) => {
+            Purpose::Raw(terms, expiry, behind) => {
+                if let Some(behind) = behind {
+                    spawn_local(go_on(self.clone(), key, behind));
+                }
                 let mut session = Session::new(self.clone(), key, id, terms, permit);
                 if !early.is_empty() {
                     session.hear(&early);
@@ -194,6 +197,9 @@ impl Worker {
                 drop(early);
                 socket.give_up_after(self.instance.config.idle_timeout);
                 self.shard.release(key, &channel, &caught_up.words, caught_up.after, true);
+                if let Some(behind) = caught_up.behind {
+                    spawn_local(go_on(self.clone(), key, behind));
+                }
                 let attention = attend(self.clone(), key, socket, permit);
                 match expiry {
                     None => spawn_local(attention),

@@ -87,6 +87,15 @@ impl Registry {
         true
     }
 
+    /// Keeps a subscription's publications from now on, until it is released again. False if it has ended.
+    pub(crate) fn hold(&mut self, key: Key, channel: &Channel) -> bool {
+        let Some(slot) = self.find_place(key, channel) else { return false };
+        let Place { room, place } = self.connections[key.index as usize].places[slot];
+        self.finish_round(room);
+        self.rooms[room as usize].members[place as usize].held = true;
+        true
+    }
+
     /// Lets a connection out of a room, after everything that it is owed. Whether it was there.
     pub(crate) fn unsubscribe(&mut self, key: Key, channel: &Channel) -> bool {
         let Some(slot) = self.find_place(key, channel) else { return false };

@@ -133,6 +133,39 @@ fn what_was_read_is_not_delivered_again_when_it_comes_later() {
     });
 }
 
+/// Whoever is far behind gets what has a number from elsewhere, until it is held and has been read to its end.
+#[test]
+fn what_is_read_elsewhere_passes_by_until_it_is_held_again() {
+    with_shard(settings(), async |bench| {
+        let mut peer = bench.connected(Format::PLAIN, Heartbeat::AnyFrame, None).await;
+        let held = Subscription { held: true, on_gap: OnGap::Notice, ..wanting(Format::PLAIN, "a") };
+        let piece = |text: &[u8]| frame(Opcode::Text, text);
+        assert!(!bench.shard.hold(peer.key, &held.channel), "it is not there yet");
+        bench.shard.subscribe(peer.key, &held).unwrap();
+        let mut offset = 0;
+        let mut publish = async || {
+            offset += 1;
+            bench.publish_as(offset, "a", &[offset as u8], None);
+            bench.publish_as(0, "a", b"from afar", None);
+            bench.hub.census().await;
+        };
+        publish().await;
+        for _ in 0..2 {
+            assert!(bench.shard.release(peer.key, &held.channel, &piece(b"piece"), u64::MAX, true));
+            publish().await;
+            assert!(bench.shard.hold(peer.key, &held.channel));
+            publish().await;
+        }
+        assert!(bench.shard.release(peer.key, &held.channel, &piece(b"the last"), 4, true));
+        publish().await;
+        bench.hub.gap(None);
+        let afar = || binary(b"from afar");
+        let pieces = [piece(b"piece"), afar(), afar(), piece(b"piece"), afar(), afar()];
+        peer.expect(&pieces).await;
+        peer.expect(&[piece(b"the last"), binary(&[5]), afar(), binary(&[6]), afar(), piece(b"a")]).await;
+    });
+}
+
 #[test]
 fn news_and_what_is_filtered_reach_those_who_want_them() {
     with_shard(settings(), async |bench| {
