@@ -206,9 +206,15 @@ async fn half_open_handshakes_make_room_for_each_other() {
     const MANY: usize = 300;
     let certificates = Certificates::new();
     let tls = certificates.flags("first");
-    for (begun, more) in
-        [(&b""[..], None), (b"GET /ws/half HTTP/1.1\r\nHost:", None), (b"\x16\x03\x01", Some(&tls))]
-    {
+    let bodies = [0, 1, 2].map(|place| half_a_body(SPOKEN[place]));
+    for (begun, more) in [
+        (&b""[..], None),
+        (b"GET /ws/half HTTP/1.1\r\nHost:", None),
+        (b"\x16\x03\x01", Some(&tls)),
+        (&bodies[0], None),
+        (&bodies[1], None),
+        (&bodies[2], None),
+    ] {
         let more = more.map(|flags| flags[2..].iter().map(String::as_str).collect::<Vec<_>>());
         let flags =
             [&PATIENT[..], &["--workers", "2", "--max-handshakes", "5"], &more.clone().unwrap_or_default()];
@@ -245,6 +251,43 @@ async fn half_open_handshakes_make_room_for_each_other() {
             assert_eq!(socket.next_but_pings().await.unwrap().payload, b"still here");
         }
         assert!(instance.is_running());
+    }
+}
+
+/// Where clients that have no WebSocket speak.
+const SPOKEN: [&str; 3] = ["/emulation", "/connection/http_stream", "/connection/sse"];
+
+/// A request up to the first byte of its body.
+fn half_a_body(path: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nHost: half\r\nContent-Length: 100\r\n\r\n{{").into_bytes()
+}
+
+/// Whoever lets a body drip waits for as long as it does, and whoever has come to its end waits no more.
+#[tokio::test]
+async fn bodies_that_drip_make_room_for_each_other() {
+    for path in SPOKEN {
+        let flags = [&PATIENT[..], &["--max-handshakes", "3"]].concat();
+        let instance = Instance::start(&flags).await;
+        let begun = half_a_body(path);
+        let mut all = HalfOpen { instance: &instance, begun: &begun, sockets: Vec::new() };
+        for _ in 0..3 {
+            all.one_more("127.0.0.1", b"").await;
+        }
+        for _ in 0..5 {
+            all.sockets[0].write(b" ").await.unwrap();
+            all.sockets[1].write(b" ").await.unwrap();
+        }
+        all.one_more("127.0.0.1", b"").await;
+        all.are_cut(&[0]).await;
+        // One is heard to its end, and answered.
+        let rest = [&[b' '; 93][..], b"}"].concat();
+        all.sockets[1].write(&rest).await.unwrap();
+        let expected = if path == "/emulation" { 400 } else { 200 };
+        assert_eq!(all.sockets[1].response().await.status, expected, "{path}");
+        for counted in [&[("reason", "instance_crowded")][..], &[]] {
+            let rejected = instance.metric("fanfare_handshakes_rejected_total", counted).await;
+            assert_eq!(rejected, 1.0, "{path}");
+        }
     }
 }
 

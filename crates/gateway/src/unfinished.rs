@@ -1,7 +1,8 @@
-//! How many connections may wait for their clients: those that have been accepted and have not asked for anything yet, and
-//! those kept open between two requests. Each has its place in a line by when it began to wait. Beyond the bound the one
-//! that has waited longest is cut, for whoever means well is through in a few round trips, however many come behind. It never
-//! touches who has asked: a handshake that waits for us is no longer here, nor is what has become a connection of the hub's.
+//! How many connections may wait for their clients: those that have been accepted and have not asked for anything yet, those
+//! whose request has a body that is still on its way, and those kept open between two requests. Each has its place in a line
+//! by when it began to wait. Beyond the bound the one that has waited longest is cut, for whoever means well is through in a
+//! few round trips, however many come behind. It never touches who has asked: a handshake that waits for us is no longer
+//! here, nor is what has become a connection of the hub's.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -47,7 +48,9 @@ pub struct Place {
     unfinished: Arc<Unfinished>,
     notice: Arc<Notice>,
     address: Cell<Option<IpAddr>>,
-    number: Cell<Option<u64>>,
+    /// Where in the line it is, or was last.
+    number: Cell<u64>,
+    waits: Cell<bool>,
 }
 
 impl Unfinished {
@@ -71,7 +74,8 @@ impl Unfinished {
             unfinished: self.clone(),
             notice: Arc::default(),
             address: Cell::new(None),
-            number: Cell::new(None),
+            number: Cell::new(0),
+            waits: Cell::new(false),
         };
         place.wait();
         place
@@ -89,7 +93,10 @@ impl Place {
         let Some(most) = self.unfinished.per_address else { return };
         let address = household(address);
         self.address.set(Some(address));
-        let Some(number) = self.number.get() else { return };
+        if !self.waits.get() {
+            return;
+        }
+        let number = self.number.get();
         let mut line = self.unfinished.line.lock();
         // It may have been cut meanwhile.
         if let Some(waiting) = line.all.get_mut(&number) {
@@ -101,18 +108,38 @@ impl Place {
     /// Its client has asked for something. False if it has been cut before that, of which it will hear at once.
     #[must_use]
     pub fn leave(&self) -> bool {
-        let Some(number) = self.number.take() else { return false };
-        self.unfinished.line.lock().remove(number).is_some()
+        self.waits.replace(false) && self.unfinished.line.lock().remove(self.number.get()).is_some()
     }
 
     /// It waits, as the last one: it was answered, and is kept open.
     pub fn wait(&self) {
-        let Unfinished { limit, per_address, line } = &*self.unfinished;
-        let mut line = line.lock();
-        let (number, address) = (line.next, self.address.get());
+        let mut line = self.unfinished.line.lock();
+        if self.waits.get() {
+            // For the rest of what it had asked, with which nobody has to do any more.
+            line.remove(self.number.get());
+        }
+        self.number.set(line.next);
         line.next += 1;
+        self.stand(&mut line);
+    }
+
+    /// It has asked, but not to the end: it waits where it did before, so that coming bit by bit gains nothing.
+    pub fn wait_on(&self) {
+        if !self.waits.get() && !self.is_cut() {
+            self.stand(&mut self.unfinished.line.lock());
+        }
+    }
+
+    /// Whether it has been cut.
+    pub fn is_cut(&self) -> bool {
+        self.notice.why.get().is_some()
+    }
+
+    fn stand(&self, line: &mut Line) {
+        let Unfinished { limit, per_address, .. } = &*self.unfinished;
+        let (number, address) = (self.number.get(), self.address.get());
         line.all.insert(number, Waiting { address, notice: self.notice.clone() });
-        self.number.set(Some(number));
+        self.waits.set(true);
         if let (Some(address), Some(most)) = (address, *per_address) {
             line.put(number, address, most);
         }
@@ -209,6 +236,31 @@ mod tests {
         assert_eq!(places[2].cut().now_or_never(), Some(Full::Instance));
         assert!(!places[1].leave() && !places[2].leave());
         drop((places, others));
+        assert_eq!(unfinished.count(), 0);
+    }
+
+    #[test]
+    fn a_request_that_comes_bit_by_bit_waits_where_it_did() {
+        let unfinished = unfinished(2, 0);
+        let places = [unfinished.begin(), unfinished.begin()];
+        for _ in 0..3 {
+            // Its head has come, and then a bit of its body, and another.
+            assert!(places[0].leave());
+            places[0].wait_on();
+            places[0].wait_on();
+        }
+        let other = unfinished.begin();
+        assert_eq!(cut(&places), [Some(Full::Instance), None]);
+        assert!(places[0].is_cut() && !places[0].leave());
+        // Whoever has been cut does not come back, and whoever was answered before all had come is the last one.
+        places[0].wait_on();
+        assert!(places[1].leave());
+        places[1].wait_on();
+        places[1].wait();
+        assert_eq!(unfinished.count(), 2);
+        let another = unfinished.begin();
+        assert_eq!((other.is_cut(), places[1].is_cut()), (true, false));
+        drop((places, other, another));
         assert_eq!(unfinished.count(), 0);
     }
 

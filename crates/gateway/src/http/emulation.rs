@@ -22,6 +22,7 @@ use super::endless::{admits, let_read, preflight};
 use super::rejection::Rejection;
 use super::streams::{is_binary, whole};
 use crate::session::is_pressed;
+use crate::unfinished::Place;
 use crate::worker::Worker;
 
 const PATH: &str = "/emulation";
@@ -37,6 +38,7 @@ pub async fn emulate(
     peer: IpAddr,
     deadline: Instant,
     request: Request<Incoming>,
+    place: &Place,
 ) -> Response<Body> {
     let instance = &worker.instance;
     let (parts, body) = request.into_parts();
@@ -44,7 +46,7 @@ pub async fn emulate(
     if parts.method == Method::OPTIONS && admits(instance, headers) {
         return preflight(headers, "POST", "content-type");
     }
-    let taken = timeout_at(deadline, take(worker, &parts.method, headers, body)).await;
+    let taken = timeout_at(deadline, take(worker, &parts.method, headers, body, place)).await;
     let outcome = taken.unwrap_or(Err(Refusal::Timeout));
     instance.emulation.count(&outcome);
     let response = match outcome {
@@ -61,7 +63,13 @@ pub async fn emulate(
     if admits(instance, headers) { let_read(headers, response) } else { response }
 }
 
-async fn take(worker: &Worker, method: &Method, headers: &HeaderMap, body: Incoming) -> Result<(), Refusal> {
+async fn take(
+    worker: &Worker,
+    method: &Method,
+    headers: &HeaderMap,
+    body: Incoming,
+    place: &Place,
+) -> Result<(), Refusal> {
     let instance = &worker.instance;
     if !admits(instance, headers) {
         return Err(Refusal::Origin);
@@ -74,10 +82,11 @@ async fn take(worker: &Worker, method: &Method, headers: &HeaderMap, body: Incom
         instance.memory.relieved().await;
         instance.hub.relieved().await;
     }
-    let body = whole(body, instance.config.message_limit).await.map_err(|rejection| match rejection {
-        Rejection::BodyTooLarge(limit) => Refusal::TooLarge(limit),
-        _ => Refusal::Broken,
-    })?;
+    let body =
+        whole(body, instance.config.message_limit, place).await.map_err(|rejection| match rejection {
+            Rejection::BodyTooLarge(limit) => Refusal::TooLarge(limit),
+            _ => Refusal::Broken,
+        })?;
     let encoding = if is_binary(headers) { Encoding::Protobuf } else { Encoding::Json };
     let EmulationRequest { node, session, data } = EmulationRequest::read(encoding, &body)?;
     if data.is_empty() {

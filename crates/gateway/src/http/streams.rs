@@ -2,7 +2,9 @@
 //! events or a stream, for clients that speak back by requests to `/emulation` and for those that only listen. A session
 //! here is the same as on a WebSocket; only its carrier is another.
 
+use std::future::{pending, poll_fn};
 use std::net::IpAddr;
+use std::pin::pin;
 
 use bytes::Bytes;
 use fanfare_hub::{Carrier, Encoding, Format, Heartbeat, Opening};
@@ -19,6 +21,7 @@ use super::rejection::Rejection;
 use super::upgrade::{FRAGMENTS, Purpose, Upgrade};
 use crate::client::{Dialect, words};
 use crate::relay::overture;
+use crate::unfinished::Place;
 use crate::worker::Worker;
 
 /// One of them.
@@ -76,6 +79,7 @@ pub async fn accept(
     worker: &Worker,
     client: IpAddr,
     request: Request<Incoming>,
+    place: &Place,
 ) -> Result<Answer, Rejection> {
     let instance = &worker.instance;
     let (parts, body) = request.into_parts();
@@ -101,7 +105,7 @@ pub async fn accept(
     let permit = instance.admission.admit(client)?;
     let limit = instance.config.message_limit;
     let said = match parts.method {
-        Method::POST => whole(body, limit).await?,
+        Method::POST => whole(body, limit, place).await?,
         _ if !body.is_end_stream() => return Err(Rejection::EventsBody),
         _ => asked(parts.uri.query().unwrap_or_default()),
     };
@@ -160,12 +164,28 @@ pub fn is_binary(headers: &HeaderMap) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(BINARY))
 }
 
-/// A body of at most so many bytes, read as it comes: nothing is allocated for a length that is only claimed.
-pub async fn whole(body: Incoming, limit: usize) -> Result<Bytes, Rejection> {
+/// A body of at most so many bytes, read as it comes: nothing is allocated for a length that is only claimed. While more is
+/// awaited, its connection is in its place among those that wait for their clients.
+pub async fn whole(body: Incoming, limit: usize, place: &Place) -> Result<Bytes, Rejection> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Rejection::BodyTooLarge(limit));
     }
-    match Limited::new(body, limit).collect().await {
+    let mut collecting = pin!(Limited::new(body, limit).collect());
+    let mut has_waited = false;
+    let collected = poll_fn(|cx| {
+        let polled = collecting.as_mut().poll(cx);
+        if polled.is_pending() {
+            place.wait_on();
+            has_waited = true;
+        }
+        polled
+    })
+    .await;
+    if has_waited && !place.leave() {
+        // It was cut, and is about to hear of it.
+        return pending().await;
+    }
+    match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Rejection::BodyTooLarge(limit)),
         Err(_) => Err(Rejection::BrokenBody),

@@ -32,6 +32,7 @@ use crate::client_address::client_address;
 use crate::config::Config;
 use crate::identity::Expiry;
 use crate::relay::{gap_notice, place_notice};
+use crate::unfinished::Place;
 use crate::worker::Worker;
 
 /// A connection whose handshake has been answered, on its way out of hyper.
@@ -112,11 +113,12 @@ pub async fn upgrade(
     deadline: Instant,
     request: Request<Incoming>,
     handoff: &Handoff,
+    place: &Place,
 ) -> Response<Body> {
     let instance = &worker.instance;
     let client = client_address(&instance.config, peer, request.headers());
-    let pending = Abandoned { worker, client };
-    let answer = timeout_at(deadline, accept(worker, client, request, handoff)).await;
+    let pending = Abandoned { worker, client, place };
+    let answer = timeout_at(deadline, accept(worker, client, request, handoff, place)).await;
     std::mem::forget(pending);
     if handoff.borrow().as_ref().is_some_and(Upgrade::answers_itself) {
         // The answer is not hyper's, which is let go of while it waits for one.
@@ -133,6 +135,7 @@ async fn accept(
     client: IpAddr,
     request: Request<Incoming>,
     handoff: &Handoff,
+    place: &Place,
 ) -> Result<Response<Body>, Rejection> {
     let instance = &worker.instance;
     if worker.is_draining() {
@@ -146,7 +149,7 @@ async fn accept(
         return Ok(events::accept(worker, client, &request).await?.leave(handoff));
     }
     if streams::is_path(path) {
-        return Ok(streams::accept(worker, client, request).await?.leave(handoff));
+        return Ok(streams::accept(worker, client, request, place).await?.leave(handoff));
     }
     let headers = request.headers();
     let accept = handshake::accept(request.method(), request.version(), headers)?;
@@ -365,14 +368,17 @@ pub fn id_value(id: Uuid) -> HeaderValue {
     HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).expect("a UUID is ASCII")
 }
 
-/// Counts a client that goes while it waits to be answered: hyper then drops the future.
+/// Counts a client that goes while it waits to be answered: hyper then drops the future. One that was cut is counted for that.
 struct Abandoned<'a> {
     worker: &'a Worker,
     client: IpAddr,
+    place: &'a Place,
 }
 
 impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
-        self.worker.instance.rejected.count(&Rejection::Abandoned, self.client);
+        if !self.place.is_cut() {
+            self.worker.instance.rejected.count(&Rejection::Abandoned, self.client);
+        }
     }
 }

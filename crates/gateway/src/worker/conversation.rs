@@ -174,11 +174,11 @@ impl Worker {
                 rejection.answer(self.instance.config.retry_after_seconds())
             }
             Ok(_) if is_upgrade(&self.instance.config, request.uri().path()) => {
-                upgrade(self, peer, deadline, request, handoff).await
+                upgrade(self, peer, deadline, request, handoff, place).await
             }
             Ok(goes) => {
                 let mut response = match is_emulation(request.uri().path()) {
-                    true => emulate(self, peer, deadline, request).await,
+                    true => emulate(self, peer, deadline, request, place).await,
                     false => self.router.clone().oneshot(request.map(Body::new)).await?,
                 };
                 if self.is_draining() || goes == Goes::NoFurther {
