@@ -96,8 +96,11 @@ const emulated = (make, transport, place, options) => {
   return new make([{ transport, endpoint }], { ...ways, ...options });
 };
 
-for (const [setting, begin] of Object.entries(SETTINGS)) {
-  describe(setting, () => {
+// Most of the time they wait for tokens to expire, so the settings do that together.
+describe("everywhere", { concurrency: 3 }, () => Object.entries(SETTINGS).forEach(([setting, begin]) => tests(setting, begin)));
+
+function tests(setting, begin) {
+  describe(setting, { concurrency: 1 }, () => {
     let place, home;
     before(async () => {
       home = mkdtempSync(join(tmpdir(), "centrifuge-"));
