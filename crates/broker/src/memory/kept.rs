@@ -1,12 +1,13 @@
 //! What the memory broker remembers: histories of channels and results of appends, each for its time. It is plain
-//! data and has no clock of its own.
+//! data and has no clock of its own. Of a channel to which nothing was published it keeps nothing: anybody can ask for
+//! any name, and the numbering of such a channel can be worked out again whenever somebody does.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use fanfare_protocol::{Channel, Epoch, Position, Publication};
 
-use crate::history::new_epoch;
 use crate::{AppendOptions, History, Query, Retention, Version};
 
 /// A part of the channels.
@@ -17,6 +18,18 @@ pub(super) struct Kept {
     /// When to look at what: one entry for each stream and each result. It may be too early, for what was used
     /// meanwhile, and never too late.
     due: BTreeSet<(Instant, Due)>,
+    beginnings: Beginnings,
+}
+
+/// The epochs in which channels begin that nothing was published to. Who is told of one, and comes back, or waits for the
+/// first publication, finds it unchanged. When a numbering is forgotten, the next one of that channel has another
+/// epoch, and with it a few others that have not begun.
+#[derive(Default)]
+struct Beginnings {
+    /// Its keys are this process's own, so no epoch is told twice, nor guessed.
+    random: RandomState,
+    /// How many numberings were forgotten, by a part of the channels' hash: at most [`SHARES`] of them.
+    forgotten: HashMap<u64, u64>,
 }
 
 struct Stream {
@@ -90,9 +103,14 @@ impl Kept {
         None
     }
 
-    /// What `query` asks for, with the top; a history that was never used begins with it.
+    /// What `query` asks for, with the top; that keeps a numbering that has begun, and begins none.
     pub fn read(&mut self, channel: &Channel, query: Query, retention: Retention, now: Instant) -> History {
-        let stream = self.stream(channel, retention, now);
+        let Some(stream) = self.streams.get_mut(channel) else {
+            let top = Position { offset: 0, epoch: self.beginnings.epoch(channel) };
+            let epoch_matches = query.since.is_none_or(|since| since.epoch.matches(&top.epoch));
+            return History { publications: Vec::new(), top, epoch_matches };
+        };
+        stream.forgotten = forgotten(retention, now);
         let top = stream.top();
         let epoch_matches = query.since.is_none_or(|since| since.epoch.matches(&top.epoch));
         let since = query.since.map(|since| since.offset);
@@ -150,6 +168,7 @@ impl Kept {
                     let Some(stream) = self.streams.get_mut(&channel) else { continue };
                     if stream.forget(now) {
                         self.streams.remove(&channel);
+                        self.beginnings.forget(&channel);
                     } else {
                         self.due.insert((stream.due, Due::Stream(channel)));
                     }
@@ -160,12 +179,12 @@ impl Kept {
     }
 
     fn stream(&mut self, channel: &Channel, retention: Retention, now: Instant) -> &mut Stream {
-        let forgotten = later(now, retention.meta_ttl.max(retention.ttl));
+        let forgotten = forgotten(retention, now);
         if !self.streams.contains_key(channel) {
             self.due.insert((forgotten, Due::Stream(channel.clone())));
         }
         let stream = self.streams.entry(channel.clone()).or_insert_with(|| Stream {
-            epoch: new_epoch(),
+            epoch: self.beginnings.epoch(channel),
             offset: 0,
             version: None,
             publications: VecDeque::new(),
@@ -175,6 +194,21 @@ impl Kept {
         });
         stream.forgotten = forgotten;
         stream
+    }
+}
+
+impl Beginnings {
+    fn epoch(&self, channel: &Channel) -> Epoch {
+        let times = self.forgotten.get(&self.share(channel)).copied().unwrap_or(0);
+        Epoch::from_random(self.random.hash_one((channel, times)))
+    }
+
+    fn forget(&mut self, channel: &Channel) {
+        *self.forgotten.entry(self.share(channel)).or_default() += 1;
+    }
+
+    fn share(&self, channel: &Channel) -> u64 {
+        self.random.hash_one(channel) % SHARES
     }
 }
 
@@ -194,11 +228,18 @@ impl Stream {
     }
 }
 
+fn forgotten(retention: Retention, now: Instant) -> Instant {
+    later(now, retention.meta_ttl.max(retention.ttl))
+}
+
 /// A time that is beyond the clock never comes.
 fn later(now: Instant, pause: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     now + pause.min(CENTURY)
 }
+
+/// So many that hardly ever two channels share one, and so few that it is no matter if all have been used.
+const SHARES: u64 = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -253,6 +294,33 @@ mod tests {
             assert_eq!(position.offset, u64::from(round) + 1);
             let read = kept.read(&channel, Query::newest(9), retention, now);
             assert_eq!((read.publications.len(), kept.due.len()), (1, 1));
+        }
+    }
+
+    #[test]
+    fn names_that_nothing_was_published_to_leave_nothing_and_keep_their_place() {
+        let start = Instant::now();
+        let retention = Retention { size: 2, ttl: SECOND, meta_ttl: SECOND * 10 };
+        let named = |number: usize| Channel::new(&format!("made up {number}")).expect("a name");
+        let mut kept = Kept::default();
+        let told: Vec<_> =
+            (0..1000).map(|number| kept.read(&named(number), Query::TOP, retention, start).top).collect();
+        assert_eq!((kept.streams.len(), kept.due.len(), kept.beginnings.forgotten.len()), (0, 0, 0));
+        for (number, told) in told.iter().enumerate() {
+            let channel = named(number);
+            let back = kept.read(&channel, Query::since(*told, 9), retention, start + SECOND * 1000);
+            assert_eq!((back.top, back.epoch_matches, back.publications.len()), (*told, true, 0));
+            let first = kept.append(&channel, &publication(), retention, start + SECOND * 1000);
+            assert_eq!(first, Position { offset: 1, ..*told }, "whoever waited has missed nothing");
+            let missed = kept.read(&channel, Query::since(*told, 9), retention, start + SECOND * 1000);
+            assert_eq!((missed.epoch_matches, missed.publications.len()), (true, 1));
+        }
+        assert_eq!(kept.streams.len(), 1000);
+        kept.forget(start + SECOND * 2000);
+        assert_eq!((kept.streams.len(), kept.due.len()), (0, 0));
+        for (number, told) in told.iter().enumerate() {
+            let back = kept.read(&named(number), Query::since(*told, 9), retention, start + SECOND * 2000);
+            assert!(!back.epoch_matches && back.top.offset == 0, "{number}: what was forgotten is announced");
         }
     }
 }

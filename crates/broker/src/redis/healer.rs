@@ -25,7 +25,7 @@ pub(super) async fn heal(lane: Arc<Lane>, library: Arc<Library>, idle: Duration)
     loop {
         if resume <= Instant::now() {
             let errands = lane.order.lock().streams.take_errands(MOST - under_way.len());
-            under_way.extend(errands.into_iter().map(|errand| run(&lane, &library, errand)));
+            under_way.extend(errands.into_iter().map(|errand| run(&lane, &library, errand, idle)));
         }
         tokio::select! {
             () = lane.heal.notified(), if resume <= Instant::now() => {}
@@ -48,11 +48,12 @@ pub(super) async fn heal(lane: Arc<Lane>, library: Arc<Library>, idle: Duration)
     }
 }
 
-async fn run(lane: &Lane, library: &Arc<Library>, errand: Errand) -> (Errand, Answer) {
+async fn run(lane: &Lane, library: &Arc<Library>, errand: Errand, idle: Duration) -> (Errand, Answer) {
     let Some(retention) = (lane.retain)(&errand.channel) else { return (errand, Answer::Refused) };
     let limit = if errand.ask.top_only { 0 } else { PAGE };
     let query = Query { since: errand.ask.since, limit, reverse: false };
-    let reading = Reading::of(&lane.keys, &errand.channel, query, retention, errand.ask.reached);
+    let reading =
+        Reading::of(&lane.keys, &errand.channel, query, retention).looking_after(errand.ask.reached, idle);
     let answer = match library.read(reading).await {
         Ok(history) => Answer::Read(history),
         Err(fault) if fault.is_refusal() => {

@@ -158,7 +158,7 @@ impl Broker for Redis {
         Box::pin(async move {
             let retention = (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
             let keys = &self.lane(channel).keys;
-            let history = self.library.read(Reading::of(keys, channel, query, retention, 0)).await;
+            let history = self.library.read(Reading::of(keys, channel, query, retention)).await;
             history.map_err(|fault| self.explain(&fault))
         })
     }

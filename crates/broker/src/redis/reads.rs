@@ -29,35 +29,46 @@ pub(super) struct Reading {
     /// An offset of `query.since`'s epoch that is known to have been given out: if the history has not come so far, it
     /// was lost, and a new epoch begins.
     pub reached: u64,
+    /// For how long the numbering lives if nothing was published in it.
+    pub unpublished: Duration,
 }
 
 impl Reading {
-    pub fn of(keys: &Keys, channel: &Channel, query: Query, retention: Retention, reached: u64) -> Self {
+    pub fn of(keys: &Keys, channel: &Channel, query: Query, retention: Retention) -> Self {
         let (stream, top) = (keys.stream(channel), keys.top(channel));
-        Self { stream, top, query, retention, reached }
+        Self { stream, top, query, retention, reached: 0, unpublished: PASSING }
+    }
+
+    /// The same by whoever stays subscribed, looks after the channel every `pause`, and knows how far it had come.
+    pub fn looking_after(self, reached: u64, pause: Duration) -> Self {
+        let stays = self.query.since.is_some();
+        Self { reached, unpublished: (pause * 3).max(if stays { STAYING } else { PASSING }), ..self }
     }
 
     pub async fn carry_out(&self, calls: &Calls) -> Result<History, Fault> {
-        let Self { stream, top, query, retention, reached } = self;
-        let complete = |command: &mut Cmd| complete(command, *query, *retention, *reached);
-        let answer = calls.script(&READ, &[stream, top], complete).await?;
-        read_answer(answer, *query, *retention).ok_or_else(unexpected)
+        let answer =
+            calls.script(&READ, &[&self.stream, &self.top], |command| self.complete(command)).await?;
+        read_answer(answer, self.query, self.retention).ok_or_else(unexpected)
+    }
+
+    fn complete(&self, command: &mut Cmd) {
+        let Self { query, retention, reached, unpublished, .. } = *self;
+        // Redis counts no further.
+        let limit = query.limit.min(i64::MAX as usize);
+        let direction = if query.reverse { "older" } else { "newer" };
+        let epoch = query.since.map_or(Epoch::ANY, |since| since.epoch);
+        let life = retention.meta_ttl.max(retention.ttl);
+        command.arg(&new_epoch().padded()[..]).arg(millis(life)).arg(limit).arg(direction).arg(from(query));
+        command.arg(epoch.as_str()).arg(reached).arg(retention.size).arg(MOST_IN_BUNDLE);
+        command.arg(millis(unpublished.min(life)));
     }
 }
 
-fn complete(command: &mut Cmd, query: Query, retention: Retention, reached: u64) {
-    // Redis counts no further.
-    let limit = query.limit.min(i64::MAX as usize);
-    let direction = if query.reverse { "older" } else { "newer" };
-    let epoch = query.since.map_or(Epoch::ANY, |since| since.epoch);
-    command
-        .arg(&new_epoch().padded()[..])
-        .arg(millis(retention.meta_ttl.max(retention.ttl)))
-        .arg(limit)
-        .arg(direction)
-        .arg(from(query));
-    command.arg(epoch.as_str()).arg(reached).arg(retention.size).arg(MOST_IN_BUNDLE);
-}
+/// How long a numbering without publications outlives whoever came by: long enough to lose a connection and come back,
+/// and for those who stay, until they look after it for the first time.
+const PASSING: Duration = Duration::from_secs(120);
+/// How long it outlives somebody who stayed: instances that are cut off from Redis for a while find it unchanged.
+const STAYING: Duration = Duration::from_secs(3600);
 
 /// The first offset that is asked for, in the direction that is asked for.
 fn from(query: Query) -> u64 {

@@ -324,3 +324,42 @@ fn where_redis_refuses_what_comes_is_all_there_is() {
     assert_eq!(relayed, [Some(at(4)), Some(at(5)), None, Some(at(7))]);
     assert!(!stream.wants());
 }
+
+/// A check compares what was delivered with what Redis has come to, at two moments: what is on its way between them makes a
+/// difference that is none.
+#[test]
+fn a_single_difference_is_not_believed() {
+    let at = |offset| Position { offset, epoch: Epoch::from_random(1) };
+    let top = |offset| History { publications: Vec::new(), top: at(offset), epoch_matches: true };
+    let anew = Position { offset: 0, epoch: Epoch::from_random(2) };
+    let anew = || History { publications: Vec::new(), top: anew, epoch_matches: false };
+    // What the first check finds, what comes between, what the second finds, and what is done then.
+    for (first, comes, second, reads, gaps) in [
+        (top(2), None, top(2), true, 0),
+        (top(2), Some(2), top(2), false, 0),
+        (top(2), Some(2), top(3), false, 0),
+        (top(2), None, top(1), false, 0),
+        (top(1), None, top(2), false, 0),
+        (anew(), None, anew(), false, 1),
+        (anew(), None, top(1), false, 0),
+    ] {
+        let row = format!("{:?}, {comes:?}, {:?}", first.top, second.top);
+        let (mut stream, mut heals, mut gone) = (Stream::default(), Heals::default(), 0);
+        let mut step = |step| gone += usize::from(matches!(step, Step::Gap(_)));
+        stream.subscribed(None);
+        stream.ask().expect("where does it stand?");
+        stream.answer(top(1), &mut heals, &mut step);
+        stream.check();
+        assert!(stream.ask().expect("it compares").top_only, "{row}");
+        stream.answer(first, &mut heals, &mut step);
+        assert!(!stream.wants(), "it waits for the next check: {row}");
+        if let Some(offset) = comes {
+            stream.hear(at(offset), publication(at(offset)), 1000, &mut heals, &mut step);
+        }
+        stream.check();
+        assert!(stream.ask().expect("it compares").top_only, "{row}");
+        stream.answer(second, &mut heals, &mut step);
+        assert_eq!((stream.wants(), heals.publications), (reads, 0), "{row}");
+        assert_eq!(gone, gaps, "{row}");
+    }
+}

@@ -1,5 +1,7 @@
 //! What can be wrong with a Redis that is there: who is let in, what kind it is, and what else is said on its bus.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fanfare_broker::RedisConfig;
 use fanfare_protocol::{Envelope, Kind, Publication};
@@ -62,6 +64,39 @@ async fn junk_is_counted_and_dropped() {
     let status = a.broker.status();
     assert_eq!((status.unknown_envelopes, status.duplicates, status.reconnects), (junk.len() as u64, 1, 0));
     assert!(status.up);
+}
+
+/// Whoever asks for a name makes Redis remember it, so that all are told the same of it; but not for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_nothing_was_published_to_are_soon_forgotten() {
+    const PASSING: i64 = 120_000;
+    const STAYING: i64 = 3_600_000;
+    let server = Server::start(&[]).await;
+    let config = RedisConfig { position_check: Duration::from_millis(100), ..RedisConfig::new(server.url()) };
+    let a = Instance::redis(&config);
+    a.until_up().await;
+    let left = async |name: &str| server.command::<i64>(&["PTTL", &format!("fanfare:top:{{{name}}}")]).await;
+    for number in 0..100 {
+        let name = format!("kept:9:made up {number}");
+        let asked = a.broker.position(&channel(&name)).await.expect("it can be read");
+        let again = a.broker.position(&channel(&name)).await.expect("it can be read");
+        assert_eq!((asked.offset, asked), (0, again));
+        let left = left(&name).await;
+        assert!(left > 0 && left <= PASSING, "{left}");
+    }
+    // Where somebody stays, it is looked after for longer, and it is the one that he was told of.
+    let stays = channel("kept:9:stays");
+    a.join(&stays).await;
+    let told = a.broker.position(&stays).await.expect("it can be read");
+    eventually("it is looked after", async || left("kept:9:stays").await > PASSING).await;
+    assert!(left("kept:9:stays").await <= STAYING);
+    assert_eq!(a.broker.position(&stays).await, Ok(told));
+    // What was published is remembered for a month.
+    let first = a.append(&stays, "one").await.expect("it is appended").expect("a position");
+    assert_eq!((first.offset, first.epoch), (1, told.epoch));
+    a.broker.position(&stays).await.expect("it can be read");
+    assert!(left("kept:9:stays").await > 29 * 24 * STAYING);
+    assert_eq!(a.relay.gaps(&stays), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,10 @@
--- Reads a channel's history and where it stands.
+-- Reads a channel's history and where it stands. Whoever asks for a channel that nothing was published to begins a
+-- numbering, so that all are told the same; it lives shortly, because anybody can ask for any name.
 -- KEYS  1 stream  2 top
 -- ARGV  1 the epoch, if a new one begins, 16 bytes as in an envelope  2 life of the numbering, ms  3 most publications
 --       4 'newer' or 'older'  5 the first or last offset  6 the epoch that is asked for, or ''
 --       7 an offset that was surely reached in that epoch  8 publications that are kept  9 the most that a bundle has
+--       10 life of a numbering without publications, ms
 -- Gives epoch, offset, whether the epoch is the one, entries: all that hold what is asked for, and some more.
 -- What streams and tops hold is said in `append.lua`.
 local function plain(number) return string.format('%.0f', number) end
@@ -15,10 +17,11 @@ end
 -- a second time: that is a new epoch, too.
 if not top or (epoch == ARGV[6] and offset < tonumber(ARGV[7])) then
   epoch, offset = string.sub(ARGV[1], 2, 1 + string.byte(ARGV[1])), 0
-  redis.call('SET', KEYS[2], struct.pack('>I8I8', 0, 0) .. ARGV[1], 'PX', ARGV[2])
+  redis.call('SET', KEYS[2], struct.pack('>I8I8', 0, 0) .. ARGV[1], 'PX', ARGV[10])
   redis.call('DEL', KEYS[1])
-elseif redis.call('PTTL', KEYS[2]) < ARGV[2] / 2 then
-  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+else
+  local life = tonumber(offset > 0 and ARGV[2] or ARGV[10])
+  if redis.call('PTTL', KEYS[2]) < life / 2 then redis.call('PEXPIRE', KEYS[2], life) end
 end
 local matches = ARGV[6] == '' or ARGV[6] == epoch
 local entries = {}
