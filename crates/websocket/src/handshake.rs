@@ -89,8 +89,10 @@ pub(crate) fn accept_value(key: &[u8]) -> String {
 
 /// Whether a comma-separated list, which may be spread over several lines, has a token in any case of letters.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+    let is_token = |item: &str| item.trim_ascii().eq_ignore_ascii_case(token);
+    let mut lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    // Mostly it stands alone.
+    lines.any(|line| is_token(line) || line.split(',').any(is_token))
 }
 
 /// The value of a header that must not appear more than once (RFC 6455 §11.3.1, §11.3.5).

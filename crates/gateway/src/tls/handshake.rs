@@ -123,19 +123,13 @@ impl AsyncRead for TlsStream {
 
 impl AsyncWrite for TlsStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored_from(cx, &[io::IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored_from(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
+        let Self { stream, tls } = &mut *self;
+        loop {
+            match tls.write(stream, &[io::IoSlice::new(bytes)]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
+                result => return Poll::Ready(result),
+            }
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -152,22 +146,5 @@ impl AsyncWrite for TlsStream {
             ready!(stream.poll_write_ready(cx))?;
         }
         Poll::Ready(SockRef::from(&*stream).shutdown(Shutdown::Write))
-    }
-}
-
-impl TlsStream {
-    fn poll_write_vectored_from(
-        &mut self,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            match self.tls.write(&self.stream, slices) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    ready!(self.stream.poll_write_ready(cx))?;
-                }
-                result => return Poll::Ready(result),
-            }
-        }
     }
 }
