@@ -309,7 +309,7 @@ async fn more_than_an_outbox_is_recovered_in_pieces() {
     const MEANWHILE: usize = 1500;
     let redis = RedisServer::start().await;
     for (keys, redis) in [("", None), ("", Some(&redis)), ("history_limit = 7", None)] {
-        let keys = format!("workers = 2\noutbox_limit = \"128KiB\"\nmessage_limit = \"32KiB\"\n{keys}");
+        let keys = format!("workers = 2\noutbox_limit = \"512KiB\"\nmessage_limit = \"32KiB\"\n{keys}");
         let setup = Setup::new(&CHANNELS.replace("history_limit = 10000", "")).tokens().keys(&keys);
         let setup = match redis {
             Some(redis) => setup.redis(&redis.url()),
@@ -324,7 +324,6 @@ async fn more_than_an_outbox_is_recovered_in_pieces() {
             speaker.send(said(number).as_str()).await;
             assert_eq!(bystander.next().await, Said::Text(said(number)));
         }
-        bystander.close().await;
         let path = "/sse/kept:much";
         let mut stream = EventStream::connect(instance.address(), path, &[("Last-Event-ID", "0")]).await;
         let mut socket = Client::connect(format!("{url}&since=0")).await;
@@ -336,6 +335,7 @@ async fn more_than_an_outbox_is_recovered_in_pieces() {
                 let most = 2 * (number - MISSED);
                 heard.wait_for(|heard| heard.iter().all(|heard| *heard >= most)).await.unwrap();
                 speaker.send(said(number).as_str()).await;
+                assert_eq!(bystander.next().await, Said::Text(said(number)));
             }
         };
         let on_events = async {
