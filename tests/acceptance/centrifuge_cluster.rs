@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::centrifuge::now;
 use crate::harness::{
-    API_KEY, Caller, Fault, Instance, RedisServer, Setup, TcpProxy, eventually, post, token, within,
+    API_KEY, Caller, Client, Event, EventStream, Fault, Instance, RedisServer, Said, Setup, TcpProxy,
+    eventually, post, token, within,
 };
 
 const CHANNELS: &str = "
@@ -226,6 +228,112 @@ async fn a_user_has_so_many_connections_over_all_instances() {
         next.try_call("connect", ann.clone()).await.is_ok()
     };
     eventually("there is room again", has_room).await;
+}
+
+#[tokio::test]
+async fn a_raw_connection_is_one_of_its_users() {
+    let cluster = Cluster::start("max_connections_per_user = 4").await;
+    let eve = token(&["--user", "eve"]).await;
+    let bearer = format!("Bearer {eve}");
+    let socket = async |instance: usize, channel: &str| {
+        let url = cluster.instances[instance].url(channel);
+        Client::try_connect(&format!("{url}?token={eve}"), &[]).await.map_err(|answer| answer.status)
+    };
+    let stream = async |instance: usize| {
+        let address = cluster.instances[instance].address();
+        let headers = [("Authorization", bearer.as_str())];
+        EventStream::try_connect(address, "/sse/news", &headers).await.map_err(|answer| answer.status)
+    };
+    let mut nobody = Client::connect(cluster.instances[1].url("news")).await;
+    let mut here = socket(0, "news").await.unwrap();
+    let mut there = socket(1, "news").await.unwrap();
+    let mut listener = stream(1).await.unwrap();
+    let mut caller = cluster.caller(1, user("eve").await).await;
+    assert_eq!(cluster.instances[1].metric("fanfare_users", &[]).await, 1.0, "nobody is not one");
+
+    // They are counted together, whatever is spoken on them, on every instance.
+    for instance in [0, 1] {
+        assert_eq!(socket(instance, "news").await.err(), Some(429));
+        assert_eq!(stream(instance).await.err(), Some(429));
+        let rejected = &[("reason", "user_full")];
+        let rejected =
+            cluster.instances[instance].metric("fanfare_handshakes_rejected_total", rejected).await;
+        assert_eq!(rejected, 2.0);
+        let mut fifth = Caller::open(cluster.instances[instance].address()).await;
+        assert_eq!(fifth.try_call("connect", user("eve").await).await.unwrap_err().0, 3504);
+    }
+
+    // One is closed by its name, and all others by that of the user; with what the back end says.
+    let id = listener.head.header("fanfare-connection").unwrap().to_owned();
+    let banned = json!({ "code": 4403, "reason": "banned" });
+    cluster.call("disconnect", json!({ "user": "eve", "client": id, "disconnect": banned })).await;
+    let close = Event {
+        event: Some("close".to_owned()),
+        data: Some(r#"{"code":4403,"reason":"banned"}"#.to_owned()),
+        ..Event::default()
+    };
+    assert_eq!(listener.next().await, Some(close));
+    assert_eq!(listener.next().await, None);
+    here.send("still here").await;
+    assert_eq!(there.next().await, Said::from("still here"));
+    cluster.call("disconnect", json!({ "user": "eve", "disconnect": banned })).await;
+    assert_eq!(here.rest().await, (vec![Said::from("still here")], (4403, "banned".to_owned())));
+    assert_eq!(there.closed().await, (4403, "banned".to_owned()));
+    assert_eq!(caller.closed().await, (4403, "banned".to_owned()));
+
+    // Their places are free again; and nobody else has noticed.
+    for instance in [0, 1] {
+        let users = async || cluster.instances[instance].metric("fanfare_users", &[]).await == 0.0;
+        eventually("the user has left", users).await;
+    }
+    let all = async || {
+        let mut all = Vec::new();
+        for instance in [0, 1, 0, 1] {
+            all.extend(socket(instance, "news").await);
+        }
+        all.len() == 4
+    };
+    eventually("there is room for four again", all).await;
+    nobody.send("I am").await;
+    assert_eq!(nobody.take(2).await, [Said::from("still here"), Said::from("I am")]);
+}
+
+#[tokio::test]
+async fn a_raw_connection_does_what_the_back_end_wants_of_its_user() {
+    let cluster = Cluster::start("").await;
+    let ann = token(&["--user", "ann"]).await;
+    let socket = async || Client::connect(format!("{}?token={ann}", cluster.instances[1].url("news"))).await;
+    let (kicked, expired) = ((1008, "kicked".to_owned()), (1008, "token expired".to_owned()));
+    let past = json!({ "user": "ann", "expire_at": 1_000_000_000 });
+    for (method, body, end) in [
+        ("unsubscribe", json!({ "user": "ann", "channel": "news" }), &kicked),
+        ("unsubscribe", json!({ "user": "ann", "channel": "" }), &kicked),
+        ("refresh", json!({ "user": "ann", "expired": true }), &expired),
+        ("refresh", past, &expired),
+        ("disconnect", json!({ "user": "ann" }), &(3503, "force disconnect".to_owned())),
+    ] {
+        let mut client = socket().await;
+        // None of these is for it, and what comes for a user is done in its order.
+        cluster.call("unsubscribe", json!({ "user": "ann", "channel": "other" })).await;
+        cluster.call("disconnect", json!({ "user": "bob" })).await;
+        cluster.call("disconnect", json!({ "user": "" })).await;
+        cluster.call("publish", json!({ "channel": "news", "data": 1 })).await;
+        assert_eq!(client.next().await, Said::from("1"), "{method}");
+        cluster.call(method, body).await;
+        assert_eq!(client.closed().await, *end, "{method}");
+    }
+    // Its time ends when the back end says so; without that, when its token does.
+    let soon = format!("expire_at={}", now() + 10);
+    let brief = token(&["--user", "ann", "--claim", &soon]).await;
+    let short = token(&["--user", "bob", "--claim", &soon]).await;
+    let connect = async |token: &str| {
+        Client::connect(format!("{}?token={token}", cluster.instances[1].url("news"))).await
+    };
+    let (mut client, mut other) = (connect(&brief).await, connect(&short).await);
+    cluster.call("refresh", json!({ "user": "ann", "expire_at": 0 })).await;
+    assert_eq!(other.closed().await, expired);
+    cluster.call("publish", json!({ "channel": "news", "data": 2 })).await;
+    assert_eq!(client.next().await, Said::from("2"));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! of its sessions in the order in which they were sent, and each is done with before the next is looked at.
 
 use bytes::Bytes;
-use fanfare_hub::End;
+use fanfare_hub::{End, Format, Key};
 use fanfare_protocol::centrifuge::{
     DisconnectCode, Event, Push, Refresh as RefreshPush, Refusal, Subscribe as SubscribePush,
     SubscribeRequest, Unsubscribe,
@@ -17,6 +17,7 @@ use super::subscribe::{Established, Origin, establish};
 use super::subscriptions::Presence;
 use crate::identity::{Expiry, Grant, Overrides};
 use crate::relay::last_words;
+use crate::worker::Worker;
 
 impl Client {
     pub(super) async fn control(&mut self, message: &Control, out: &mut Vec<u8>) {
@@ -96,14 +97,7 @@ impl Client {
         }
         self.flush(out);
         self.stage = Stage::Over;
-        let code = u16::try_from(wanted.code).ok().and_then(CloseCode::from_wire);
-        match code {
-            Some(code) => {
-                let words = last_words(self.format, code, &wanted.reason);
-                self.worker.shard.end_saying(self.key, End::Kicked, words);
-            }
-            None => self.worker.shard.end(self.key, End::Kicked),
-        }
+        send_away(&self.worker, self.key, self.format, wanted);
     }
 
     fn be_refreshed(&mut self, wanted: &Refresh, out: &mut Vec<u8>) {
@@ -133,5 +127,13 @@ impl Client {
         let member = Member::of(self.id, &self.seen(sub.info.as_ref()), sub.presence == Presence::Told);
         // Registered by the call; nobody waits for others to see it.
         drop(self.worker.instance.broker.enter(channel, member));
+    }
+}
+
+/// Ends a connection that is spoken to in this format with the words of the back end.
+pub(super) fn send_away(worker: &Worker, key: Key, format: Format, wanted: &Disconnect) {
+    match u16::try_from(wanted.code).ok().and_then(CloseCode::from_wire) {
+        Some(code) => worker.shard.end_saying(key, End::Kicked, last_words(format, code, &wanted.reason)),
+        None => worker.shard.end(key, End::Kicked),
     }
 }

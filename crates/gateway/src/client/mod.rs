@@ -12,6 +12,7 @@ mod connect;
 mod control;
 mod counts;
 mod mail;
+mod owner;
 mod publish;
 mod reading;
 mod recovery;
@@ -23,6 +24,7 @@ mod users;
 
 pub use counts::Counts;
 pub use mail::Roster;
+pub use owner::{Full, Owner};
 pub use recovery::{Outcome, follow, judge};
 pub use session::{Dialect, Session, Words, words};
 pub use sessions::Sessions;

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
 use super::rejection::Rejection;
-use crate::identity::{Admitted, Expiry, Identity};
+use crate::identity::{Admitted, Identity, User};
 use crate::instance::Instance;
 use crate::namespace::{SlowConsumers, Wish, may_publish, may_subscribe};
 use crate::publish::Rules;
@@ -23,8 +23,8 @@ pub type MayPublish = Option<Rules>;
 #[derive(Debug)]
 pub struct Entry {
     pub may_publish: MayPublish,
-    /// When the connection ends, because its token does: nothing can be refreshed here.
-    pub expiry: Option<Expiry>,
+    /// Whose connection it is, and until when, if it has shown a token.
+    pub identity: Option<Identity>,
     /// Whether it gets what it has missed, if it says where it was.
     pub recovers: bool,
     pub when_slow: WhenSlow,
@@ -33,7 +33,7 @@ pub struct Entry {
 impl Entry {
     /// For whoever may publish anything, for ever.
     pub const OPEN: Self =
-        Self { may_publish: Some(Rules::NONE), expiry: None, recovers: false, when_slow: WhenSlow::Close };
+        Self { may_publish: Some(Rules::NONE), identity: None, recovers: false, when_slow: WhenSlow::Close };
 }
 
 /// Lets a client into a channel, or says why not.
@@ -46,18 +46,19 @@ pub async fn enter(
     if !namespaces.are_configured() && !verifier.has_keys() {
         return Ok(Entry::OPEN);
     }
-    let Admitted { identity, granted } = match token(request)?.filter(|_| verifier.has_keys()) {
-        Some(token) => verifier.admission(&token, channel).await?,
-        None => {
-            let identity = verifier.without_token().ok_or(Rejection::NoToken)?;
-            Admitted { identity, granted: false }
-        }
+    let admitted = match token(request)?.filter(|_| verifier.has_keys()) {
+        Some(token) => Some(verifier.admission(&token, channel).await?),
+        None if verifier.without_token().is_some() => None,
+        None => return Err(Rejection::NoToken),
     };
     let namespace = namespaces.resolve(channel)?;
     if !namespace.admits_raw(channel) {
         return Err(Rejection::ChannelPattern);
     }
-    let Identity { user, expiry, .. } = identity;
+    let (user, granted) = match &admitted {
+        Some(Admitted { identity, granted }) => (identity.user.clone(), *granted),
+        None => (User::anonymous(), false),
+    };
     may_subscribe(namespace, channel, &user, granted)?;
     let publishes = namespace.raw_publish && may_publish(namespace, channel, &user, true).is_ok();
     let mut rules = Rules::from(&**namespace);
@@ -67,7 +68,8 @@ pub async fn enter(
     }
     let may_publish = publishes.then_some(rules);
     let when_slow = when_slow(namespace.slow_consumers);
-    Ok(Entry { may_publish, expiry, recovers: namespace.recovery != Wish::Off, when_slow })
+    let identity = admitted.map(|Admitted { identity, .. }| identity);
+    Ok(Entry { may_publish, identity, recovers: namespace.recovery != Wish::Off, when_slow })
 }
 
 /// What a namespace's option means to the hub.

@@ -16,7 +16,7 @@ use super::endless::{Answer, EVENTS as EVENT_STREAM, admits, head, preflight};
 use super::rejection::Rejection;
 use super::since::{CaughtUp, Since, Words, catch_up};
 use super::upgrade::{Purpose, Upgrade};
-use crate::identity::Expiry;
+use crate::client::Owner;
 use crate::relay::{event, gap_event, place_event};
 use crate::worker::Worker;
 
@@ -29,8 +29,8 @@ const EVENTS: Format = Format::PLAIN.carried_by(Carrier::Events);
 pub struct Events {
     pub channel: Channel,
     pub caught_up: CaughtUp,
-    /// When it ends, if it is not to go on for ever.
-    pub expiry: Option<Expiry>,
+    /// Whose connection it is, if somebody's.
+    pub owner: Option<Box<Owner>>,
 }
 
 /// Whether a path is an event stream's.
@@ -75,6 +75,10 @@ pub async fn accept(
     let outbox_limit = instance.config.outbox_limit;
     let (format, heartbeat, context) = (EVENTS, Heartbeat::OneWay, None);
     let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
+    let owner = match entry.identity {
+        Some(identity) => Some(Owner::admit(worker, (placed.key(), id), EVENTS, &channel, identity).await?),
+        None => None,
+    };
     placed.greet(head(worker, headers, id, EVENT_STREAM));
     if worker.shard.subscribe(placed.key(), &subscription) == Some(true) {
         instance.broker.subscribe(&channel).await;
@@ -90,7 +94,7 @@ pub async fn accept(
         return Err(Rejection::Flooded);
     }
     tracing::debug!(%id, %client, %channel, "event stream accepted");
-    let purpose = Purpose::Events(Events { channel, caught_up, expiry: entry.expiry });
+    let purpose = Purpose::Events(Events { channel, caught_up, owner });
     Ok(Answer::Taken(Box::new(Upgrade { placed, id, purpose, agreed: None, permit })))
 }
 

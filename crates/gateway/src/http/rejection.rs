@@ -13,6 +13,7 @@ use http::header::{
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::admission::Full;
+use crate::client;
 use crate::identity::TokenFault;
 use crate::namespace::{Refusal, UnknownNamespace};
 
@@ -77,6 +78,8 @@ pub enum Rejection {
     InstanceFull,
     #[error("your address has as many connections as it may have; try again later")]
     AddressFull,
+    #[error("you have as many connections as one user may have; close one of them")]
+    UserFull,
     #[error("this instance has hardly any memory left; try again later")]
     Memory,
     #[error("this instance is being emptied; connect again to reach another")]
@@ -97,7 +100,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every label, in the order of `index`.
-    pub const LABELS: [&str; 18] = [
+    pub const LABELS: [&str; 19] = [
         "malformed",
         "channel_name",
         "origin",
@@ -116,6 +119,7 @@ impl Rejection {
         "forbidden",
         "instance_crowded",
         "address_crowded",
+        "user_full",
     ];
 
     /// The value of the metric label and log field `reason`.
@@ -188,7 +192,7 @@ impl Rejection {
             Self::Token(TokenFault::KeysUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoToken | Self::Authorization | Self::Token(_) => StatusCode::UNAUTHORIZED,
             Self::Origin | Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::AddressFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::AddressFull | Self::UserFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout | Self::Crowded(_) => StatusCode::REQUEST_TIMEOUT,
             Self::InstanceFull | Self::Memory | Self::Draining | Self::OutOfFiles | Self::Flooded => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -230,6 +234,7 @@ impl Rejection {
             Self::Forbidden(_) => 15,
             Self::Crowded(Full::Instance) => 16,
             Self::Crowded(Full::Address) => 17,
+            Self::UserFull => 18,
         }
     }
 }
@@ -240,6 +245,12 @@ impl From<Full> for Rejection {
             Full::Instance => Self::InstanceFull,
             Full::Address => Self::AddressFull,
         }
+    }
+}
+
+impl From<client::Full> for Rejection {
+    fn from(client::Full: client::Full) -> Self {
+        Self::UserFull
     }
 }
 

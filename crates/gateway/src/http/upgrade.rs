@@ -27,10 +27,9 @@ use super::rejection::Rejection;
 use super::since::{Behind, Since, Words, catch_up};
 use super::streams;
 use crate::admission::Permit;
-use crate::client::Dialect;
+use crate::client::{Dialect, Owner};
 use crate::client_address::client_address;
 use crate::config::Config;
-use crate::identity::Expiry;
 use crate::relay::{gap_notice, place_notice};
 use crate::unfinished::Place;
 use crate::worker::Worker;
@@ -58,8 +57,8 @@ impl Upgrade {
 
 /// What is spoken on it.
 pub enum Purpose {
-    /// Messages are publications in one channel; it ends then, if it is not to go on for ever, and may have to catch up.
-    Raw(Terms, Option<Expiry>, Option<Behind>),
+    /// Messages are publications in one channel; whose connection it is, if somebody's; and it may have to catch up.
+    Raw(Terms, Option<Box<Owner>>, Option<Behind>),
     /// Messages are the client protocol's.
     Client(Dialect, Limits),
     /// Publications in one channel are events.
@@ -195,6 +194,13 @@ async fn accept(
             let outbox_limit = if terms.alone { 4 * ECHO_MESSAGE } else { outbox_limit };
             let (format, heartbeat) = (subscription.format, Heartbeat::AnyFrame);
             let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
+            let owner = match entry.identity {
+                Some(identity) => {
+                    let whose = (placed.key(), id);
+                    Some(Owner::admit(worker, whose, format, &terms.channel, identity).await?)
+                }
+                None => None,
+            };
             let unconfirmed = worker.shard.subscribe(placed.key(), &subscription);
             if unconfirmed == Some(true) && !terms.alone {
                 instance.broker.subscribe(&terms.channel).await;
@@ -210,7 +216,7 @@ async fn accept(
                 behind = caught_up.behind;
             }
             tracing::debug!(%id, %client, channel = %terms.channel, "connection accepted");
-            (placed, Purpose::Raw(terms, entry.expiry, behind), None)
+            (placed, Purpose::Raw(terms, owner, behind), None)
         }
     };
     let mut response = Response::new(Body::empty());

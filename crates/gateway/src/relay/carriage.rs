@@ -27,10 +27,14 @@ pub fn carry(format: Format, messages: &[u8]) -> Bytes {
     }
 }
 
-/// The last words to a client of the client protocol. There is no Close frame in a body, so a push says it there.
+/// The last words to a client. There is no Close frame in a body, so a push says it there, or to a client of an event
+/// stream an event.
 pub fn last_words(format: Format, code: CloseCode, reason: &str) -> Bytes {
     if !format.carrier.is_body() {
         return close_frame(code, reason);
+    }
+    if format.encoding == Encoding::Raw {
+        return stream::close_event(code, reason);
     }
     let code = u32::from(code.get());
     let disconnect = Disconnect { code, reason: reason.to_owned(), reconnect: reconnects(code) };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use fanfare_hub::{Carrier, Encoding, End, Format, Phrases};
 use fanfare_protocol::{Channel, Position};
-use fanfare_websocket::{CloseCode, Opcode, close_frame, frame};
+use fanfare_websocket::{CloseCode, Opcode, frame};
 
 use super::carriage::{carry, last_words};
 use super::stream;
@@ -29,9 +29,6 @@ fn gap(format: Format, channel: &Channel) -> Option<Bytes> {
 }
 
 fn goodbye(format: Format, end: End) -> Option<Bytes> {
-    if let (Carrier::Events, Encoding::Raw) = (format.carrier, format.encoding) {
-        return stream::close_event(end);
-    }
     let disconnect = match format.encoding {
         Encoding::Raw => None,
         _ => end.disconnect(),
@@ -41,10 +38,7 @@ fn goodbye(format: Format, end: End) -> Option<Bytes> {
         Some((why, code)) => (code, why.text()),
         None => end.close()?,
     };
-    Some(match format.encoding {
-        Encoding::Raw => close_frame(code, reason),
-        _ => last_words(format, code, reason),
-    })
+    Some(last_words(format, code, reason))
 }
 
 fn gap_frame(channel: &Channel) -> Bytes {
@@ -109,7 +103,10 @@ mod tests {
         let refused = r#"{"push":{"disconnect":{"code":3501,"reason":"bad request"}}}"#;
         let pressed = r#"{"disconnect":{"code":1013,"reason":"memory pressure","reconnect":true}}"#;
         let bad_request = End::Disconnected(DisconnectCode::BadRequest);
+        let closed = "event: close\ndata: {\"code\":1012,\"reason\":\"service restart\"}\n\n";
         for (encoding, carrier, end, expected) in [
+            (Encoding::Raw, Carrier::Events, End::Drained, Some(closed.to_owned())),
+            (Encoding::Raw, Carrier::Events, End::Vanished, None),
             (Encoding::Uni, Carrier::Stream, End::Drained, Some(format!("{drained}\n"))),
             (Encoding::Uni, Carrier::Events, End::Drained, Some(format!("data: {drained}\n\n"))),
             (Encoding::JsonDelta, Carrier::Events, bad_request, Some(format!("data: {refused}\n\n"))),

@@ -4,9 +4,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use fanfare_hub::{Encoding, End};
+use fanfare_hub::Encoding;
 use fanfare_protocol::{Channel, Position};
-use fanfare_websocket::Opcode;
+use fanfare_websocket::{CloseCode, Opcode};
 use serde_json::json;
 
 use super::phrases::gap_notice;
@@ -92,11 +92,10 @@ pub fn gap_event(channel: &Channel) -> Bytes {
     chunk(format!("event: gap\ndata: {}\n\n", gap_notice(channel)).as_bytes())
 }
 
-/// The connection ends, and why; nothing where there is nobody to tell.
-pub fn close_event(end: End) -> Option<Bytes> {
-    let (code, reason) = end.close()?;
+/// The connection ends, and why.
+pub fn close_event(code: CloseCode, reason: &str) -> Bytes {
     let why = json!({ "code": code.get(), "reason": reason });
-    Some(ended_by(&chunk(format!("event: close\ndata: {why}\n\n").as_bytes())))
+    ended_by(&chunk(format!("event: close\ndata: {why}\n\n").as_bytes()))
 }
 
 /// Nothing, so that everybody on the way sees that the connection lives.
@@ -178,10 +177,9 @@ mod tests {
         );
         let position = Position { offset: 1, epoch: Epoch::new("kRtA").unwrap() };
         assert_eq!(body(&place_event(position)), "id: 1:kRtA\n\n");
-        let last = close_event(End::Drained).unwrap();
+        let last = close_event(CloseCode::SERVICE_RESTART, "service restart");
         let last = last.strip_suffix(END).unwrap();
         let last = body(&Bytes::copy_from_slice(last));
         assert_eq!(last, "event: close\ndata: {\"code\":1012,\"reason\":\"service restart\"}\n\n");
-        assert_eq!(close_event(End::Vanished), None);
     }
 }

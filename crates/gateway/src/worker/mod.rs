@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -28,7 +27,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::{self, Roster, Sessions};
 use crate::http::{Events, Purpose, Rejection, Upgrade, go_on, id_value, public};
-use crate::identity::Expiry;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, accept};
 use crate::listening::attend;
@@ -178,7 +176,7 @@ impl Worker {
         // Boxed by the task itself: a session is small, the handshake that ends here is not. And even an empty
         // remainder would keep the handshake's whole read buffer for the connection's life.
         match purpose {
-            Purpose::Raw(terms, expiry, behind) => {
+            Purpose::Raw(terms, owner, behind) => {
                 if let Some(behind) = behind {
                     spawn_local(go_on(self.clone(), key, behind));
                 }
@@ -188,12 +186,12 @@ impl Worker {
                 }
                 drop(early);
                 let session = session.run(socket);
-                match expiry {
+                match owner {
                     None => spawn_local(session),
-                    Some(expiry) => spawn_local(self.expire(key, expiry, session)),
+                    Some(owner) => spawn_local(owner.accompany(self, session)),
                 };
             }
-            Purpose::Events(Events { channel, caught_up, expiry }) => {
+            Purpose::Events(Events { channel, caught_up, owner }) => {
                 drop(early);
                 socket.give_up_after(self.instance.config.idle_timeout);
                 self.shard.release(key, &channel, &caught_up.words, caught_up.after, true);
@@ -201,9 +199,9 @@ impl Worker {
                     spawn_local(go_on(self.clone(), key, behind));
                 }
                 let attention = attend(self.clone(), key, socket, permit);
-                match expiry {
+                match owner {
                     None => spawn_local(attention),
-                    Some(expiry) => spawn_local(self.expire(key, expiry, attention)),
+                    Some(owner) => spawn_local(owner.accompany(self, attention)),
                 };
             }
             Purpose::Client(dialect, limits) => {
@@ -217,16 +215,6 @@ impl Worker {
                 drop(early);
                 spawn_local(session.run(socket));
             }
-        }
-    }
-
-    /// Ends a session when its token does, if it has not ended by then.
-    async fn expire(self: Rc<Self>, key: Key, expiry: Expiry, session: impl Future<Output = ()>) {
-        let left = Duration::from_secs(expiry.seconds_left().unwrap_or_default().into());
-        let mut session = pin!(session);
-        if timeout(left, session.as_mut()).await.is_err() {
-            self.shard.end(key, End::TokenExpired);
-            session.await;
         }
     }
 }
