@@ -29,6 +29,7 @@ mod identity;
 mod limits;
 mod memory;
 mod metrics;
+mod payloads;
 mod promises;
 mod redis_faults;
 mod relay;

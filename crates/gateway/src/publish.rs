@@ -3,7 +3,7 @@
 
 use fanfare_broker::{AppendOptions, Appended, BrokerError};
 use fanfare_protocol::payload::{DataFormat, PayloadError};
-use fanfare_protocol::{Channel, Publication};
+use fanfare_protocol::{Channel, Publication, Tags};
 
 use crate::config::Config;
 use crate::instance::Instance;
@@ -16,7 +16,7 @@ const FRAME_HEADER: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unpublished {
     /// No outbox would hold it, so it would cut every subscriber.
-    #[error("data has {bytes} bytes; at most {most} are possible")]
+    #[error("data has {bytes} bytes, its tags included; at most {most} are possible")]
     TooLarge {
         /// What it has.
         bytes: usize,
@@ -31,7 +31,7 @@ pub enum Unpublished {
     Broker(#[from] BrokerError),
 }
 
-/// The largest payload that reaches a client, whoever publishes it.
+/// The largest payload that reaches a client with its tags, whoever publishes it.
 pub fn payload_limit(config: &Config) -> usize {
     config.outbox_limit.saturating_sub(FRAME_HEADER)
 }
@@ -61,7 +61,7 @@ impl From<&Namespace> for Rules {
 ///
 /// # Errors
 ///
-/// When the payload is too large or in another format, and when the broker refuses or is away; then nothing is published
+/// When the payload with its tags is too large, or in another format, and when the broker refuses or is away; then nothing is published
 /// later.
 pub fn publish<'a>(
     instance: &'a Instance,
@@ -86,7 +86,7 @@ pub fn publish<'a>(
 ///
 /// # Errors
 ///
-/// When the payload is too large or in another format.
+/// When the payload with its tags is too large, or in another format.
 pub fn publish_unconfirmed(
     instance: &Instance,
     rules: Rules,
@@ -100,9 +100,42 @@ pub fn publish_unconfirmed(
 }
 
 fn check(instance: &Instance, rules: Rules, publication: &Publication) -> Result<(), Unpublished> {
-    let (bytes, most) = (publication.payload.len(), payload_limit(&instance.config));
+    let tags = publication.tags.as_deref().map_or(0, length_of);
+    let (bytes, most) = (publication.payload.len() + tags, payload_limit(&instance.config));
     if bytes > most {
         return Err(Unpublished::TooLarge { bytes, most });
     }
     Ok(rules.format.check(&publication.payload)?)
+}
+
+/// What tags add to a publication where it is longest, in JSON, in bytes.
+fn length_of(tags: &Tags) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    let written = |text: &str| text.bytes().map(escaped).sum::<usize>() + 2;
+    // Behind each word a colon or a comma.
+    tags.iter().map(|(key, value)| written(key) + written(value) + 2).sum::<usize>() + r#","tags":{}"#.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_as_long_as_they_are_written() {
+        for tags in [
+            &[("a", "b")][..],
+            &[("topic", "weather"), ("é", "\u{1}\u{8}\u{c}\n\r\t\"\\\u{7f}")],
+            &[("", "")],
+        ] {
+            let tags: Tags =
+                tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let written = serde_json::to_string(&tags).unwrap().len() + r#","tags":"#.len();
+            // A comma is counted behind the last, too.
+            assert_eq!(length_of(&tags), written + 1, "{tags:?}");
+        }
+    }
 }

@@ -93,20 +93,15 @@ pub fn news(channel: &Channel, change: &PresenceChange, encoding: Encoding) -> O
         Encoding::Protobuf | Encoding::ProtobufDelta => Format::Protobuf,
         Encoding::Uni => Format::UniJson,
     };
-    let push = |client: ClientInfo| {
-        let join = Join { info: Some(client) };
-        let event = match change {
-            PresenceChange::Joined(_) => Event::Join(join),
-            PresenceChange::Left(_) => Event::Leave(join),
-        };
-        let mut unit = Vec::with_capacity(256);
-        let push = Push { id: 0, channel: channel.as_str().to_owned(), event };
-        format.put_push(&mut unit, &push).map(|()| message(format, unit))
+    let join = Join { info: Some(ClientInfo::from(&change.member().client())) };
+    let event = match change {
+        PresenceChange::Joined(_) => Event::Join(join),
+        PresenceChange::Left(_) => Event::Leave(join),
     };
-    let client = ClientInfo::from(&change.member().client());
-    let unknown = ClientInfo { conn_info: Bytes::new(), chan_info: Bytes::new(), ..client.clone() };
-    // What a token says of its bearer may be no JSON; nobody is cut for somebody else's coming.
-    push(client).or_else(|NotJson| push(unknown)).ok()
+    let mut unit = Vec::with_capacity(256);
+    let push = Push { id: 0, channel: channel.as_str().to_owned(), event };
+    format.put_push(&mut unit, &push).ok()?;
+    Some(message(format, unit))
 }
 
 fn message(format: Format, unit: Vec<u8>) -> Message<'static> {

@@ -4,12 +4,12 @@
 //! the broker or the list knows the predecessor.
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use super::framing::Encoding;
 use super::messages::Publication;
 use super::reply::NotJson;
 use crate::delta;
+use crate::payload::check_json;
 
 /// What a publication changed in its channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Encoding {
             },
             Self::Json => {
                 let whole = str::from_utf8(&publication.data).map_err(|_| NotJson)?;
-                serde_json::from_str::<&RawValue>(whole).map_err(|_| NotJson)?;
+                check_json(&publication.data).map_err(|_| NotJson)?;
                 match difference {
                     // A patch of texts is text; but what was before need not have been one.
                     Difference::Patch(patch) if let Ok(patch) = str::from_utf8(patch) => {

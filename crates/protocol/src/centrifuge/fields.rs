@@ -8,6 +8,7 @@
 //! | `u32` … `bool`, `str` | the same, `String`          | zero is omitted, null is zero                       |
 //! | `sint64`              | `i64`                       | as `i64`; Protobuf writes it in zigzag              |
 //! | `bytes`               | `Bytes`                     | raw embedded JSON; empty is omitted, null is empty  |
+//! | `(if_json bytes)`     | `Bytes`                     | as `bytes`; what is no JSON is omitted, too         |
 //! | `map`                 | `BTreeMap<String, String>`  | an object; empty is omitted                         |
 //! | `{Message}`           | `BTreeMap<String, Message>` | an object; empty is omitted                         |
 //! | `(named Message)`     | `Vec<Named<Message>>`       | an object; empty is omitted                         |
@@ -71,6 +72,9 @@ macro_rules! field {
     };
     (bytes $in:tt) => {
         put! { [bytes::Bytes] [bytes = "bytes"] "json::raw_read" "json::is_zero" "json::raw_write" $in }
+    };
+    ((if_json bytes) $in:tt) => {
+        put! { [bytes::Bytes] [bytes = "bytes"] "json::raw_read" "json::is_no_json" "json::raw_write" $in }
     };
     (map $in:tt) => {
         put! { [std::collections::BTreeMap<String, String>] [btree_map = "string, string"] "json::or_zero"
@@ -248,7 +252,14 @@ pub(super) mod json {
         Ok(Bytes::from(String::from(Box::<str>::from(raw))))
     }
 
+    /// Whether there is nothing that could be told in JSON of somebody else, for which no reader is to be cut.
+    pub fn is_no_json(payload: &Bytes) -> bool {
+        payload::check_json(payload).is_err()
+    }
+
     pub fn raw_write<S: Serializer>(payload: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+        // As when it is read: an unmodified library has been seen to fall over what is nested without end.
+        payload::check_depth(payload).map_err(S::Error::custom)?;
         let json: &RawValue = serde_json::from_slice(payload).map_err(S::Error::custom)?;
         match payload::without_line_breaks(json.get()) {
             None => json.serialize(to),

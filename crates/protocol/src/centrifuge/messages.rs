@@ -7,12 +7,13 @@ use super::fields::{Named, json};
 
 // Data.
 messages! {
-    /// Who a connection belongs to. `conn_info` comes from its token, `chan_info` from the subscription's.
+    /// Who a connection belongs to. `conn_info` comes from its token, `chan_info` from the subscription's. Either may be any
+    /// bytes; nobody who reads JSON is cut for what somebody else's token says.
     ClientInfo {
         user: (always str) = 1,
         client: (always str) = 2,
-        conn_info: bytes = 3,
-        chan_info: bytes = 4,
+        conn_info: (if_json bytes) = 3,
+        chan_info: (if_json bytes) = 4,
     }
 
     /// One publication, as a client sees it.

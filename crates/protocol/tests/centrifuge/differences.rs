@@ -62,7 +62,8 @@ fn what_cannot_be_patched_is_whole() {
     assert!(Encoding::Protobuf.with_difference(&publication, &patch).unwrap().delta);
     check(Encoding::Json, &Difference::Patch(b"\xff".as_slice().into()), Ok((&string, false)));
 
-    for binary in [&b"\xff"[..], b"x", b"", b"{}{}"] {
+    let deep = "[".repeat(129) + &"]".repeat(129);
+    for binary in [&b"\xff"[..], b"x", b"", b"{}{}", deep.as_bytes()] {
         let publication = Publication { data: binary.to_vec().into(), ..Default::default() };
         assert_eq!(Encoding::Json.with_difference(&publication, &Difference::Whole), Err(NotJson));
         assert!(Encoding::Protobuf.with_difference(&publication, &Difference::Whole).is_ok());

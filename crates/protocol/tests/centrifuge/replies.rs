@@ -388,9 +388,10 @@ fn payloads_are_embedded_on_one_line_or_not_at_all() {
     check("\"\u{2028}é\"".as_bytes(), Ok("\"\u{2028}é\""));
     check(b"null", Ok("null"));
     check(b"\"\\ud800\"", Ok("\"\\ud800\""));
-    let depth = 100_000;
-    let deep = "[".repeat(depth) + &"]".repeat(depth);
-    check(deep.as_bytes(), Ok(&deep));
+    let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    check(nested(128).as_bytes(), Ok(&nested(128)));
+    check(nested(129).as_bytes(), Err(NotJson));
+    check(nested(100_000).as_bytes(), Err(NotJson));
     for broken in [
         &b"x"[..],
         b" ",
@@ -407,12 +408,32 @@ fn payloads_are_embedded_on_one_line_or_not_at_all() {
     ] {
         check(broken, Err(NotJson));
     }
-    let presence = |info: &'static [u8]| {
-        let client = ClientInfo { conn_info: info.into(), ..Default::default() };
-        Answer::Presence(PresenceResult { presence: vec![("a", client).into()] })
-    };
-    assert_eq!(Encoding::Json.put_answer(&mut Vec::new(), 1, &presence(b"x")), Err(NotJson));
-    assert_eq!(Encoding::Protobuf.put_answer(&mut Vec::new(), 1, &presence(b"x")), Ok(()));
+}
+
+/// What a token says of its bearer may be any bytes: no reader of JSON is cut for it, it is merely not told.
+#[test]
+fn what_others_are_said_to_be_is_told_if_it_can_be() {
+    let deep = "[".repeat(129) + &"]".repeat(129);
+    for (info, shown) in
+        [("x", ""), (&deep, ""), ("", ""), (r#"{"a":1}"#, r#","conn_info":{"a":1},"chan_info":{"a":1}"#)]
+    {
+        let info = bytes::Bytes::from(info.to_owned());
+        let client = ClientInfo { conn_info: info.clone(), chan_info: info.clone(), ..Default::default() };
+        let answer = Answer::Presence(PresenceResult { presence: vec![("a", client.clone()).into()] });
+        let mut frame = Vec::new();
+        Encoding::Json.put_answer(&mut frame, 1, &answer).unwrap();
+        let client_json = format!(r#"{{"user":"","client":""{shown}}}"#);
+        let expected = format!(r#"{{"id":1,"presence":{{"presence":{{"a":{client_json}}}}}}}"#);
+        assert_eq!(String::from_utf8(frame).unwrap(), expected);
+        let publication = Publication { data: "1".into(), info: Some(client), ..Default::default() };
+        let mut frame = Vec::new();
+        Format::Json.put_publication(&mut frame, "c", &publication).unwrap();
+        let expected = format!(r#"{{"push":{{"channel":"c","pub":{{"data":1,"info":{client_json}}}}}}}"#);
+        assert_eq!(String::from_utf8(frame).unwrap(), expected);
+        let mut frame = Vec::new();
+        Encoding::Protobuf.put_answer(&mut frame, 1, &answer).unwrap();
+        assert_eq!(frame.windows(info.len().max(1)).any(|bytes| bytes == info), !info.is_empty());
+    }
 }
 
 /// What is relayed is what a client is told, with and without all that may come with it.
