@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::centrifuge::Fate::{Close, Error};
 use crate::centrifuge::{fate, now, setup};
-use crate::harness::{Caller, Client, created, eventually, request, token};
+use crate::harness::{Caller, Client, Setup, created, eventually, request, token};
 
 #[tokio::test]
 async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
@@ -256,4 +256,44 @@ async fn every_end_is_said_in_the_protocols_own_codes() {
     assert_eq!(staying.closed().await, (3001, "shutdown".to_owned()));
     drop(staying);
     assert!(instance.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_users_own_channel_is_its_own_whatever_its_name() {
+    let tables = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        user_limited = true
+        [namespaces.chat]
+    ";
+    let instance = Setup::new(tables).tokens().keys("personal_channel = \"#\"").start().await;
+    let bob = json!({ "token": token(&["--user", "bob"]).await });
+    let mut bob = Caller::connect(instance.address(), bob).await;
+    for owner in ["ann,bob", "x#bob", "urn:1", "jürgen", "ann"] {
+        let channel = format!("#{owner}");
+        let mut caller = Caller::open(instance.address()).await;
+        let welcome = caller.result("connect", json!({ "token": token(&["--user", owner]).await })).await;
+        let subs: Vec<&String> = welcome["subs"].as_object().unwrap().keys().collect();
+        assert_eq!(subs, [&channel]);
+        if channel.is_ascii() {
+            assert_eq!(bob.error("subscribe", json!({ "channel": channel })).await, 103, "{channel}");
+            assert_eq!(
+                bob.error("publish", json!({ "channel": channel, "data": 1 })).await,
+                103,
+                "{channel}"
+            );
+            caller.result("publish", json!({ "channel": channel, "data": 1 })).await;
+            assert_eq!(caller.publication().await, 1);
+        }
+        let url = instance.url(&channel.replace('#', "%23"));
+        let listener =
+            Client::try_connect(&format!("{url}?token={}", token(&["--user", "bob"]).await), &[]).await;
+        assert_eq!(listener.err().map(|answer| answer.status), Some(403), "{channel}");
+    }
+    // Nothing can be called that; the user comes in all the same.
+    let long = "u".repeat(300);
+    let mut caller = Caller::open(instance.address()).await;
+    let welcome = caller.result("connect", json!({ "token": token(&["--user", &long]).await })).await;
+    assert!(welcome["subs"].is_null(), "{welcome}");
 }

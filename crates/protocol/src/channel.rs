@@ -52,10 +52,12 @@ impl Channel {
         &self.0
     }
 
-    /// What stands before the first `:`, without the `$` of a private channel; nothing where there is no `:`. Whether
-    /// such a namespace exists is for others to say.
+    /// What stands before the first `:`, without the `$` of a private channel; nothing where there is no `:`, or only
+    /// behind a `#`: there it is a part of a user's name, such as `urn:1`. Whether such a namespace exists is for others to
+    /// say.
     pub fn namespace(&self) -> Option<&str> {
-        self.0.split_once(':').map(|(before, _)| before.strip_prefix('$').unwrap_or(before))
+        let (before, _) = self.0.split_once(':').filter(|(before, _)| !before.contains('#'))?;
+        Some(before.strip_prefix('$').unwrap_or(before))
     }
 
     /// Whether the name begins with `$`, and so asks for a subscription token.
@@ -63,10 +65,11 @@ impl Channel {
         self.0.starts_with('$')
     }
 
-    /// The users after the last `#`, separated by commas; nothing where there is no `#`. A channel is limited to them
-    /// only where its namespace says so.
+    /// The users after the first `#`, separated by commas; nothing where there is no `#`. A channel is limited to them
+    /// only where its namespace says so. After the first, because a user may be called `x#bob`, and the channel of that
+    /// one is not bob's.
     pub fn users(&self) -> Option<impl Iterator<Item = &str>> {
-        self.0.rsplit_once('#').map(|(_, users)| users.split(','))
+        self.0.split_once('#').map(|(_, users)| users.split(','))
     }
 
     /// Whether the name lets a user in: it names him, or nobody. Who has no name is never named, not even by `a#`.
@@ -74,15 +77,17 @@ impl Channel {
         self.users().is_none_or(|mut users| !user.is_empty() && users.any(|named| named == user))
     }
 
-    /// Whose personal channel it is: `#user` or `namespace:#user`, for one user.
-    pub fn personal_user(&self) -> Option<&str> {
-        let name = self.0.split_once(':').map_or(self.as_str(), |(_, name)| name);
+    /// Whose personal channel it is, where those of this namespace, or of none, are personal: all that stands behind
+    /// the `#` of `namespace:#user` or `#user`. It is one name, whatever is in it.
+    pub fn personal_user(&self, namespace: Option<&str>) -> Option<&str> {
+        let name = match namespace {
+            Some(namespace) => self.0.strip_prefix(namespace)?.strip_prefix(':')?,
+            None => &self.0,
+        };
         name.strip_prefix('#')
-            .filter(|user| !self.is_private() && !user.is_empty() && !user.contains(['#', ',']))
     }
 
-    /// A user's personal channel, in a namespace or in none. That of a user whose name holds `:`, `#` or `,` says
-    /// something else than that it is his ([`Self::personal_user`]).
+    /// A user's personal channel, in a namespace or in none.
     pub fn personal(namespace: Option<&str>, user: &str) -> Result<Self, ChannelError> {
         match namespace {
             Some(namespace) => Self::new(&format!("{namespace}:#{user}")),
@@ -146,10 +151,11 @@ mod tests {
             ("dialog#12,42", None, false, Some(&["12", "42"])),
             ("chat:#7", Some("chat"), false, Some(&["7"])),
             ("#7", None, false, Some(&["7"])),
-            ("a#1#2,3", None, false, Some(&["2", "3"])),
+            ("a#1#2,3", None, false, Some(&["1#2", "3"])),
             ("a#", None, false, Some(&[""])),
             ("a#1,", None, false, Some(&["1", ""])),
-            ("a#b:c", Some("a#b"), false, Some(&["b:c"])),
+            ("a#b:c", None, false, Some(&["b:c"])),
+            ("chat:a#b:c", Some("chat"), false, Some(&["b:c"])),
         ];
         for (name, namespace, private, users) in rows {
             let channel = Channel::new(name).unwrap();
@@ -173,6 +179,9 @@ mod tests {
             ("dialog#", "", false),
             ("dialog#1,", "", false),
             ("a#12#42", "12", false),
+            ("a#12#42", "42", false),
+            ("a#12#42", "12#42", true),
+            ("a#urn:1,urn:2", "urn:1", true),
         ] {
             assert_eq!(Channel::new(name).unwrap().names(user), expected, "{name} {user}");
         }
@@ -180,25 +189,34 @@ mod tests {
 
     #[test]
     fn a_personal_channel_is_one_user_s() {
-        for (name, expected) in [
-            ("#12", Some("12")),
-            ("chat:#12", Some("12")),
-            ("#12,42", None),
-            ("chat:#12,42", None),
-            ("##12", None),
-            ("#", None),
-            ("chat:#", None),
-            ("$#12", None),
-            ("$chat:#12", None),
-            ("dialog#12", None),
-            ("#a:b", None),
-            ("#a:#b", Some("b")),
+        for (namespace, name, expected) in [
+            (None, "#12", Some("12")),
+            (None, "#12,42", Some("12,42")),
+            (None, "##12", Some("#12")),
+            (None, "#urn:1", Some("urn:1")),
+            (None, "#", Some("")),
+            (None, "chat:#12", None),
+            (None, "$#12", None),
+            (None, "dialog#12", None),
+            (Some("chat"), "chat:#12", Some("12")),
+            (Some("chat"), "chat:#urn:1", Some("urn:1")),
+            (Some("chat"), "chat:x#12", None),
+            (Some("chat"), "chat#12", None),
+            (Some("chat"), "$chat:#12", None),
+            (Some("chat"), "#12", None),
         ] {
-            assert_eq!(Channel::new(name).unwrap().personal_user(), expected, "{name}");
+            assert_eq!(
+                Channel::new(name).unwrap().personal_user(namespace),
+                expected,
+                "{namespace:?} {name}"
+            );
         }
         for namespace in [None, Some("chat")] {
-            let channel = Channel::personal(namespace, "12").unwrap();
-            assert_eq!((channel.namespace(), channel.personal_user()), (namespace, Some("12")));
+            for user in ["12", "ann,bob", "x#bob", "urn:1"] {
+                let channel = Channel::personal(namespace, user).unwrap();
+                assert_eq!(channel.namespace(), namespace, "{user}");
+                assert_eq!(channel.personal_user(namespace), Some(user));
+            }
         }
         assert_eq!(Channel::personal(None, &"1".repeat(255)), Err(ChannelError::TooLong(256)));
     }

@@ -118,8 +118,13 @@ impl Client {
             wanted.insert(channel.clone(), (grant.clone(), Origin::Token));
         }
         if let Some(personal) = config.personal_channel.as_ref().filter(|_| !self.user.is_anonymous()) {
-            let channel = personal.of(self.user.as_str()).map_err(|_| ErrorCode::BadRequest)?;
-            wanted.entry(channel).or_insert_with(|| (Grant::default(), Origin::Server));
+            match personal.of(self.user.as_str()) {
+                Ok(channel) => {
+                    wanted.entry(channel).or_insert_with(|| (Grant::default(), Origin::Server));
+                }
+                // No channel has a name of that length, so there is none; the user is to come in all the same.
+                Err(error) => tracing::debug!(id = %self.id, "no channel of its own: {error}"),
+            }
         }
         for name in request.subs.keys() {
             let Ok(channel) = Channel::new(name) else { continue };

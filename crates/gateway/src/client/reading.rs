@@ -10,13 +10,13 @@ use fanfare_protocol::{Channel, Epoch, Position};
 use super::session::Client;
 use super::subscribe::history_limit;
 use crate::identity::User;
-use crate::namespace::{Namespace, Options, Refusal as Refused, may_read_history, may_read_presence};
+use crate::namespace::{Namespace, Refusal as Refused, may_read_history, may_read_presence};
 
 /// So many members are read at a time.
 const PAGE: usize = 1000;
 
 /// Whether a right is given: the options, the channel, the user, and whether he is subscribed.
-type Right = fn(&Options, &Channel, &User, bool) -> Result<(), Refused>;
+type Right = fn(&Namespace, &Channel, &User, bool) -> Result<(), Refused>;
 
 impl Client {
     pub(super) async fn presence(&self, name: &str) -> Result<Answer, Refusal> {

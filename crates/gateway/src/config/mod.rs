@@ -51,7 +51,7 @@ impl Config {
     pub fn load(sources: Sources) -> Result<(Self, Settings), ConfigError> {
         let settings = Settings::collect(sources)?;
         let mut config = Self::read(settings.keys())?;
-        config.channels = Namespaces::read(&settings)?;
+        config.channels = Namespaces::read(&settings, config.personal_channel.as_ref())?;
         rules::check(&config, &settings)?;
         Ok((config, settings))
     }

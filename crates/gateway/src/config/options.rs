@@ -10,6 +10,7 @@ use std::time::Duration;
 use fanfare_protocol::payload::DataFormat;
 use regex::Regex;
 
+use super::clients::PersonalChannel;
 use super::error::ConfigError;
 use super::layers::Settings;
 use super::table::{range, table};
@@ -252,28 +253,36 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+    /// `personal` is where the users' own channels are, if they have any.
+    pub(super) fn read(settings: &Settings, personal: Option<&PersonalChannel>) -> Result<Self, ConfigError> {
+        let is_personal = |name: Option<&str>| personal.is_some_and(|personal| personal.namespace() == name);
         if settings.sections.is_empty() {
-            return Ok(Self::default());
+            return Ok(Self::open(is_personal(None)));
         }
         let default = match settings.section(None) {
             Some(section) => Options::read(&section.values)?,
             None => Options::default(),
         };
-        let mut all = vec![Arc::new(Namespace { name: None, index: 0, options: default })];
+        let mut all =
+            vec![Arc::new(Namespace { name: None, index: 0, options: default, personal: is_personal(None) })];
         for section in settings.sections.iter().filter(|section| section.namespace.is_some()) {
             let options = Options::read(&section.values)?;
-            let name = section.namespace.as_deref().map(Box::from);
-            all.push(Arc::new(Namespace { name, index: all.len(), options }));
+            let name = section.namespace.as_deref();
+            let personal = is_personal(name);
+            all.push(Arc::new(Namespace { name: name.map(Box::from), index: all.len(), options, personal }));
         }
         Ok(Self { all: all.into(), configured: true })
+    }
+
+    fn open(personal: bool) -> Self {
+        let open = Namespace { name: None, index: 0, options: Options::open(), personal };
+        Self { all: [Arc::new(open)].into(), configured: false }
     }
 }
 
 /// What holds where the file has no table.
 impl Default for Namespaces {
     fn default() -> Self {
-        let open = Namespace { name: None, index: 0, options: Options::open() };
-        Self { all: [Arc::new(open)].into(), configured: false }
+        Self::open(false)
     }
 }

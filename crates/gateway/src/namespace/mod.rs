@@ -24,12 +24,19 @@ pub struct Namespace {
     pub index: usize,
     /// What holds in it.
     pub options: Options,
+    /// Whether the users' own channels are here (`personal_channel`).
+    pub personal: bool,
 }
 
 impl Namespace {
     /// Its label in metrics. No namespace can be named so.
     pub fn label(&self) -> &str {
         self.name.as_deref().unwrap_or("(default)")
+    }
+
+    /// The name of the user whose own channel it is, if it is one's.
+    pub fn owner<'c>(&self, channel: &'c Channel) -> Option<&'c str> {
+        channel.personal_user(self.name.as_deref()).filter(|_| self.personal)
     }
 }
 

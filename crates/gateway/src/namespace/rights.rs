@@ -2,12 +2,13 @@
 //! handed; whether a namespace has history or presence at all is an answer of theirs, too, since it comes first.
 //!
 //! The order is that of the Centrifuge protocol (sections 4.1 and 7): what a token grants, then the prefix of a private name,
-//! which nothing but a token opens, then the users of a user-limited one, then the namespace's right.
+//! which nothing but a token opens, then
+//! the one whose own channel it is, then the users of a user-limited one, then the namespace's right.
 
 use fanfare_protocol::Channel;
 use fanfare_protocol::centrifuge::ErrorCode;
 
-use super::{May, MaySubscribe, Options};
+use super::{May, MaySubscribe, Namespace};
 use crate::identity::User;
 
 /// Why something may not be done. Of the client protocol, all are error 103 but the last, which is 108.
@@ -16,7 +17,7 @@ pub enum Refusal {
     /// The name begins with `$`.
     #[error("the channel is private: it needs a subscription token")]
     Private,
-    /// The users after the `#` do not include this one.
+    /// It is somebody else's own, or the users after the `#` do not include this one.
     #[error("the channel is for other users")]
     OtherUsers,
     /// The right is for clients with a user.
@@ -46,7 +47,7 @@ impl Refusal {
 /// Whether a client may subscribe by itself. `granted` is whether it holds a valid subscription token for the channel, or
 /// its connection token names it.
 pub fn may_subscribe(
-    options: &Options,
+    namespace: &Namespace,
     channel: &Channel,
     user: &User,
     granted: bool,
@@ -54,13 +55,13 @@ pub fn may_subscribe(
     if granted {
         return Ok(());
     }
-    match limit(options, channel, user)? {
+    match limit(namespace, channel, user)? {
         // Those who are named in it need nothing else.
         Limit::Named => return Ok(()),
         Limit::Private => return Err(Refusal::Private),
         Limit::None => {}
     }
-    match options.may_subscribe {
+    match namespace.may_subscribe {
         MaySubscribe::Anonymous => Ok(()),
         MaySubscribe::Client if user.is_anonymous() => Err(Refusal::Anonymous),
         MaySubscribe::Client => Ok(()),
@@ -70,50 +71,50 @@ pub fn may_subscribe(
 
 /// Whether a client may publish. `subscribed` is whether it is subscribed to the channel now.
 pub fn may_publish(
-    options: &Options,
+    namespace: &Namespace,
     channel: &Channel,
     user: &User,
     subscribed: bool,
 ) -> Result<(), Refusal> {
-    may(options, options.may_publish, channel, user, subscribed)
+    may(namespace, namespace.may_publish, channel, user, subscribed)
 }
 
 /// Whether a client may read what was published before.
 pub fn may_read_history(
-    options: &Options,
+    namespace: &Namespace,
     channel: &Channel,
     user: &User,
     subscribed: bool,
 ) -> Result<(), Refusal> {
-    if options.history_size.is_none() {
+    if namespace.history_size.is_none() {
         return Err(Refusal::NotKept);
     }
-    may(options, options.may_read_history, channel, user, subscribed)
+    may(namespace, namespace.may_read_history, channel, user, subscribed)
 }
 
 /// Whether a client may read who is subscribed, and be told who comes and goes.
 pub fn may_read_presence(
-    options: &Options,
+    namespace: &Namespace,
     channel: &Channel,
     user: &User,
     subscribed: bool,
 ) -> Result<(), Refusal> {
-    if !options.presence {
+    if !namespace.presence {
         return Err(Refusal::NotKept);
     }
-    may(options, options.may_read_presence, channel, user, subscribed)
+    may(namespace, namespace.may_read_presence, channel, user, subscribed)
 }
 
 /// A right that a subscription may bring. Who is subscribed to a limited or private channel was let in by name or token;
 /// the rights of others end at its door, whatever the namespace says.
 fn may(
-    options: &Options,
+    namespace: &Namespace,
     right: May,
     channel: &Channel,
     user: &User,
     subscribed: bool,
 ) -> Result<(), Refusal> {
-    if !subscribed && limit(options, channel, user)? == Limit::Private {
+    if !subscribed && limit(namespace, channel, user)? == Limit::Private {
         return Err(Refusal::Private);
     }
     match right {
@@ -135,16 +136,17 @@ enum Limit {
 }
 
 /// What the name itself says about who may come in.
-fn limit(options: &Options, channel: &Channel, user: &User) -> Result<Limit, Refusal> {
-    if options.private_prefix && channel.is_private() {
+fn limit(namespace: &Namespace, channel: &Channel, user: &User) -> Result<Limit, Refusal> {
+    if namespace.private_prefix && channel.is_private() {
         // The token is asked for before the name is looked at any further.
         return Ok(Limit::Private);
     }
-    let Some(mut users) = channel.users().filter(|_| options.user_limited) else { return Ok(Limit::None) };
-    // Nobody is named by an empty name.
-    if !user.is_anonymous() && users.any(|name| name == user.as_str()) {
-        Ok(Limit::Named)
-    } else {
-        Err(Refusal::OtherUsers)
+    let is = |name: &str| !user.is_anonymous() && name == user.as_str();
+    if let Some(owner) = namespace.owner(channel) {
+        // Whatever is in the name, it is one; and whatever the namespace's rights are, others have none here.
+        return if is(owner) { Ok(Limit::Named) } else { Err(Refusal::OtherUsers) };
     }
+    let Some(mut users) = channel.users().filter(|_| namespace.user_limited) else { return Ok(Limit::None) };
+    // Nobody is named by an empty name.
+    if users.any(is) { Ok(Limit::Named) } else { Err(Refusal::OtherUsers) }
 }

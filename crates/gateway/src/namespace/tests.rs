@@ -15,8 +15,8 @@ fn namespaces(tables: &str) -> Namespaces {
     Config::load(sources).unwrap_or_else(|error| panic!("{error}\n{tables}")).0.channels
 }
 
-fn options(lines: &str) -> Options {
-    namespaces(&format!("[channels]\n{lines}")).iter().next().unwrap().options.clone()
+fn default(lines: &str) -> Namespace {
+    (**namespaces(&format!("[channels]\n{lines}")).iter().next().unwrap()).clone()
 }
 
 #[test]
@@ -99,14 +99,49 @@ fn who_may_subscribe() {
         (limited("token"), "a#7,42", "42", false, Ok(())),
         (limited("token"), "a#7,42", "4", false, Err(OtherUsers)),
         (limited("token"), "a#42#7", "42", false, Err(OtherUsers)),
+        (limited("token"), "a#42#7", "7", false, Err(OtherUsers)),
+        (limited("token"), "a#42#7", "42#7", false, Ok(())),
+        (limited("token"), "a#urn:1", "urn:1", false, Ok(())),
         (limited("token"), "#42", "42", false, Ok(())),
         (limited("token"), "a#7", "42", true, Ok(())),
         (limited("token"), "$a#42", "42", false, Err(Private)),
         (limited("token"), "a", "42", false, Err(NotPermitted)),
     ] {
         let channel = Channel::new(name).unwrap();
-        let got = may_subscribe(&options(&lines), &channel, &User::new(user), granted);
+        let got = may_subscribe(&default(&lines), &channel, &User::new(user), granted);
         assert_eq!(got, expected, "{lines} {name} {user:?} {granted}");
+    }
+}
+
+/// Whatever else holds in their namespace, and whatever is in the user's name.
+#[test]
+fn a_users_own_channel_is_nobody_elses() {
+    let open = "may_subscribe = \"anonymous\"\nmay_publish = \"anonymous\"\n";
+    let limited = format!("{open}user_limited = true\n");
+    for (personal, lines) in [("#", open), ("#", &limited), ("own:#", open), ("own:#", &limited)] {
+        let (table, before) = match personal {
+            "#" => ("[channels]", ""),
+            _ => ("[namespaces.own]", "own:"),
+        };
+        // With a namespace, in which what looks like one is to be told from one.
+        let tables = format!("personal_channel = \"{personal}\"\n{table}\n{lines}[namespaces.other]\n{open}");
+        let namespaces = namespaces(&tables);
+        let ask = |name: &str, user: &str| {
+            let (channel, user) = (Channel::new(name).unwrap(), User::new(user));
+            let namespace = namespaces.resolve(&channel).unwrap();
+            let may = may_subscribe(namespace, &channel, &user, false);
+            assert_eq!(may_publish(namespace, &channel, &user, false), may, "{tables} {name} {user}");
+            may.is_ok()
+        };
+        for owner in ["ann", "ann,bob", "x#bob", "urn:1", "#", "é", "own:#ann"] {
+            let name = format!("{before}#{owner}");
+            assert!(ask(&name, owner), "{tables} {owner}");
+            for other in ["", "bob", "ann,", "1"] {
+                assert!(!ask(&name, other), "{tables} {owner} {other:?}");
+            }
+        }
+        assert!(!ask(&format!("{before}#"), "") && !ask(&format!("{before}#"), "ann"));
+        assert!(ask(&format!("{before}room"), "") && ask("other:#ann", "bob"));
     }
 }
 
@@ -131,15 +166,15 @@ fn who_may_publish_and_read() {
     ] {
         let kept = "user_limited = true\nhistory_size = 1\npresence = true\n";
         let (channel, user) = (Channel::new(name).unwrap(), User::new(user));
-        type May = fn(&Options, &Channel, &User, bool) -> Result<(), Refusal>;
+        type May = fn(&Namespace, &Channel, &User, bool) -> Result<(), Refusal>;
         let rights: [(&str, May); 3] = [
             ("may_publish", may_publish),
             ("may_read_history", may_read_history),
             ("may_read_presence", may_read_presence),
         ];
         for (option, may) in rights {
-            let options = options(&format!("{kept}{option} = \"{right}\""));
-            let got = may(&options, &channel, &user, subscribed);
+            let namespace = default(&format!("{kept}{option} = \"{right}\""));
+            let got = may(&namespace, &channel, &user, subscribed);
             assert_eq!(got, expected, "{option} = {right}, {name} {user} {subscribed}");
         }
     }
@@ -156,9 +191,9 @@ fn a_name_must_match_its_pattern_whole() {
         ("name_pattern = \"a|b\"", "ab", false, false),
         ("name_pattern = \".+\"", "é", true, true),
     ] {
-        let (options, channel) = (options(lines), Channel::new(name).unwrap());
-        assert_eq!(options.admits(&channel), admitted, "{lines} {name}");
-        assert_eq!(options.admits_raw(&channel), raw, "{lines} {name}");
+        let (namespace, channel) = (default(lines), Channel::new(name).unwrap());
+        assert_eq!(namespace.admits(&channel), admitted, "{lines} {name}");
+        assert_eq!(namespace.admits_raw(&channel), raw, "{lines} {name}");
     }
 }
 
@@ -185,6 +220,6 @@ fn a_token_overrides_what_the_namespace_can_give() {
         ("", pushed, false, Off, Off, Off),
     ] {
         let expected = Features { presence, join_leave, positioning, recovery };
-        assert_eq!(options(lines).features(&overrides), expected, "{lines} {overrides:?}");
+        assert_eq!(default(lines).features(&overrides), expected, "{lines} {overrides:?}");
     }
 }
