@@ -103,7 +103,7 @@ async fn tags_count_as_the_payload_does() {
         assert_eq!(refused["error"]["code"], 107, "{refused}");
         let all = json!({ "channels": ["kept:a"], "data": 1, "tags": tags });
         let refused = call(&instance, "broadcast", &all).await;
-        assert_eq!(refused["responses"][0]["error"]["code"], 107, "{refused}");
+        assert_eq!(refused["result"]["responses"][0]["error"]["code"], 107, "{refused}");
     }
     call(&instance, "publish", &json!({ "channel": "kept:a", "data": 2, "tags": { "k": "v" } })).await;
     assert_eq!(listener.publication().await, 2, "it goes on, and was sent nothing else");
