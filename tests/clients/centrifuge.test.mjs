@@ -131,9 +131,17 @@ async function python(port, encoding) {
   assert.equal(stdout.trim().split("\n").length, 7, stdout);
 }
 
-/** Neither library nor frames: an EventSource, and a fetch whose body does not end. */
+/** No library: a bare WebSocket, an EventSource, and a fetch whose body does not end. */
 function monologues(port) {
   const LISTENERS = {
+    uni_websocket: (request) => {
+      const heard = [];
+      const socket = new WebSocket(`ws://127.0.0.1:${port()}/connection/uni_websocket`);
+      socket.on("open", () => socket.send(JSON.stringify(request)));
+      socket.on("message", (data) => heard.push(JSON.parse(data)));
+      socket.on("error", (error) => heard.push(error));
+      return [heard, () => socket.close()];
+    },
     uni_sse: (request) => {
       const heard = [];
       const query = new URLSearchParams({ cf_connect: JSON.stringify(request) });
