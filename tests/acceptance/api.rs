@@ -257,6 +257,13 @@ async fn every_wrong_request_says_what_is_wrong() {
         ("refresh", json!({ "expired": true }), bad, "no `user`"),
         ("presence", json!({}), bad, "channel name is empty"),
         ("presence", json!({ "channel": "a" }), none, "no presence"),
+        (
+            "presence",
+            json!({ "channel": "kept:a", "cursor": "x" }),
+            bad,
+            "`cursor` is \"x\"; expected `next`",
+        ),
+        ("channels", json!({ "cursor": "00000000.a" }), bad, "`cursor` is \"00000000.a\""),
         ("presence", json!({ "channel": "nowhere:a" }), unknown, "nowhere"),
         ("presence_stats", json!({ "channel": "a" }), none, "no presence"),
         ("history", json!({ "channel": "a" }), none, "keeps no history"),
@@ -295,6 +302,13 @@ async fn every_wrong_request_says_what_is_wrong() {
         .await;
     let answer = raw_call(&instance, "publish", &key, deep.as_bytes()).await;
     assert!(answer.body.contains("too deeply"), "{}", answer.body);
+    // A command that stands there twice would lose its first.
+    let twice = br#"{"commands": [{"publish": {"channel": "a", "data": 1}, "publish": {"channel": "a", "data": 2}}]}"#;
+    let answer = raw_call(&instance, "batch", &key, twice).await;
+    assert!(answer.body.contains("a command has not one field"), "{}", answer.body);
+    let long = json!({ "channel": "a", "data": 1, "tags": { "a": "x".repeat(257) } });
+    let refused = call(&instance, "publish", long).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("expected at most 256"), "{refused}");
     // Of a batch, each command by itself.
     let commands = json!({ "commands": [
         null, 7, {}, { "publish": {}, "info": {} }, { "nonsense": {} }, { "batch": { "commands": [] } },

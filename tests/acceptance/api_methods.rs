@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::{call, result, setup};
-use crate::harness::{Client, RedisServer, Said, eventually};
+use crate::harness::{Caller, Client, RedisServer, SECRET, Said, eventually, token};
 
 /// From the API to raw subscribers and Redis listeners, on whatever instance.
 #[tokio::test]
@@ -107,6 +107,8 @@ async fn channels_and_instances_are_listed_over_all_instances() {
         let page = result(&one, "channels", json!({ "limit": 1, "cursor": cursor })).await;
         pages.extend(counts(&page));
         cursor = page["next"].clone();
+        let elsewhere = call(&one, "presence", json!({ "channel": "kept:b", "cursor": cursor })).await;
+        assert_eq!(elsewhere["error"].is_object(), !cursor.is_null(), "{elsewhere}");
     }
     pages.sort();
     pages.dedup();
@@ -219,4 +221,20 @@ async fn what_comes_again_is_counted_as_that() {
         let again = 1.0 + 2.0 * (instances.len() - 1) as f64 + 2.0;
         assert_eq!(counted, [3.0, 3.0, 2.0 * again, again], "{} instances", instances.len());
     }
+}
+
+/// As the specification has it: what a client may not ask for, the server does not give it either, and closes it.
+#[tokio::test]
+async fn who_is_subscribed_to_too_much_is_closed() {
+    let instance = setup(&format!("token_secrets = [\"{SECRET}\"]\nmax_channels = 2")).start().await;
+    let token = token(&["--user", "ann"]).await;
+    let mut ann = Caller::connect(instance.address(), json!({ "token": token })).await;
+    for channel in ["a", "b", "a", "c"] {
+        result(&instance, "subscribe", json!({ "user": "ann", "channel": channel })).await;
+    }
+    for channel in ["a", "b"] {
+        let (name, kind, _) = ann.push().await;
+        assert_eq!((&*kind, &*name), ("subscribe", channel));
+    }
+    assert_eq!(ann.closed().await, (3505, "channel limit".to_owned()));
 }

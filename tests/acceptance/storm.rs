@@ -80,3 +80,30 @@ async fn recoveries_go_at_their_pace_and_hold_up_nobody() {
     assert_eq!(recovered, (BURST + MORE) as f64);
     drop(dawdlers);
 }
+
+/// Few who ask for much are served one thing after the other, and whoever comes between waits for one of each.
+#[tokio::test]
+async fn who_recovers_much_waits_behind_himself() {
+    const GREEDY: usize = 4;
+    const EACH: usize = 16;
+    let instance = Setup::new(&FILE.replace("recovery_rate = 20", "recovery_rate = 5")).start().await;
+    let address = instance.address();
+    let wish = |channel: String| json!({ "channel": channel, "recover": true, "offset": 0 });
+    let mut greedy = Vec::new();
+    for _ in 0..GREEDY {
+        greedy.push(Caller::anonymous(address).await);
+    }
+    let mut modest = Caller::anonymous(address).await;
+    for caller in &mut greedy {
+        for number in 0..EACH {
+            caller.ask("subscribe", wish(format!("one of many {number}"))).await;
+        }
+    }
+    let answer = modest.result("subscribe", wish("only this".to_owned())).await;
+    assert_eq!(answer["recovered"], true, "{answer}");
+    let served = instance.metric("fanfare_recoveries_total", &[("outcome", "up_to_date")]).await;
+    assert!(served < (BURST + EACH) as f64, "{served} of {} were served before", GREEDY * EACH);
+    // And newcomers are let in.
+    let mut newcomer = Caller::anonymous(address).await;
+    newcomer.result("subscribe", json!({ "channel": "neighbours" })).await;
+}

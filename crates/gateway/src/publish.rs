@@ -3,7 +3,7 @@
 
 use fanfare_broker::{AppendOptions, Appended, BrokerError};
 use fanfare_protocol::payload::{DataFormat, PayloadError};
-use fanfare_protocol::{Channel, Publication, Tags};
+use fanfare_protocol::{Channel, Publication, Tags, TagsError, check_tags};
 
 use crate::config::Config;
 use crate::instance::Instance;
@@ -26,6 +26,9 @@ pub enum Unpublished {
     /// It is not in its channel's format.
     #[error(transparent)]
     Format(#[from] PayloadError),
+    /// Its tags would cost every subscriber who has a filter too much.
+    #[error(transparent)]
+    Tags(#[from] TagsError),
     /// The broker did not take it.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -105,6 +108,7 @@ fn check(instance: &Instance, rules: Rules, publication: &Publication) -> Result
     if bytes > most {
         return Err(Unpublished::TooLarge { bytes, most });
     }
+    publication.tags.as_deref().map_or(Ok(()), check_tags)?;
     Ok(rules.format.check(&publication.payload)?)
 }
 

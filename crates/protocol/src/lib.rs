@@ -17,7 +17,7 @@ pub mod payload;
 pub use channel::{Channel, ChannelError};
 pub use control::Control;
 pub use envelope::{Bundle, Envelope, EnvelopeError, JOINED_HEADER, LEFT_HEADER, Opened};
-pub use filter::{Filter, FilterError};
+pub use filter::{Filter, FilterError, TagsError, check_tags};
 pub use position::{Epoch, Position};
 pub use presence::{Member, PresenceChange};
 pub use publication::{ConnectionId, Info, Kind, Publication, Tags, now_micros};

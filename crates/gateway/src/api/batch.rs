@@ -1,10 +1,11 @@
 //! `batch`, many commands in one request, and `rpc`, of which there are none yet.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
 use futures_util::stream::{self, StreamExt};
+use serde::de::{MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -109,12 +110,10 @@ pub async fn batch(api: &Api, request: Batch) -> Result<Replies, ApiError> {
 async fn one(api: &Api, command: Command) -> Result<(Method, Box<RawValue>), ApiError> {
     let expected = "expected an object with one method's name and its request";
     let command = command.0.ok_or_else(|| ApiError::bad(format!("a command is null; {expected}")))?;
-    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(command.get())
+    let Fields(fields) = serde_json::from_str(command.get())
         .map_err(|_| ApiError::bad(format!("a command is no object; {expected}")))?;
-    let mut fields = fields.into_iter();
-    let (Some((name, request)), None) = (fields.next(), fields.next()) else {
-        return Err(ApiError::bad(format!("a command has not one field; {expected}")));
-    };
+    let [(name, request)] = <[_; 1]>::try_from(fields)
+        .map_err(|_| ApiError::bad(format!("a command has not one field; {expected}")))?;
     let method = Method::named(&name).filter(|method| method.is_command());
     let method = method.ok_or_else(|| ApiError::bad(format!("a command cannot be {name:?}; {expected}")))?;
     // Boxed, because a batch is a call as well.
@@ -128,5 +127,32 @@ pub async fn rpc(_: &Api, request: Rpc) -> Result<RpcResult, ApiError> {
     match request.method.map(|method| method.0).filter(|name| !name.is_empty()) {
         None => Err(ApiError::bad("there is no `method`; expected a name")),
         Some(name) => Err(ApiError::new(Code::NotFound, format!("no method {name:?} is configured"))),
+    }
+}
+
+/// All fields of an object as they stand there, one that comes twice too: a map would lose the first.
+struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Fields, A::Error> {
+                let mut all = Vec::new();
+                while let Some(field) = fields.next_entry()? {
+                    all.push(field);
+                }
+                Ok(Fields(all))
+            }
+        }
+
+        source.deserialize_map(Object)
     }
 }

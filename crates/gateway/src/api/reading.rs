@@ -190,7 +190,8 @@ pub async fn presence(api: &Api, request: Presence) -> Result<PresenceResult, Ap
     }
     let broker = &*api.instance.broker;
     let (members, next) =
-        pages(request.limit, request.cursor, |from, limit| broker.members(&channel, from, limit)).await?;
+        pages("presence", request.limit, request.cursor, |from, limit| broker.members(&channel, from, limit))
+            .await?;
     let clients =
         members.iter().map(|member| client(&member.client())).map(|client| (client.client.clone(), client));
     Ok(PresenceResult { presence: clients.collect(), next })
@@ -267,9 +268,10 @@ pub async fn history_remove(api: &Api, request: HistoryRemove) -> Result<Done, A
 pub async fn channels(api: &Api, request: Channels) -> Result<ChannelsResult, ApiError> {
     let pattern = request.pattern.filter(|pattern| !pattern.is_empty());
     let broker = &*api.instance.broker;
-    let (channels, next) =
-        pages(request.limit, request.cursor, |from, limit| broker.channels(pattern.as_deref(), from, limit))
-            .await?;
+    let (channels, next) = pages("channels", request.limit, request.cursor, |from, limit| {
+        broker.channels(pattern.as_deref(), from, limit)
+    })
+    .await?;
     let named = channels
         .into_iter()
         .map(|facts| (facts.channel.to_string(), ChannelFacts { num_clients: facts.subscribers }));
@@ -296,6 +298,7 @@ pub async fn info(api: &Api, _: Info) -> Result<InfoResult, ApiError> {
 /// Reads a list from a cursor on, until there is enough of it. What comes in two pages is in the list twice, for whoever
 /// makes a map of it.
 async fn pages<T, F>(
+    list: &str,
     limit: Option<Whole<u32>>,
     cursor: Option<String>,
     mut read: impl FnMut(Cursor, usize) -> F,
@@ -307,7 +310,8 @@ where
         .map(|limit| limit.0)
         .filter(|limit| *limit > 0)
         .map_or(MOST, |limit| (limit as usize).min(MOST));
-    let mut next = Some(cursor.filter(|cursor| !cursor.is_empty()).map_or_else(Cursor::start, Cursor::new));
+    let cursor = cursor.filter(|cursor| !cursor.is_empty());
+    let mut next = Some(cursor.map_or(Ok(Cursor::start()), |cursor| read_cursor(list, &cursor))?);
     let mut items = Vec::new();
     while items.len() < limit
         && let Some(from) = next
@@ -316,5 +320,21 @@ where
         items.extend(page.items);
         next = page.next;
     }
-    Ok((items, next.map(|cursor| cursor.to_string())))
+    Ok((items, next.map(|cursor| write_cursor(list, &cursor))))
+}
+
+/// A place in a list, with a sum over both: what somebody has made up, or brings to another list, would be read as another
+/// place.
+fn write_cursor(list: &str, cursor: &Cursor) -> String {
+    // FNV-1a: against mistakes; nobody gains anything by a forged one.
+    let sum = [list, "\n", cursor.as_str()].into_iter().flat_map(str::bytes);
+    let sum = sum.fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    format!("{sum:08x}.{cursor}")
+}
+
+fn read_cursor(list: &str, written: &str) -> Result<Cursor, ApiError> {
+    let cursor = written.split_once('.').map(|(_, place)| Cursor::new(place));
+    cursor.filter(|cursor| write_cursor(list, cursor) == written).ok_or_else(|| {
+        ApiError::bad(format!("`cursor` is {written:?}; expected `next` of an answer to `{list}`, or none"))
+    })
 }

@@ -240,6 +240,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("", "", "[channels]\nmay_subscribe = \"anonymous\"\n[namespaces.a]\nhistory_size = 0\nrecovery = \"force\"", r#"`namespaces.a.recovery` ("force", fanfare.toml line 5) needs `namespaces.a.history_size` (0, fanfare.toml line 4): what is missed is read from the history"#),
     ("", "", "[channels]\npositioning = \"allow\"", r#"`channels.positioning` ("allow", fanfare.toml line 2) needs `channels.history_size` (0, default): a position is a place in the history"#),
     ("", "", "[channels]\ndelta = true", "`channels.delta` (true, fanfare.toml line 2) needs `channels.history_size` (0, default): a difference is to the publication before, which is kept there"),
+    ("", "", "[channels]\nhistory_ttl = \"1h\"", r#"`channels.history_ttl` ("60m", fanfare.toml line 2) needs `channels.history_size` (0, default): without it nothing is kept"#),
     ("", "", "[channels]\nmay_read_history = \"client\"", r#"`channels.may_read_history` ("client", fanfare.toml line 2) needs `channels.history_size` (0, default): there is nothing to read"#),
     ("", "", "[channels]\njoin_leave = \"allow\"", r#"`channels.join_leave` ("allow", fanfare.toml line 2) needs `channels.presence` (false, default): who comes and goes is known from who is there"#),
     ("", "", "[channels]\nmay_read_presence = \"client\"", r#"`channels.may_read_presence` ("client", fanfare.toml line 2) needs `channels.presence` (false, default): there is nothing to read"#),
@@ -286,6 +287,52 @@ fn what_config_prints_of_channels_is_the_same_again() {
         let closed = text.contains("[channels] is not set: names without a `:` are closed");
         assert_eq!(closed, file == chat, "{text}");
         assert_eq!(text.contains("every channel is open"), file.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn no_secret_is_passed_over_in_silence() {
+    let secrets = |count: usize| vec!["secret until 2020-01-01"; count].join("\n");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secrets");
+    for (listed, in_file, expected) in [
+        (16, 0, None),
+        (4, 12, None),
+        (17, 0, Some("`token_secrets` (fanfare.toml line 1): expected at most 16 secrets in all, found 17")),
+        (
+            0,
+            17,
+            Some("`token_secrets_file` (fanfare.toml line 1): expected at most 16 secrets in all, found 17"),
+        ),
+        (
+            4,
+            13,
+            Some(
+                "`token_secrets` (fanfare.toml line 1) and `token_secrets_file` (fanfare.toml line 2): expected",
+            ),
+        ),
+    ] {
+        let mut file = String::new();
+        if listed > 0 {
+            file += &format!("token_secrets = {:?}\n", vec!["secret"; listed]);
+        }
+        if in_file > 0 {
+            fs::write(&path, secrets(in_file)).unwrap();
+            file += &format!("token_secrets_file = {:?}\n", path.display().to_string());
+        }
+        let error = load("", "", &file).err();
+        assert_eq!(error.is_some(), expected.is_some(), "{listed} {in_file}: {error:?}");
+        assert!(expected.is_none_or(|start| error.unwrap().starts_with(start)), "{listed} {in_file}");
+    }
+}
+
+#[test]
+fn a_subscription_token_names_a_channel() {
+    for (name, is_good) in [("news", true), ("", false), (&*"a".repeat(256), false)] {
+        let asked = command().try_get_matches_from(["fanfare", "token", "create", "--channel", name]);
+        let line = asked.err().map(|error| usage_line(&error));
+        assert_eq!(line.is_none(), is_good, "{name:?}: {line:?}");
+        assert!(line.is_none_or(|line| line.contains("expected a channel's name")), "{name:?}");
     }
 }
 

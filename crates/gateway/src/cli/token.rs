@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use fanfare_protocol::Channel;
 use serde_json::{Map, Value};
 
 use super::{Failure, Surroundings, flags};
@@ -53,7 +54,10 @@ fn create() -> Command {
              fanfare token create --user 42 --private-key key.pem --algorithm RS512",
         )
         .arg(text("user", "NAME", "The user; without it the client is anonymous"))
-        .arg(text("channel", "NAME", "Make a subscription token, which opens this channel"))
+        .arg(
+            text("channel", "NAME", "Make a subscription token, which opens this channel")
+                .value_parser(parse_channel),
+        )
         .arg(
             text("expires-in", "DURATION", "How long it is valid; 0 for ever")
                 .default_value("1h")
@@ -254,6 +258,12 @@ fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::parse(text).map_err(|_| format!("expected {}", Duration::EXPECTED))
+}
+
+fn parse_channel(text: &str) -> Result<String, String> {
+    // An empty one would make a token that opens whatever its user may have.
+    let channel = Channel::new(text).map_err(|error| format!("expected a channel's name: {error}"))?;
+    Ok(channel.as_str().to_owned())
 }
 
 fn parse_json(text: &str) -> Result<Value, String> {

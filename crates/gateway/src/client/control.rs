@@ -49,6 +49,11 @@ impl Client {
         if self.subs.get(&wanted.channel).is_some() {
             return Ok(());
         }
+        let most = self.worker.instance.config.max_channels;
+        if most.is_some_and(|most| self.subs.len() >= most.get() as usize) {
+            self.end(DisconnectCode::ChannelLimit, out);
+            return Ok(());
+        }
         let overrides = &wanted.overrides;
         let grant = Grant {
             info: wanted.info.clone(),

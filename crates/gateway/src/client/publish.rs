@@ -81,7 +81,9 @@ fn kind(data: &Bytes) -> Kind {
 
 fn unpublished(error: &Unpublished) -> Refusal {
     match error {
-        Unpublished::TooLarge { .. } | Unpublished::Format(_) => ErrorCode::BadRequest.into(),
+        Unpublished::TooLarge { .. } | Unpublished::Format(_) | Unpublished::Tags(_) => {
+            ErrorCode::BadRequest.into()
+        }
         Unpublished::Broker(error) => {
             tracing::debug!("a publication fails: {error}");
             ErrorCode::Internal.into()

@@ -392,10 +392,11 @@ async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
         None => Query::TOP,
         Some(since) => Query::since(since, history_limit(&plan.worker)),
     };
-    let reading = broker.history(&plan.channel, query);
+    // Asked when it is its turn: an answer that is there already would wait in memory.
+    let reading = async { broker.history(&plan.channel, query).await };
     let read = match plan.since {
         None => reading.await,
-        Some(_) => plan.worker.recoveries.in_turn(reading).await,
+        Some(_) => plan.worker.recoveries.in_turn_of(plan.id, reading).await,
     };
     let history = read.map_err(|error| {
         tracing::debug!(channel = %plan.channel, "a subscription fails: {error}");

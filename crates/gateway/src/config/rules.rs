@@ -7,6 +7,7 @@ use super::layers::{Layer, Section, Settings};
 use super::memory::MemoryLimit;
 use super::options::{May, MaySubscribe, OPTIONS, Options, SlowConsumers, Wish};
 use super::redis::RedisUrl;
+use crate::identity::MOST_KEYS;
 use crate::namespace::Namespace;
 
 /// Holds a configuration against every rule; the first that it breaks is the error.
@@ -20,6 +21,7 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
         let said = said("personal_channel");
         return Err(ConfigError::Combination(format!("{said} is in no namespace of the file: {unknown}")));
     }
+    check_keys(config, settings)?;
     let has_users = config.has_token_keys();
     for (namespace, section) in sections(config, settings) {
         let said = |name| {
@@ -36,6 +38,29 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
                     said(option)
                 )));
             }
+        }
+    }
+    Ok(())
+}
+
+/// No token is held against more keys than so many, and one that is never tried is a mistake.
+fn check_keys(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+    let listed = config.token_secrets_file.as_ref().map_or(0, |file| file.secrets.len());
+    for (count, keys, what) in [
+        (config.token_secrets.len() + listed, &["token_secrets", "token_secrets_file"][..], "secrets"),
+        (config.token_public_keys.len(), &["token_public_keys"], "keys"),
+    ] {
+        if count > MOST_KEYS {
+            let set = keys.iter().filter(|key| match **key {
+                "token_secrets" => !config.token_secrets.is_empty(),
+                "token_secrets_file" => listed > 0,
+                _ => true,
+            });
+            let said: Vec<_> = set.map(|key| format!("`{key}` ({})", settings.layer(key))).collect();
+            let said = said.join(" and ");
+            return Err(ConfigError::Combination(format!(
+                "{said}: expected at most {MOST_KEYS} {what} in all, found {count}; those that are retired count, and can go"
+            )));
         }
     }
     Ok(())
@@ -88,6 +113,13 @@ fn channel_rules(options: &Options) -> Vec<Rule> {
             "needs",
             "history_size",
             "there is nothing to read",
+        ),
+        (
+            no_history && options.history_ttl != Options::default().history_ttl,
+            "history_ttl",
+            "needs",
+            "history_size",
+            "without it nothing is kept",
         ),
         (
             !options.presence && options.join_leave != Wish::Off,

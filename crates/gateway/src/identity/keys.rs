@@ -1,6 +1,8 @@
 //! A key that tokens are checked with, and the algorithms that it is for. The algorithm belongs to the key, never to the
 //! token: a token that is signed by HMAC with the text of a public key finds no key of that algorithm.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use secrecy::ExposeSecret;
@@ -82,6 +84,9 @@ impl TokenKey {
             .or_else(|_| DecodingKey::from_rsa_pem(pem));
         let key = made.map_err(|_| KeyFault::NoPem)?;
         let algorithms = algorithms(&key)?;
+        if key.family() == AlgorithmFamily::Ec && curve_of(file.pem.as_str()) != Some(algorithms) {
+            return Err(KeyFault::Unsupported);
+        }
         let label = file.path.display().to_string();
         Ok(Self { label, kid: None, key, algorithms: algorithms.to_vec(), until: file.until })
     }
@@ -96,19 +101,22 @@ impl TokenKey {
         let signs = common.public_key_use.as_ref().is_none_or(|r#use| *r#use == PublicKeyUse::Signature);
         let verifies = common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
         let known = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => true,
-            AlgorithmParameters::EllipticCurve(key) => {
-                matches!(key.curve, EllipticCurve::P256 | EllipticCurve::P384)
-            }
-            AlgorithmParameters::OctetKeyPair(key) => key.curve == EllipticCurve::Ed25519,
+            AlgorithmParameters::RSA(_) => RSA,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => P256,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => P384,
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => ED25519,
             // `oct`, and what is yet to be invented.
-            _ => false,
+            _ => return Err(KeyFault::Unsupported),
         };
-        if !(signs && verifies && known) {
+        if !(signs && verifies) {
             return Err(KeyFault::Unsupported);
         }
         let key = DecodingKey::from_jwk(jwk).map_err(|_| KeyFault::Unsupported)?;
         let mut algorithms = algorithms(&key)?.to_vec();
+        if algorithms != known {
+            // Its coordinates are not those of the curve that it names.
+            return Err(KeyFault::Unsupported);
+        }
         if let Some(only) = common.key_algorithm {
             algorithms.retain(|algorithm| jsonwebtoken::jwk::KeyAlgorithm::from(*algorithm) == only);
         }
@@ -146,4 +154,17 @@ fn algorithms(key: &DecodingKey) -> Result<&'static [Algorithm], KeyFault> {
         (AlgorithmFamily::Ed, 32) => Ok(ED25519),
         _ => Err(KeyFault::Unsupported),
     }
+}
+
+/// What a PEM file's curve is for: the length of a point does not say which curve it is on.
+fn curve_of(pem: &str) -> Option<&'static [Algorithm]> {
+    // RFC 5480, section 2.1.1: the kind of key, and right behind it which curve.
+    const EC: &[u8] = b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01";
+    const CURVES: [(&[u8], &[Algorithm]); 2] =
+        [(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", P256), (b"\x06\x05\x2b\x81\x04\x00\x22", P384)];
+    let body = pem.split("-----").nth(2)?;
+    let body: String = body.chars().filter(|letter| !letter.is_whitespace()).collect();
+    let der = STANDARD.decode(body).ok()?;
+    let behind = der.windows(EC.len()).position(|window| window == EC)? + EC.len();
+    CURVES.into_iter().find(|(curve, _)| der[behind..].starts_with(curve)).map(|(_, algorithms)| algorithms)
 }

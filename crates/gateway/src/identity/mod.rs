@@ -24,7 +24,7 @@ use time::format_description::well_known::Rfc3339;
 pub use self::fault::{Consequence, TokenFault};
 pub use self::keys::{Algorithm, KeyFault, TokenKey};
 pub use self::signer::{Signer, SignerFault};
-pub use self::verifier::{Admitted, Examined, Purpose, Verifier};
+pub use self::verifier::{Admitted, Examined, MOST_KEYS, Purpose, Verifier};
 
 /// A user, as the `sub` of a token names it. The empty name is nobody's: an anonymous client has it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -17,8 +17,9 @@ use super::keys::{Algorithm, TokenKey};
 use super::{Grant, Identity, SubscriptionToken, TokenFault, User, provider};
 use crate::config::Config;
 
-/// No token is checked with more keys than so many: each costs time, and anybody can send tokens.
-const MOST_KEYS: usize = 16;
+/// No token is checked with more keys of one kind than so many, nor with more of those that are fetched: each costs time, and
+/// anybody can send tokens. A configuration that has more is refused.
+pub const MOST_KEYS: usize = 16;
 
 /// Checks tokens with the keys of one configuration.
 pub struct Verifier {
@@ -228,9 +229,10 @@ impl Verifier {
         let fetched = self.jwks.as_ref().map(Jwks::keys);
         let fetched = fetched.as_deref().unwrap_or_default();
         let named = |key: &&TokenKey| header.kid.is_none() || key.kid.is_none() || key.kid == header.kid;
-        let candidates = self.keys.iter().chain(fetched.iter().filter(named));
+        let candidates = fetched.iter().filter(named).filter(|key| key.is_for(algorithm)).take(MOST_KEYS);
+        let candidates = self.keys.iter().filter(|key| key.is_for(algorithm)).chain(candidates);
         let mut fault = unknown();
-        for key in candidates.filter(|key| key.is_for(algorithm)).take(MOST_KEYS) {
+        for key in candidates {
             match decode::<Claims>(token, &key.key, &self.rules.validation(algorithm)) {
                 Err(error) if *error.kind() == ErrorKind::InvalidSignature => {
                     if fault != TokenFault::RetiredKey {

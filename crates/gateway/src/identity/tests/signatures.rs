@@ -135,7 +135,11 @@ fn a_key_file_is_one_public_key_of_a_kind_that_is_supported() {
         (pem("rsa.pub.pem"), None),
         (pem("p256.pub.pem"), None),
         (pem("ed25519.pub.pem"), None),
+        (pem("p384.pub.pem"), None),
+        (pem("p256.crt.pem"), None),
         (pem("p521.pub.pem"), Some(KeyFault::Unsupported)),
+        // As long as a point of P-256, on another curve.
+        (pem("k256.pub.pem"), Some(KeyFault::Unsupported)),
         (pem("weak.pub.pem"), Some(KeyFault::Unsupported)),
         (pem("rsa.pem"), Some(KeyFault::Private)),
         (pem("p256.pem"), Some(KeyFault::Private)),
@@ -151,4 +155,22 @@ fn a_key_file_is_one_public_key_of_a_kind_that_is_supported() {
     let until = format!("{} until 2100-01-01", path("rsa.pub.pem").display());
     let file = Vec::<PublicKeyFile>::parse(&until).unwrap().remove(0);
     assert!(!TokenKey::from_pem(&file).unwrap().is_retired());
+}
+
+#[test]
+fn a_key_of_a_set_is_on_the_curve_that_it_names() {
+    // Of P-256 (RFC 7515, appendix A.3), and of P-384.
+    let short =
+        ("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0");
+    let long = (
+        "Hg-E35BsfcVl9XaTeFWXr_u9jrD9CUli9aOH8PtulwaNfodrcF4ovpmRdWUvawFC",
+        "buU1jI7azm3YvNvb63GruqZoZrOkhPVzI1cwWKL60inUoSr7VjlSsOexNLctxwzu",
+    );
+    for (curve, (x, y), is_good) in
+        [("P-256", short, true), ("P-384", long, true), ("P-256", long, false), ("P-384", short, false)]
+    {
+        let key = serde_json::json!({ "kty": "EC", "crv": curve, "x": x, "y": y });
+        let made = TokenKey::from_jwk(&serde_json::from_value(key).unwrap());
+        assert_eq!(made.is_ok(), is_good, "{curve} {x}");
+    }
 }
