@@ -148,6 +148,13 @@ async fn every_end_is_in_order() {
             socket.ended_in_order().await.unwrap_or_else(|error| panic!("{version:?}: {name}: {error}"));
         }
     }
+    // What comes after the end is no record of its, and nobody minds.
+    let mut broken = client.join(instance.address(), "ends").await;
+    broken.write(&frame(0x83, b"?", true)).await.unwrap();
+    assert_eq!(broken.closed().await.0, 1002);
+    broken.write_beneath(&[&b"\x17\x03\x03\x00\x28"[..], &[7; 40]].concat()).await;
+    broken.ended_in_order().await.unwrap();
+    drop(broken);
     let mut stays = client.join(instance.address(), "ends").await;
     eventually("the others have gone", async || {
         instance.metric("fanfare_connections", &[]).await == 1.0
@@ -158,6 +165,7 @@ async fn every_end_is_in_order() {
     assert_eq!(stays.closed().await, (1012, "service restart".into()));
     stays.send(Frame::CLOSE, &1012_u16.to_be_bytes()).await.unwrap();
     stays.ended_in_order().await.unwrap();
+    drop(stays);
     assert_eq!(instance.ended().await.code(), Some(0));
 }
 
@@ -169,6 +177,7 @@ async fn a_client_that_goes_is_seen_to_go() {
     let client = certificates.client(&["first"]);
     let mut polite = client.join(instance.address(), "gone").await;
     polite.shutdown().await;
+    polite.ended_in_order().await.expect("it is answered in kind");
     client.join(instance.address(), "gone").await.reset();
     drop(client.join(instance.address(), "gone").await);
     eventually("all are counted as vanished", async || {

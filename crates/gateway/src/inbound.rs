@@ -71,11 +71,21 @@ impl Inbound {
         let worker = self.worker.clone();
         // One buffer serves all connections of the worker: it is borrowed only while bytes are there.
         let mut scratch = worker.scratch.borrow_mut();
-        match socket.try_read(&mut scratch[..self.pace.most()]) {
+        let read = socket.try_read(&mut scratch[..self.pace.most()]);
+        let toll = socket.take_toll();
+        if toll.empty > 0 && !self.controls.take(toll.empty, control_rate(&worker)) {
+            self.end(End::RateLimited);
+        }
+        match read {
             Ok(0) => Read::Ended,
             Ok(read) => {
                 let taken = self.take_in(&mut scratch[..read], take);
-                self.pace.took(read, &taken);
+                self.pace.took(read, &taken, toll);
+                Read::Some
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.deaf |= worker.shard.is_closing(self.key);
+                self.pace.took(0, &Taken::default(), toll);
                 Read::Some
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -107,7 +117,7 @@ impl Inbound {
             return Taken::default();
         };
         let (mut pongs, mut end, mut taken) = (BytesMut::new(), None, Taken::default());
-        let control_rate = worker.instance.config.control_rate.map_or(u32::MAX, NonZeroU32::get);
+        let control_rate = control_rate(&worker);
         let mut inflater = worker.inflater.borrow_mut();
         while !self.deaf && end.is_none() {
             match decoder.next_inflating(&mut bytes, &self.limits, &mut inflater) {
@@ -123,7 +133,7 @@ impl Inbound {
                     match event {
                         Event::Text(text) => end = message(Kind::Text, text.as_bytes()),
                         Event::Binary(bytes) => end = message(Kind::Binary, bytes),
-                        Event::Ping(_) | Event::Pong(_) if !self.controls.take(control_rate) => {
+                        Event::Ping(_) | Event::Pong(_) if !self.controls.take(1, control_rate) => {
                             end = Some(End::RateLimited);
                         }
                         // One write for all of them.
@@ -164,7 +174,12 @@ impl Inbound {
     }
 }
 
-/// Pings and pongs since the beginning of a second. It is in every connection, so it is no bucket: two bursts may stand
+/// How many pings, pongs and records that carry nothing a connection may send in a second.
+fn control_rate(worker: &Worker) -> u32 {
+    worker.instance.config.control_rate.map_or(u32::MAX, NonZeroU32::get)
+}
+
+/// Pings and pongs, and what TLS has of that kind, since the beginning of a second. It is in every connection, so it is no bucket: two bursts may stand
 /// at the two sides of a second's end.
 #[derive(Default)]
 struct Controls {
@@ -173,12 +188,12 @@ struct Controls {
 }
 
 impl Controls {
-    fn take(&mut self, most: u32) -> bool {
+    fn take(&mut self, more: u32, most: u32) -> bool {
         let second = (now_micros() / 1_000_000) as u32;
         if second != self.second {
             *self = Self { second, count: 0 };
         }
-        self.count = self.count.saturating_add(1);
+        self.count = self.count.saturating_add(more);
         self.count <= most
     }
 }

@@ -28,10 +28,17 @@ impl Listening {
 
     /// Reads once.
     pub fn read(&mut self, socket: &Socket) -> Read {
-        match socket.try_read(&mut self.worker.scratch.borrow_mut()) {
+        let read = socket.try_read(&mut self.worker.scratch.borrow_mut());
+        let sealed = socket.take_toll().sealed as usize;
+        match read {
             Ok(0) => return Read::Ended,
-            Ok(read) => self.heard += read,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Read::Dry,
+            Ok(read) => self.heard += read.max(sealed),
+            // With TLS there may be much, and nothing in it.
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.heard += sealed,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.heard += sealed;
+                return Read::Dry;
+            }
             Err(_) => return Read::Ended,
         }
         if self.heard > MOST {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use fanfare_hub::Toll;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
@@ -10,6 +11,10 @@ use crate::worker::SCRATCH;
 
 /// What a frame costs at least, as bytes of a large one: a hundred of them take a quarter of a millisecond.
 const FRAME: usize = 512;
+
+/// The same for a record of TLS, and for one that carries nothing: it changes a key, and that is what costs most.
+const RECORD: usize = 128;
+const EMPTY_RECORD: usize = 1 << 10;
 
 /// After a read that was more than it looked, all small frames or deflated a hundred times, the next is of so many
 /// bytes: a millisecond of them at a time would be noticed by every neighbour, and a whole scratch buffer of them could
@@ -51,9 +56,11 @@ impl Pace {
         if self.crumbs { CRUMBS } else { SCRATCH }
     }
 
-    /// So many bytes were read, and this was in them.
-    pub fn took(&mut self, read: usize, Taken { frames, bytes }: &Taken) {
-        let work = frames * FRAME;
+    /// So many bytes were read, this was in them, and this did it take.
+    pub fn took(&mut self, read: usize, Taken { frames, bytes }: &Taken, toll: Toll) {
+        let read = read.max(toll.sealed as usize);
+        let records = toll.records as usize * RECORD + toll.empty as usize * EMPTY_RECORD;
+        let work = frames * FRAME + records;
         self.crumbs = work > read || *bytes > read * SWOLLEN;
         self.rush = self.rush.saturating_add(read.max(work).max(*bytes) as u32);
     }
@@ -96,6 +103,7 @@ mod tests {
         name: &'static str,
         read: usize,
         taken: Taken,
+        toll: Toll,
         /// Of the read after it.
         most: usize,
         /// After how many reads others have their turn.
@@ -108,8 +116,13 @@ mod tests {
             name,
             read,
             taken: Taken { frames, bytes },
+            toll: Toll::default(),
             most,
             reads,
+        };
+        let sealed = |row, bytes: usize, records, empty| Row {
+            toll: Toll { sealed: bytes as u32, records, empty },
+            ..row
         };
         let rows = [
             row("large messages", 64 * KIB, 1, 64 * KIB, SCRATCH, 1),
@@ -123,19 +136,24 @@ mod tests {
             row("what inflates a little", 4 * KIB, 1, 16 * KIB, SCRATCH, 4),
             row("what inflates a lot", 4 * KIB, 1, 16 * KIB + 1, CRUMBS, 4),
             row("a bomb", 4 * KIB, 1, 4096 * KIB, CRUMBS, 1),
+            sealed(row("large records", 63 * KIB, 1, 63 * KIB, SCRATCH, 1), 64 * KIB, 4, 0),
+            sealed(row("a small message in its record", 20, 1, 10, CRUMBS, 103), 42, 1, 0),
+            sealed(row("records of one byte", 170, 0, 0, CRUMBS, 4), 4 * KIB, 170, 0),
+            sealed(row("new keys", 4, 0, 0, CRUMBS, 1), 4 * KIB, 150, 146),
+            sealed(row("one new key at a time", 0, 0, 0, CRUMBS, 57), 27, 1, 1),
         ];
-        for Row { name, read, taken, most, reads } in rows {
+        for Row { name, read, taken, toll, most, reads } in rows {
             let mut pace = Pace::new();
             assert_eq!(pace.most(), CRUMBS, "{name}");
             for number in 1..=reads {
                 assert_eq!(pace.give_way(false).now_or_never(), Some(()), "{name}: before read {number}");
-                pace.took(read, &taken);
+                pace.took(read, &taken, toll);
                 assert_eq!(pace.most(), most, "{name}");
             }
             assert_eq!(pace.give_way(false).now_or_never(), None, "{name}: after read {reads}");
             // That was its rest.
             assert_eq!(pace.give_way(false).now_or_never(), Some(()), "{name}");
-            pace.took(60 * KIB, &taken);
+            pace.took(60 * KIB, &taken, toll);
             pace.dry();
             assert_eq!((pace.most(), pace.rush), (CRUMBS, 0), "{name}");
         }
@@ -146,16 +164,16 @@ mod tests {
         let (mut pace, flood) = (Pace::new(), Taken::default());
         let start = Instant::now();
         for _ in 0..3 {
-            pace.took(SCRATCH - 1, &flood);
+            pace.took(SCRATCH - 1, &flood, Toll::default());
             assert_eq!(pace.give_way(true).now_or_never(), Some(()));
-            pace.took(1, &flood);
+            pace.took(1, &flood, Toll::default());
             pace.give_way(true).await;
         }
         // A sleep never ends too soon, however busy the machine is.
         assert!(start.elapsed() >= 3 * DEAF, "{:?}", start.elapsed());
 
         // Whoever is heard only lets others go first: everybody else who is there has had one turn then.
-        pace.took(SCRATCH, &flood);
+        pace.took(SCRATCH, &flood, Toll::default());
         let mut way = pin!(pace.give_way(false));
         assert_eq!(way.as_mut().now_or_never(), None);
         assert_eq!(way.now_or_never(), Some(()));

@@ -178,6 +178,14 @@ impl Connection {
     /// away before them; for all others they come behind what they were owed.
     pub(crate) fn say_goodbye(&mut self, end: End, words: Option<Bytes>) -> Sent {
         let Some(words) = words else {
+            if self.socket.as_ref().is_some_and(|socket| socket.has_ended()) && self.outbox.is_none() {
+                // It went as TLS has it, and is answered in kind. Nothing waits that a cut would throw away.
+                self.decoder = None;
+                if let Some(socket) = self.socket.take() {
+                    socket.finish_writing();
+                }
+                return Sent::Whole;
+            }
             self.cut();
             return Sent::Whole;
         };

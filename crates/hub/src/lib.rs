@@ -39,4 +39,4 @@ pub use shard::{Observer, Shard};
 pub use socket::Socket;
 pub use stats::{Count, Stats};
 pub use subscription::{OnGap, Subscription, WhenSlow};
-pub use tls::Tls;
+pub use tls::{Tls, Toll};

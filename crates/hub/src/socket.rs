@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::tls::Tls;
+use crate::tls::{Tls, Toll};
 
 /// A connected socket. Without TLS it has no buffer of its own; with TLS it may hold a few records that the kernel did
 /// not take.
@@ -57,11 +57,20 @@ impl Socket {
         self.stream().writable().await
     }
 
-    /// Reads what is there; `WouldBlock` if nothing is, 0 at the end.
+    /// Reads what is there; `WouldBlock` if nothing is, 0 at the end. With TLS `Interrupted` if there was much, and nothing
+    /// in it: others should have their turn before it is called again.
     pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
             Stream::Plain(stream) => stream.try_read(into),
             Stream::Tls(sealed) => sealed.tls.borrow_mut().read(&sealed.stream, into),
+        }
+    }
+
+    /// What reading took, since this was last asked, that cannot be seen in what was read. Without TLS nothing.
+    pub fn take_toll(&self) -> Toll {
+        match &self.0 {
+            Stream::Plain(_) => Toll::default(),
+            Stream::Tls(sealed) => sealed.tls.borrow_mut().take_toll(),
         }
     }
 
@@ -98,6 +107,11 @@ impl Socket {
     pub fn give_up_after(&self, span: Duration) {
         // An error means that the kernel's own patience holds.
         let _ = SockRef::from(self.stream()).set_tcp_user_timeout(Some(span));
+    }
+
+    /// Whether the peer has said, as TLS has it, that it sends no more.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(&self.0, Stream::Tls(sealed) if sealed.tls.borrow().has_ended())
     }
 
     /// Bytes of kernel memory in this socket's queues, in both directions.

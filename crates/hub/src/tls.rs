@@ -20,6 +20,18 @@ const RECORD: usize = 16 << 10;
 /// So much is sealed for one `write`: a batch of the hub's is 32 KiB.
 const SEALED_AT_ONCE: usize = 3 * RECORD;
 
+/// So much of a handshake is looked at between two turns of others, and so much is read at least, however little room the
+/// reader has.
+const READ_AT_LEAST: usize = 4 << 10;
+
+/// What may be taken in without anything in it for the reader, before it is asked whether others should have their turn. A
+/// record in two pieces is less; changing a key costs what opening half a kilobyte does.
+const FRUITLESS_BYTES: usize = 2 * RECORD;
+const FRUITLESS_RECORDS: u32 = 64;
+
+/// What every record begins with: its type, a version, and the length of the rest (RFC 8446 section 5.1).
+const HEADER: usize = 5;
+
 /// For three sealed records, or for one that is half there and all that can be read behind it. It is also the most that
 /// a client can make us keep of a handshake message that it never ends.
 const SCRATCH: usize = 64 << 10;
@@ -50,12 +62,27 @@ pub struct Tls {
     /// The client has said that it sends no more, and the socket may not say it again.
     ended: bool,
     state: State,
+    /// Where in what has come, `begun` first, the first record begins that is not counted yet.
+    counted: u32,
+    toll: Toll,
+}
+
+/// What reading took of work that cannot be seen in what was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Toll {
+    /// Bytes as they came, sealed; 0 where they come as they are.
+    pub sealed: u32,
+    /// Whole records.
+    pub records: u32,
+    /// Those of them that carried nothing for the reader: they change keys, warn, or are empty.
+    pub empty: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// We have said that we send no more.
+    /// We have said that we send no more. What comes is thrown away as it is: of a client that was told to go nothing is
+    /// of interest but its end, and rustls, which has said its last word, must not find anything to complain of.
     Finished,
     /// The client has broken TLS, or its keys are used up. Nothing can be read or written any more.
     Broken,
@@ -76,6 +103,8 @@ impl Tls {
             sent: 0,
             ended: false,
             state: State::Open,
+            counted: 0,
+            toll: Toll::default(),
         })
     }
 
@@ -96,7 +125,8 @@ impl Tls {
         Ok(!self.rustls.is_handshaking())
     }
 
-    /// Reads what is there; `WouldBlock` if nothing is, 0 at the end.
+    /// Reads what is there; `WouldBlock` if nothing is, 0 at the end, `Interrupted` if there was much and nothing in it for
+    /// the reader: others should have their turn before it is called again.
     pub fn read(&mut self, stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
         if !self.opened.is_empty() {
             let count = self.opened.len().min(into.len());
@@ -107,19 +137,36 @@ impl Tls {
             }
             return Ok(count);
         }
+        let before = self.toll;
         loop {
             match self.receive(stream, into)? {
                 Received::End => return Ok(0),
                 // Half a record, or one that speaks to rustls.
-                Received::Plain(0) => {}
+                Received::Plain(0) => {
+                    let bytes = self.toll.sealed.wrapping_sub(before.sealed) as usize;
+                    let records = self.toll.records.wrapping_sub(before.records);
+                    if bytes >= FRUITLESS_BYTES || records >= FRUITLESS_RECORDS {
+                        return Err(ErrorKind::Interrupted.into());
+                    }
+                }
                 Received::Plain(count) => return Ok(count),
             }
         }
     }
 
+    /// What all reading took since this was last asked, the handshake included.
+    pub fn take_toll(&mut self) -> Toll {
+        std::mem::take(&mut self.toll)
+    }
+
     /// Whether `read` has something that the kernel does not know of.
     pub fn has_news(&self) -> bool {
         self.ended || !self.opened.is_empty()
+    }
+
+    /// Whether the client has sent its last.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Seals and writes what the kernel takes at once, and at most a few records more: they wait here, and while they do
@@ -180,6 +227,7 @@ impl Tls {
                     self.sealed.extend_from_slice(&sealed[..length]);
                 }
             });
+            (self.begun, self.counted) = (Vec::new(), 0);
         }
         self.flush(stream)
     }
@@ -200,18 +248,29 @@ impl Tls {
                     "a handshake message of more than 64 KiB",
                 ));
             }
-            let read = stream.try_read(&mut scratch[held..])?;
+            // Not more than the reader wants, but for the rest of a record: others wait meanwhile.
+            let most = into.len().max(READ_AT_LEAST).max(self.missing());
+            let end = scratch.len().min(held + most);
+            let read = stream.try_read(&mut scratch[held..end])?;
             if read == 0 {
                 self.ended = true;
                 return Ok(Received::End);
             }
+            self.toll.sealed = self.toll.sealed.wrapping_add(read as u32);
+            if self.state == State::Finished {
+                return Ok(Received::Plain(0));
+            }
             scratch[..held].copy_from_slice(&self.begun);
             let arrived = &mut scratch[..held + read];
-            let mut plain = Plain { into, filled: 0, rest: &mut self.opened };
+            let (records, counted) = count_records(arrived, self.counted as usize);
+            let mut plain = Plain { into, filled: 0, rest: &mut self.opened, records: 0 };
             let taken = open(&mut self.rustls, arrived, &mut plain, &mut self.sealed);
-            let filled = plain.filled;
+            let (filled, fruitful) = (plain.filled, plain.records);
             let Taken { bytes, ended } =
                 taken.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            self.toll.records = self.toll.records.wrapping_add(records);
+            self.toll.empty = self.toll.empty.wrapping_add(records.saturating_sub(fruitful));
+            self.counted = counted.saturating_sub(bytes) as u32;
             // Of the exact size, or of none at all.
             self.begun = arrived[bytes..].to_vec();
             self.ended = ended;
@@ -225,6 +284,12 @@ impl Tls {
             let _ = self.flush(stream);
         }
         result
+    }
+
+    /// How many bytes of the record that has begun to come have not.
+    fn missing(&self) -> usize {
+        let Some(begun) = self.begun.get(self.counted as usize..) else { return 0 };
+        record_length(begun).map_or(0, |length| length.saturating_sub(begun.len()))
     }
 
     /// Seals `plain` into `sealed`; how many bytes it became.
@@ -270,10 +335,13 @@ struct Plain<'a> {
     into: &'a mut [u8],
     filled: usize,
     rest: &'a mut Vec<u8>,
+    /// How many records there was something in.
+    records: u32,
 }
 
 impl Plain<'_> {
     fn put(&mut self, bytes: &[u8]) {
+        self.records += u32::from(!bytes.is_empty());
         let room = if self.rest.is_empty() { self.into.len() - self.filled } else { 0 };
         let (fits, rest) = bytes.split_at(room.min(bytes.len()));
         self.into[self.filled..][..fits.len()].copy_from_slice(fits);
@@ -287,6 +355,24 @@ struct Taken {
     /// So many bytes it is done with; it wants to see the others again, with what follows them.
     bytes: usize,
     ended: bool,
+}
+
+/// How many whole records there are from `at` on, and where the next one begins. rustls does not tell.
+fn count_records(arrived: &[u8], mut at: usize) -> (u32, usize) {
+    let mut records = 0;
+    while let Some(length) = arrived.get(at..).and_then(record_length)
+        && at + length <= arrived.len()
+    {
+        records += 1;
+        at += length;
+    }
+    (records, at)
+}
+
+/// The length of the record that begins here, its header included; nothing if that has not come whole.
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    let &[_, _, _, high, low, ..] = bytes else { return None };
+    Some(HEADER + usize::from(u16::from_be_bytes([high, low])))
 }
 
 /// Lets rustls take in what has arrived until it has nothing left to say. What it wants to send goes behind `sealed`.

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::process::Command;
 use std::sync::Arc;
 
-use fanfare_hub::{Socket, Tls};
+use fanfare_hub::{Socket, Tls, Toll};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::crypto::ring as provider;
 use rustls::pki_types::pem::PemObject;
@@ -68,6 +68,11 @@ impl Server {
     }
 
     async fn connect(&self) -> (Socket, Peer) {
+        let (accepted, tls, peer) = self.shake_hands().await;
+        (Socket::secure(accepted, tls), peer)
+    }
+
+    async fn shake_hands(&self) -> (TcpStream, Tls, Peer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
@@ -87,11 +92,13 @@ impl Server {
                 client.process_new_packets().unwrap();
             }
         }
+        // That was the handshake's.
+        tls.take_toll();
         let (sealed, secrets) = client.dangerous_extract_secrets().unwrap().tx;
         let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("another suite") };
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap());
         let iv = iv.as_ref().try_into().unwrap();
-        (Socket::secure(accepted, tls), Peer { stream, key, iv, sealed })
+        (accepted, tls, Peer { stream, key, iv, sealed })
     }
 }
 
@@ -175,6 +182,101 @@ async fn a_message_of_tls_may_come_in_any_pieces() {
             assert_eq!(socket.try_read(&mut [0; 10]).unwrap_err().kind(), ErrorKind::InvalidData);
             assert!(socket.try_write(b"nothing").is_err());
         }
+    }
+}
+
+/// What reading takes is counted, in whatever pieces it comes, and it takes no more at once than the reader wants.
+#[tokio::test]
+async fn what_reading_takes_is_told() {
+    const LARGE: &[u8] = &[7; 16_000];
+    let server = Server::new();
+    // (the records; how many carry nothing; how much is heard)
+    type Row<'a> = (Vec<(u8, &'a [u8])>, u32, usize);
+    let rows: [Row; 5] = [
+        (vec![(DATA, b"one"), (DATA, b""), (DATA, b"two")], 1, 6),
+        (vec![(DATA, LARGE); 20], 0, 320_000),
+        (vec![(DATA, b"one"), (HANDSHAKE, &KEY_UPDATE[..2]), (HANDSHAKE, &KEY_UPDATE[2..])], 2, 3),
+        // rustls takes 32 of them in a row.
+        (
+            std::iter::repeat_n(Vec::from([(DATA, b"" as &[u8]); 30]), 200)
+                .flat_map(|row| [row, vec![(DATA, b".")]].concat())
+                .collect(),
+            6_000,
+            200,
+        ),
+        (vec![(DATA, b"."); 6_000], 0, 6_000),
+    ];
+    for (number, (records, empty, heard)) in rows.iter().enumerate() {
+        for piece in [1 << 20, 1_000] {
+            let (socket, mut peer) = server.connect().await;
+            let bytes: Vec<u8> =
+                records.iter().flat_map(|(kind, content)| peer.seal(*kind, content)).collect();
+            let (mut found, mut total) = (0, Toll::default());
+            let mut pieces = bytes.chunks(piece);
+            let mut rest: &[u8] = &[];
+            while !(rest.is_empty() && pieces.len() == 0 && total.sealed as usize >= bytes.len()) {
+                if rest.is_empty() {
+                    rest = pieces.next().unwrap_or_default();
+                }
+                tokio::select! {
+                    readable = socket.readable() => readable.unwrap(),
+                    writable = peer.stream.writable(), if !rest.is_empty() => writable.unwrap(),
+                }
+                rest = &rest[peer.stream.try_write(rest).unwrap_or(0)..];
+                match socket.try_read(&mut [0; 4096]) {
+                    Ok(read) => found += read,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "row {number}"),
+                }
+                let toll = socket.take_toll();
+                assert!(toll.sealed <= 64 << 10 && toll.records <= 300, "row {number}: {toll:?} at once");
+                total = Toll {
+                    sealed: total.sealed + toll.sealed,
+                    records: total.records + toll.records,
+                    empty: total.empty + toll.empty,
+                };
+            }
+            while let Ok(read) = socket.try_read(&mut [0; 4096]) {
+                found += read;
+            }
+            assert_eq!(found, *heard, "row {number}");
+            assert_eq!((total.records as usize, total.empty), (records.len(), *empty), "row {number}");
+        }
+    }
+}
+
+/// Once we have said that we send no more, what comes is thrown away, whatever it is, until the end.
+#[tokio::test]
+async fn what_comes_after_our_farewell_is_thrown_away() {
+    let server = Server::new();
+    let rows: [&[u8]; 4] = [
+        b"\x17\x03\x03\x00\x28nobody has sealed these forty bytes, as it is",
+        b"\x17\x03\x03\xFF\xFF",
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0x80; 100_000],
+    ];
+    for row in rows {
+        let (accepted, mut tls, mut peer) = server.shake_hands().await;
+        assert!(tls.finish(&accepted).unwrap());
+        let bytes = [row, &peer.seal(DATA, b"sealed")].concat();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            peer.stream.writable().await.unwrap();
+            rest = &rest[peer.stream.try_write(rest).unwrap_or(0)..];
+            let error = tls.read(&accepted, &mut [0; 4096]).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted), "{error}");
+        }
+        drop(peer);
+        let end = loop {
+            accepted.readable().await.unwrap();
+            match tls.read(&accepted, &mut [0; 4096]) {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                other => break other,
+            }
+        };
+        // A reset, where it had not read our farewell.
+        assert!(
+            end.as_ref().map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |read| *read == 0)
+        );
     }
 }
 

@@ -204,6 +204,13 @@ impl Socket {
         }
     }
 
+    /// Writes under TLS, where records belong.
+    pub async fn write_beneath(&self, bytes: &[u8]) {
+        let stream = self.stream.tcp();
+        stream.writable().await.unwrap();
+        assert_eq!(stream.try_write(bytes).unwrap(), bytes.len());
+    }
+
     /// Ends it with a RST.
     pub fn reset(self) {
         socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO)).unwrap();

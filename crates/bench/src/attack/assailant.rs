@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConnection;
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
-use super::way::{Way, waits};
+use super::way::{Way, alert, waits};
 use super::{Answer, Field, PATIENCE};
 
 /// How often a wait looks whether the attack was called off.
@@ -27,6 +27,8 @@ pub struct Assailant {
     way: Way,
     heard: Vec<u8>,
     ended: bool,
+    /// What TLS said of its end.
+    alert: Option<u8>,
 }
 
 /// A frame of the server's.
@@ -64,7 +66,7 @@ impl Assailant {
     }
 
     fn over(way: Way) -> Self {
-        Self { way, heard: Vec::new(), ended: false }
+        Self { way, heard: Vec::new(), ended: false, alert: None }
     }
 
     /// Joins a channel; an error if the server does not let it in.
@@ -108,7 +110,8 @@ impl Assailant {
                     };
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => return if self.ended { Answer::Cut } else { Answer::Silence },
+                Ok(None) if self.ended => return self.alert.map_or(Answer::Cut, Answer::Alert),
+                Ok(None) => return Answer::Silence,
                 Err(nonsense) => return Answer::Nonsense(nonsense),
             }
         }
@@ -202,6 +205,19 @@ impl Assailant {
         }
     }
 
+    /// Sends what its side of TLS has still to say, or as much of it as the server takes.
+    pub(super) fn write_out(&mut self, field: &Field) {
+        let Way::Tls(stream) = &mut self.way else { return };
+        let end = Instant::now() + PATIENCE;
+        while stream.conn.wants_write() && !field.is_over() && Instant::now() < end {
+            match stream.conn.write_tls(&mut stream.sock) {
+                Ok(1..) => {}
+                Err(error) if waits(&error) => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+
     /// Reads at most so many bytes, if they are there, and forgets them.
     pub(super) fn sip(&mut self, most: usize) {
         let mut bytes = vec![0; most];
@@ -220,7 +236,10 @@ impl Assailant {
                     return true;
                 }
                 Err(error) if waits(&error) => {}
-                Err(_) => self.ended = true,
+                Err(error) => {
+                    self.ended = true;
+                    self.alert = alert(&error);
+                }
             }
         }
         false

@@ -210,7 +210,9 @@ pub static ATTACKS: &[Attack] = &[
     Attack {
         name: "absurd-handshakes",
         does: "sends handshakes with absurd Sec-WebSocket- and other headers",
-        bound: "RFC 6455, section 4.2.1",
+        bound: "RFC 6455, section 4.2.1; RFC 7692, section 7.1",
+        // Without it nothing is negotiated.
+        flags: &["--compression", "true"],
         act: requests::absurd_handshakes,
         ..PLAIN
     },
@@ -311,8 +313,8 @@ pub static ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "tls-key-updates",
-        does: "asks for new keys 10,000 times",
-        bound: "32 in a row",
+        does: "asks for new keys 9,600 times, in a row and with a byte between every 32",
+        bound: "32 in a row; control_rate",
         act: tls::key_updates,
         ..TLS
     },

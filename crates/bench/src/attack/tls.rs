@@ -1,11 +1,11 @@
 //! Attacks on TLS itself: handshakes that are begun and left, dripped, garbled or made for nothing, and records that no
 //! client would send.
 
-use std::io;
+use std::io::{self, Write};
 
 use rustls::ClientConnection;
 
-use super::assailant::{Assailant, handshake};
+use super::assailant::{Assailant, BINARY, FIN, frame, handshake};
 use super::sockets::{cut_in_a_crowd, drip};
 use super::way::begin;
 use super::{Answer, Blow, Counted, Field, Outcome};
@@ -24,6 +24,8 @@ const CHANGE_CIPHER_SPEC: u8 = 20;
 const DECODE: u8 = 50;
 const UNEXPECTED: u8 = 10;
 const HANDSHAKE_FAILURE: u8 = 40;
+/// What was not sealed with the key that was agreed on.
+const BAD_RECORD: u8 = 20;
 
 fn record(kind: u8, length: usize, body: &[u8]) -> Vec<u8> {
     let [high, low] = (length as u16).to_be_bytes();
@@ -138,40 +140,58 @@ pub(super) fn garbage(field: &Field) -> io::Result<Outcome> {
 /// What is no record of theirs, on connections that are WebSockets.
 pub(super) fn broken_records(field: &Field) -> io::Result<Outcome> {
     let rows = [
-        ("a record that nobody sealed", record(DATA, 40, &[7; 40])),
-        ("a record of 64 KiB", record(DATA, 0xFFFF, &[7; 100])),
-        ("a record that is too short to be sealed", record(DATA, 3, &[7; 3])),
-        ("a record of no known type", record(99, 5, b"hello")),
-        ("another hello", hello(field)?),
-        ("an alert in the open", record(ALERT, 2, &[2, 40])),
-        ("frames in the open", super::assailant::frame(0x81, b"hello")),
-        ("a thousand changes of ciphers", record(CHANGE_CIPHER_SPEC, 1, &[1]).repeat(1_000)),
-        ("noise", (0..400_u32).map(|number| (number * 193 % 251) as u8 | 0x80).collect()),
+        ("a record that nobody sealed", record(DATA, 40, &[7; 40]), BAD_RECORD),
+        ("a record of 64 KiB", record(DATA, 0xFFFF, &[7; 100]), DECODE),
+        ("a record that is too short to be sealed", record(DATA, 3, &[7; 3]), BAD_RECORD),
+        ("a record of no known type", record(99, 5, b"hello"), DECODE),
+        ("another hello", hello(field)?, BAD_RECORD),
+        ("an alert in the open", record(ALERT, 2, &[2, 40]), BAD_RECORD),
+        ("frames in the open", frame(0x81, b"hello"), DECODE),
+        ("a thousand changes of ciphers", record(CHANGE_CIPHER_SPEC, 1, &[1]).repeat(1_000), UNEXPECTED),
+        ("noise", (0..400_u32).map(|number| (number * 193 % 251) as u8 | 0x80).collect(), DECODE),
     ];
     let mut blows = Vec::new();
-    for (name, bytes) in rows {
+    for (name, bytes, alert) in rows {
         if field.is_over() {
             break;
         }
         let mut socket = Assailant::join(field, "hostile-records")?;
         socket.write_beneath(field, &bytes);
-        blows.push(Blow::new(name, Answer::Cut, Counted::Closed("vanished"), socket.closed(field)));
+        blows.push(Blow::new(name, Answer::Alert(alert), Counted::Closed("vanished"), socket.closed(field)));
     }
     Ok(Outcome::of(blows))
 }
 
-/// Asks for new keys, over and over, each of which the server has to make and to answer.
+/// Asks for new keys, over and over, each of which the server has to make and to answer: in a row, and as many as may stand
+/// in a row with a byte of a message behind them.
 pub(super) fn key_updates(field: &Field) -> io::Result<Outcome> {
-    let mut socket = Assailant::join(field, "hostile-keys")?;
-    socket.with_tls(|tls: &mut ClientConnection| {
-        for _ in 0..10_000 {
-            tls.refresh_traffic_keys().map_err(io::Error::other)?;
-        }
-        Ok(())
-    })?;
-    socket.write(field, b"");
-    let got = socket.closed(field);
-    Ok(Outcome::of(vec![Blow::new("10,000 updates", Answer::Cut, Counted::Closed("vanished"), got)]))
+    const ALL: usize = 9_600;
+    const IN_A_ROW: usize = 32;
+    let message = frame(FIN | BINARY, &[0; ALL / IN_A_ROW]);
+    // (how many, and how many in a row)
+    let rows = [
+        ("33 in a row", IN_A_ROW + 1, IN_A_ROW + 1, Answer::Cut, "vanished"),
+        ("all in a row", ALL, ALL, Answer::Cut, "vanished"),
+        ("a byte of a message behind 32", ALL, IN_A_ROW, Answer::Close(1008), "rate_limited"),
+    ];
+    let mut blows = Vec::new();
+    for (name, all, in_a_row, expected, reason) in rows {
+        let mut socket = Assailant::join(field, "hostile-keys")?;
+        socket.with_tls(|tls: &mut ClientConnection| {
+            // All of it is there before the first goes out.
+            tls.set_buffer_limit(None);
+            for byte in message.iter().take(all / in_a_row) {
+                for _ in 0..in_a_row {
+                    tls.refresh_traffic_keys().map_err(io::Error::other)?;
+                }
+                tls.writer().write_all(&[*byte])?;
+            }
+            Ok(())
+        })?;
+        socket.write_out(field);
+        blows.push(Blow::new(name, expected, Counted::Closed(reason), socket.closed(field)));
+    }
+    Ok(Outcome::of(blows))
 }
 
 /// Shakes hands in full and goes, for as long as it is let.

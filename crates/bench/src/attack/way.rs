@@ -91,6 +91,14 @@ pub(super) fn begin(secure: &Secure) -> io::Result<ClientConnection> {
     ClientConnection::new(config, secure.name.clone()).map_err(io::Error::other)
 }
 
+/// What the server said of the end, in TLS' own words.
+pub(super) fn alert(error: &io::Error) -> Option<u8> {
+    match error.get_ref()?.downcast_ref() {
+        Some(rustls::Error::AlertReceived(what)) => Some(u8::from(*what)),
+        _ => None,
+    }
+}
+
 pub(super) fn waits(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }

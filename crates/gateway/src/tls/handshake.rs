@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use fanfare_hub::{Socket, Tls};
+use fanfare_hub::{Socket, Tls, Toll};
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,6 +17,14 @@ use super::reckoning::Reckoning;
 
 /// What a client that asks in plain HTTP is told.
 const PLAIN_HTTP: &str = "this address speaks TLS: connect by wss:// or https://\n";
+
+/// Others have a turn after so many bytes, and after so many records that carry nothing, of which each may change a key.
+/// HTTP takes what there is for as long as there is some.
+const TURN_BYTES: u32 = 64 << 10;
+const TURN_EMPTY: u32 = 64;
+
+/// No client sends so many records that carry nothing before it is a WebSocket or has got its answers.
+const MOST_EMPTY: u32 = 256;
 
 /// How a handshake ended.
 pub enum Handshake {
@@ -53,7 +61,7 @@ async fn try_to(
         return Ok(Handshake::PlainHttp(stream));
     }
     let tls = Tls::new(config).map_err(io::Error::other)?;
-    let mut stream = TlsStream { stream, tls: Box::new(tls) };
+    let mut stream = TlsStream { stream, tls: Box::new(tls), turn: Toll::default(), empty: 0 };
     loop {
         stream.stream.readable().await?;
         let done = reckoning.take_turn(|| stream.tls.shake_hands(&stream.stream)).await?;
@@ -61,6 +69,8 @@ async fn try_to(
             stream.stream.writable().await?;
         }
         if done {
+            // That was the handshake's.
+            stream.tls.take_toll();
             return Ok(Handshake::Done(stream));
         }
     }
@@ -92,6 +102,10 @@ pub async fn refuse_plain_http(stream: TcpStream) {
 pub struct TlsStream {
     stream: TcpStream,
     tls: Box<Tls>,
+    /// What reading took since others had their turn.
+    turn: Toll,
+    /// How many records have carried nothing.
+    empty: u32,
 }
 
 impl TlsStream {
@@ -107,14 +121,35 @@ impl AsyncRead for TlsStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, tls } = &mut *self;
+        let Self { stream, tls, turn, empty } = &mut *self;
         loop {
-            match tls.read(stream, buffer.initialize_unfilled()) {
+            if turn.sealed >= TURN_BYTES || turn.empty >= TURN_EMPTY {
+                *turn = Toll::default();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let read = tls.read(stream, buffer.initialize_unfilled());
+            let toll = tls.take_toll();
+            turn.sealed += toll.sealed;
+            turn.empty += toll.empty;
+            *empty = empty.saturating_add(toll.empty);
+            if *empty > MOST_EMPTY {
+                let says = "TLS records that carry nothing, one after the other";
+                return Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, says)));
+            }
+            match read {
                 Ok(read) => {
                     buffer.advance(read);
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(stream.poll_read_ready(cx))?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => match stream.poll_read_ready(cx) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => {
+                        *turn = Toll::default();
+                        return Poll::Pending;
+                    }
+                },
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -123,7 +158,7 @@ impl AsyncRead for TlsStream {
 
 impl AsyncWrite for TlsStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, tls } = &mut *self;
+        let Self { stream, tls, .. } = &mut *self;
         loop {
             match tls.write(stream, &[io::IoSlice::new(bytes)]) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
@@ -133,7 +168,7 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, tls } = &mut *self;
+        let Self { stream, tls, .. } = &mut *self;
         while !tls.flush(stream)? {
             ready!(stream.poll_write_ready(cx))?;
         }
@@ -141,7 +176,7 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, tls } = &mut *self;
+        let Self { stream, tls, .. } = &mut *self;
         while !tls.finish(stream)? {
             ready!(stream.poll_write_ready(cx))?;
         }
