@@ -36,6 +36,12 @@ pub(super) fn bombs(field: &Field) -> io::Result<Outcome> {
         big("64 megabytes in crumbs", [frame(DEFLATED | TEXT, b""), crumbs, frame(FIN, b"")].concat()),
         big("a byte too many", frame(first(BINARY), &zeros((1 << 20) + 1))),
         // Each ends the DEFLATE stream and says nothing; a message may have several (RFC 7692 §7.2.3.4).
+        shot(
+            "17 ends",
+            frame(first(BINARY), &[&[3, 0].repeat(17)[..], &[0]].concat()),
+            1008,
+            "protocol_error",
+        ),
         shot("ends without end", frame(first(BINARY), &[3, 0].repeat(60_000)), 1008, "protocol_error"),
         corrupt("a kind of block that there is not", &[0x07; 16]),
         corrupt("noise", &noise()),
