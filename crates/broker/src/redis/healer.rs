@@ -57,7 +57,11 @@ async fn run(lane: &Lane, library: &Arc<Library>, errand: Errand, idle: Duration
     let answer = match library.read(reading).await {
         Ok(history) => Answer::Read(history),
         Err(fault) if fault.is_refusal() => {
-            tracing::warn!(because = lane.because(&fault), channel = %errand.channel, "a history cannot be read");
+            tracing::warn!(
+                because = lane.because(&fault),
+                channel = errand.channel.as_str(),
+                "a history cannot be read"
+            );
             Answer::Refused
         }
         Err(_) => Answer::Failed,

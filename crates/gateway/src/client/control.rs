@@ -25,7 +25,7 @@ impl Client {
             Control::Subscribe(subscribe) => {
                 if let Err(refusal) = self.be_subscribed(subscribe, out).await {
                     // Nobody waits for an answer.
-                    tracing::debug!(id = %self.id, channel = %subscribe.channel, ?refusal, "not subscribed by control");
+                    tracing::debug!(id = %self.id, channel = subscribe.channel.as_str(), ?refusal, "not subscribed by control");
                 }
             }
             Control::Unsubscribe(unsubscribe) => {

@@ -399,7 +399,7 @@ async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
         Some(_) => plan.worker.recoveries.in_turn_of(plan.id, reading).await,
     };
     let history = read.map_err(|error| {
-        tracing::debug!(channel = %plan.channel, "a subscription fails: {error}");
+        tracing::debug!(channel = plan.channel.as_str(), "a subscription fails: {error}");
         ErrorCode::Internal
     })?;
     let top = history.top;

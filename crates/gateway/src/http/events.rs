@@ -93,7 +93,7 @@ pub async fn accept(
     if worker.shard.is_closing(placed.key()) {
         return Err(Rejection::Flooded);
     }
-    tracing::debug!(%id, %client, %channel, "event stream accepted");
+    tracing::debug!(%id, %client, channel = channel.as_str(), "event stream accepted");
     let purpose = Purpose::Events(Events { channel, caught_up, owner });
     Ok(Answer::Taken(Box::new(Upgrade { placed, id, purpose, agreed: None, permit })))
 }

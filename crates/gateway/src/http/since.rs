@@ -129,7 +129,7 @@ pub async fn catch_up(
         out.extend_from_slice(&words.gap());
     }
     match read {
-        Err(error) => tracing::debug!(%channel, "what was missed is not known: {error}"),
+        Err(error) => tracing::debug!(channel = channel.as_str(), "what was missed is not known: {error}"),
         Ok(history) => {
             after = history.top.offset;
             if since == Since::Unknown {
@@ -188,7 +188,7 @@ impl Behind {
         let history = match instance.broker.history(channel, Query::since(*at, *limit)).await {
             Ok(history) => history,
             Err(error) => {
-                tracing::debug!(%channel, "what was missed is not known: {error}");
+                tracing::debug!(channel = channel.as_str(), "what was missed is not known: {error}");
                 let after = if *is_begun { at.offset } else { 0 };
                 return Next { words: words.gap(), after, then: Then::Done(None) };
             }
