@@ -69,6 +69,13 @@ async fn pages_of_other_hosts_stay_outside() {
         assert_eq!(answer.status, if gets_in { 101 } else { 403 }, "{flags:?} {origin:?}");
         assert_eq!(rejected(&instance, "origin").await == 0.0, gets_in, "{flags:?} {origin:?}");
     }
+    // Two, of which somebody on the way may have judged the other.
+    let instance = Instance::start(&[]).await;
+    for both in [["http://fanfare.test", "http://evil.test"], ["http://fanfare.test"; 2]] {
+        let headers = both.map(|origin| ("Origin", origin));
+        let answer = Socket::connect(instance.address()).await.upgrade("origin", &headers).await;
+        assert_eq!(answer.status, 403, "{both:?}");
+    }
 }
 
 #[tokio::test]

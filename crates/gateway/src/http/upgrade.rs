@@ -215,7 +215,7 @@ async fn accept(
                 worker.shard.release(placed.key(), &terms.channel, &caught_up.words, caught_up.after, true);
                 behind = caught_up.behind;
             }
-            tracing::debug!(%id, %client, channel = %terms.channel, "connection accepted");
+            tracing::debug!(%id, %client, channel = terms.channel.as_str(), "connection accepted");
             (placed, Purpose::Raw(terms, owner, behind), None)
         }
     };
@@ -364,8 +364,10 @@ fn flag(key: &'static str, value: &str) -> Result<bool, Rejection> {
 }
 
 pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    // A value that is no text matches nothing, rather than being as good as none.
-    headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"))
+    // A value that is no text, or one of two, matches nothing, rather than being as good as none or as the other.
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    Some(value.to_str().ok().filter(|_| values.next().is_none()).unwrap_or("\u{fffd}"))
 }
 
 /// An id as a header's value.
