@@ -210,3 +210,59 @@ async fn what_a_client_compresses_others_hear_as_it_was() {
     let mut other = Client::connect(instance.url("up?echo=false")).await;
     fence(&mut other, &mut listener).await;
 }
+
+/// Without a context nothing of a message is kept once it has gone, on either side.
+#[tokio::test]
+async fn what_was_compressed_is_not_kept() {
+    const CONNECTIONS: u32 = 500;
+    let text = "words that come again, and words that do not come again ".repeat(70);
+    let kib = async |offer: &[(&str, &str)]| {
+        let instance = Instance::start(&["--compression"]).await;
+        let said = match offer {
+            [] => frame(0x80 | Frame::TEXT, text.as_bytes(), true),
+            _ => deflated(Frame::TEXT, text.as_bytes()),
+        };
+        let mut sockets = Vec::new();
+        let mut before = 0.0;
+        for number in 0..2 * CONNECTIONS {
+            if number == CONNECTIONS {
+                // What the first of them had the allocator take is no part of what one keeps.
+                before = instance.metric("process_resident_memory_bytes", &[]).await;
+            }
+            let mut socket = Socket::connect(instance.address()).await;
+            assert_eq!(socket.upgrade(&format!("kept-{number}"), offer).await.status, 101);
+            for _ in 0..3 {
+                socket.write(&said).await.unwrap();
+                let heard = socket.next_but_pings().await.unwrap();
+                let is_small = heard.payload.len() < text.len() / 4;
+                assert_eq!(
+                    (heard.opcode & Frame::DEFLATED != 0, is_small),
+                    (!offer.is_empty(), !offer.is_empty())
+                );
+            }
+            sockets.push(socket);
+        }
+        let after = instance.metric("process_resident_memory_bytes", &[]).await;
+        (after - before) / f64::from(CONNECTIONS) / 1024.0
+    };
+    let (plain, compressed) = (kib(&[]).await, kib(&[("Sec-WebSocket-Extensions", OFFER)]).await);
+    assert!(compressed < plain + 1.0, "{compressed} KiB, and {plain} without compression");
+}
+
+#[tokio::test]
+async fn the_level_says_how_hard_it_is_tried() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let words: Vec<String> = (0..400).map(|_| (0..6).map(|_| random.lowercase()).collect()).collect();
+    let text = (0..4_000).map(|_| words[random.usize(..400)].as_str()).collect::<Vec<_>>().join(" ");
+    let mut sizes = Vec::new();
+    for level in ["1", "9"] {
+        let instance = Instance::start(&["--compression", "--compression-level", level]).await;
+        let mut receiver = Receiver::join(&instance, "listener", OFFER).await;
+        let mut publisher = Client::connect(instance.url("mixed?echo=false")).await;
+        publisher.send(text.as_str()).await;
+        let (frame, said) = receiver.next().await;
+        assert!(said == text.as_str().into(), "level {level}");
+        sizes.push(frame.payload.len());
+    }
+    assert!(sizes.is_sorted_by(|less, more| less > more), "bytes at levels 1 and 9: {sizes:?}");
+}

@@ -86,6 +86,28 @@ async fn check(attack: &'static Attack, certificates: Option<&Certificates>) {
     assert!(grown <= attack.allowance as f64, "{name}: grew by {grown} bytes");
 }
 
+/// Memory that each left behind would add up: after a first go, which takes what the allocator keeps, two more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_grows_with_those_who_come_and_go() {
+    const MOST: f64 = 1024.0;
+    let attack = Attack::named("churn").expect("it is in the list");
+    let mut instance = Instance::start(attack.flags).await;
+    let before = instance.metrics().await;
+    let mut settled = Vec::new();
+    let mut passed = 0;
+    for go in 0..3 {
+        let Outcome { blows, .. } = carry_out(attack, &instance, false).await;
+        is_as_before("churn", &instance, &before).await;
+        settled.push(resident(instance.pid()));
+        passed += if go == 0 { 0 } else { blows.len() };
+    }
+    // The rate is 1,000 a second; what a busy machine makes of that is still many.
+    assert!(passed >= 1_000, "only {passed} came and went");
+    let each = (settled[2] - settled[0]) / passed as f64;
+    assert!(each < MOST, "{each} bytes for each of {passed}: {settled:?}");
+    assert!(instance.is_running());
+}
+
 /// Gauges that must come back to what they were, and by how much they may differ: the question itself takes a file
 /// and a task, and the last one's may not be gone yet; and bystanders go on talking.
 const GAUGES: [(&str, f64); 7] = [

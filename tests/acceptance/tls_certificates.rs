@@ -49,12 +49,67 @@ async fn a_new_certificate_is_shown_without_dropping_a_connection() {
         let mut fresh = client.join(instance.address(), "reload?echo=false").await;
         speak(&mut fresh, &mut listener, b"from one who saw the new one").await;
     }
-    // Kubernetes swaps a link above the files, which are new ones with old times.
     assert_eq!(reloads(&instance, "failed").await, 0.0);
     let expiry = instance.metric("fanfare_tls_certificate_expiry_timestamp_seconds", &[]).await;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     assert!((expiry - now - 2.0 * 86_400.0).abs() < 3600.0, "expires in {} s", expiry - now);
     assert_eq!(instance.metric("fanfare_connections_closed_total", &[("reason", "vanished")]).await, 2.0);
+}
+
+/// Nobody would find the files changed, for they are not: it is the signal that has them read.
+#[tokio::test]
+async fn a_hangup_has_the_files_read() {
+    let certificates = Certificates::new();
+    let flags = certificates.flags("first");
+    let instance = Instance::start(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for count in 1..=3 {
+        instance.signal("HUP").await;
+        eventually("it is read again", async || reloads(&instance, "loaded").await == f64::from(count)).await;
+    }
+}
+
+/// Kubernetes swaps a link above the files, which are new ones with old times.
+#[tokio::test]
+async fn a_link_above_the_files_may_be_swapped() {
+    let certificates = Certificates::new();
+    certificates.make("second");
+    for (version, name) in [("v1", "first"), ("v2", "second")] {
+        std::fs::create_dir(certificates.path(version)).unwrap();
+        for ending in ["crt", "key"] {
+            let place = certificates.path(&format!("{version}/tls.{ending}"));
+            std::fs::copy(certificates.path(&format!("{name}.{ending}")), &place).unwrap();
+            let old = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+            std::fs::File::options().write(true).open(&place).unwrap().set_modified(old).unwrap();
+        }
+    }
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, certificates.path(name)).unwrap();
+    link("v1", "data");
+    link("data/tls.crt", "used.crt");
+    link("data/tls.key", "used.key");
+    let flags = certificates.flags("used");
+    let instance = Instance::start(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut stays = certificates.client(&["first"]).join(instance.address(), "swapped").await;
+    link("v2", "next");
+    std::fs::rename(certificates.path("next"), certificates.path("data")).unwrap();
+    let second = certificates.client(&["second"]);
+    eventually("the second is shown", async || second.try_connect(instance.address()).await.is_ok()).await;
+    assert_eq!((reloads(&instance, "loaded").await, reloads(&instance, "failed").await), (1.0, 0.0));
+    stays.send(Frame::TEXT, b"still here").await.unwrap();
+    assert_eq!(stays.next_but_pings().await.unwrap().payload, b"still here");
+}
+
+/// To open one is to wait for whoever writes into it.
+#[tokio::test]
+async fn a_pipe_is_no_certificate() {
+    let certificates = Certificates::new();
+    let pipe = certificates.path("pipe.crt").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let key = certificates.path("first.key").display().to_string();
+    let (code, printed) = refused_to_start(None, &["--tls-cert", &pipe, "--tls-key", &key], &[]).await;
+    assert!(
+        code == Some(2) && printed.contains("expected a file") && printed.lines().count() == 1,
+        "{printed}"
+    );
 }
 
 /// Pairs that are no good: (name, what stands in the certificate's and in the key's file, which key is to blame, what the

@@ -96,9 +96,10 @@ impl HostileReport {
         wrong == 0 && self.ends.is_empty()
     }
 
-    /// Attacks under which the p99 latency grew by more than half.
-    pub fn above_the_bar(&self) -> impl Iterator<Item = &Siege> {
-        self.sieges.iter().filter(|siege| siege.ratio() > BAR)
+    /// The names of the attacks under which the p99 latency grew beyond so many times what it was.
+    pub fn above(&self, bar: f64) -> Vec<&str> {
+        let above = self.sieges.iter().filter(|siege| siege.ratio() > bar);
+        above.map(|siege| siege.attack.as_str()).collect()
     }
 }
 
@@ -139,7 +140,7 @@ impl Display for HostileReport {
         for (end, count) in &self.ends {
             line(f, "ended", &format!("{end}: {count}"))?;
         }
-        let above: Vec<_> = self.above_the_bar().map(|siege| siege.attack.as_str()).collect();
+        let above = self.above(BAR);
         let bar = if above.is_empty() { "none".to_owned() } else { above.join(", ") };
         line(f, &format!("above {BAR}"), &bar)?;
         let audit = &self.audit;

@@ -82,6 +82,8 @@ pub(super) fn no_http(field: &Field) -> io::Result<Outcome> {
 }
 
 pub(super) fn pipelined(field: &Field) -> io::Result<Outcome> {
+    // Of 14 KiB each: more than the kernel takes for a peer that does not read.
+    const UNREAD: usize = 40;
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", field.target.host).into_bytes();
     let upgrade = handshake(field, "hostile-pipeline", "").into_bytes();
     let hello = frame(FIN | TEXT, b"hello");
@@ -124,9 +126,18 @@ pub(super) fn pipelined(field: &Field) -> io::Result<Outcome> {
 
     // Answers that nobody reads hold up nobody but their own connection.
     let mut deaf = Assailant::connect_narrow(field)?;
-    deaf.write(field, &get("/instance").repeat(200));
-    blows.push(Blow::new("answers unread", Answer::Open, Counted::Nowhere, Answer::Open));
-    Ok(Outcome { blows, held: Vec::new() })
+    deaf.write(field, &get("/page.js").repeat(UNREAD));
+    let last =
+        get("/page.js").strip_suffix(b"\r\n").map(|head| [head, b"Connection: close\r\n\r\n"].concat());
+    let last = last.unwrap_or_default();
+    deaf.write(field, &last);
+    let mut other = Assailant::connect(field)?;
+    other.write(field, &last);
+    let answered = Answer::Http(vec![200]);
+    blows.push(Blow::new("beside answers unread", answered, Counted::Nowhere, other.answers(field)));
+    let all = Answer::Http(vec![200; UNREAD + 1]);
+    blows.push(Blow::new("answers unread for a while", all, Counted::Nowhere, deaf.answers(field)));
+    Ok(Outcome::of(blows))
 }
 
 pub(super) fn absurd_handshakes(field: &Field) -> io::Result<Outcome> {
@@ -182,6 +193,23 @@ pub(super) fn absurd_handshakes(field: &Field) -> io::Result<Outcome> {
         let line = format!("Connection: {value}\r\n");
         refused(format!("connection {value:?}"), lines(upgrade, &line, &v13, &good, ""), 400);
     }
+    for value in [
+        "x;",
+        "x;;y",
+        "x; =9",
+        "x; y=",
+        "x y",
+        "x; y=\"",
+        "x; y=\"\"",
+        "x; y=\"a b\"",
+        "\"x\"",
+        "x; y=1; (z)",
+    ] {
+        let line = format!("Sec-WebSocket-Extensions: {value}\r\n");
+        refused(format!("extensions {value:?}"), lines(upgrade, connection, &v13, &good, &line), 400);
+    }
+    let deflate = format!("Sec-WebSocket-Extensions: {}x;\r\n", "permessage-deflate, ".repeat(500));
+    refused("the last of 501 extensions".into(), lines(upgrade, connection, &v13, &good, &deflate), 400);
     refused("no version".into(), lines(upgrade, connection, "", &good, ""), 426);
     refused("no key".into(), lines(upgrade, connection, &v13, "", ""), 400);
     refused("no upgrade".into(), lines("", connection, &v13, &good, ""), 400);
@@ -211,6 +239,18 @@ pub(super) fn absurd_handshakes(field: &Field) -> io::Result<Outcome> {
         (
             "a window that cannot be",
             "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99\r\n".to_owned(),
+        ),
+        (
+            "a parameter twice",
+            "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits; client_max_window_bits\r\n".to_owned(),
+        ),
+        (
+            "a parameter that there is not",
+            "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover=1\r\n".to_owned(),
+        ),
+        (
+            "five hundred offers of the same",
+            format!("Sec-WebSocket-Extensions: {}x\r\n", "permessage-deflate, ".repeat(500)),
         ),
         ("a body of nothing", "Content-Length: 0\r\n".to_owned()),
     ];

@@ -1,7 +1,7 @@
 //! `fanfare bench hostile`: every known attack, and bystanders. What is measured, and how, the library decides.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use fanfare_bench::{ATTACKS, Attack, Bar, BenchError, Hostile, Target};
+use fanfare_bench::{ATTACKS, Attack, Bar, BenchError, Hostile, HostileReport, Target};
 
 use super::arguments::{
     count, duration, insecure, json, number, pids, processes, rate_of_bystanders, seed, seed_of, targets,
@@ -40,6 +40,13 @@ pub fn command() -> Command {
         .arg(rate_of_bystanders())
         .arg(time("duration", "4s", "How long each slice is, without and under attack"))
         .arg(number("rounds", "N", "Rounds of two slices for each attack").default_value("3"))
+        .arg(
+            Arg::new("bar")
+                .long("bar")
+                .value_name("RATIO")
+                .value_parser(ratio)
+                .help("Fail if the p99 latency grows beyond so many times what it was, under any attack"),
+        )
         .arg(pids())
         .arg(seed())
         .arg(json())
@@ -70,12 +77,57 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     };
     let report = hostile.run(&mut Bar::new())?;
     print(matches, &report)?;
-    Ok(report.is_sound())
+    Ok(report.is_sound() && keeps_to(matches.get_one("bar").copied(), &report))
+}
+
+/// Whether no attack made more of a difference than that; says which did.
+fn keeps_to(bar: Option<f64>, report: &HostileReport) -> bool {
+    let above = bar.map(|bar| report.above(bar)).unwrap_or_default();
+    if let (false, Some(bar)) = (above.is_empty(), bar) {
+        eprintln!("above the bar of {bar}: {}", above.join(", "));
+    }
+    above.is_empty()
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio: &f64| ratio.is_finite() && *ratio >= 1.0);
+    ratio.ok_or_else(|| "expected a number of at least 1, such as 1.5".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_for_a_bar_is_told_when_it_is_missed() {
+        let siege = |attack: &str, rounds: &[(u64, u64)]| {
+            serde_json::json!({
+                "attack": attack, "rounds": rounds, "shares": [], "goes": 1, "answers": {}, "unexpected": 0,
+                "before": null, "at_worst": null, "after": null,
+            })
+        };
+        // Of three rounds the one in the middle counts.
+        let sieges = [
+            siege("calm", &[(100, 90), (100, 110), (100, 900)]),
+            siege("loud", &[(100, 150), (100, 160), (100, 100)]),
+        ];
+        let report: HostileReport = serde_json::from_value(serde_json::json!({
+            "subscribers": 1, "rate": 1.0, "in_front": false, "sieges": sieges,
+            "audit": fanfare_bench::AuditReport::default(), "ends": {},
+        }))
+        .unwrap();
+        for (bar, expected) in [(None, true), (Some("1.6"), true), (Some("1.5"), true), (Some("1.4"), false)]
+        {
+            let arguments = ["hostile", "ws://127.0.0.1:1"].into_iter();
+            let flags = bar.into_iter().flat_map(|bar| ["--bar", bar]);
+            let matches = command().try_get_matches_from(arguments.chain(flags)).unwrap();
+            assert_eq!(keeps_to(matches.get_one("bar").copied(), &report), expected, "{bar:?}");
+        }
+        for wrong in ["0.9", "many", "inf", "NaN"] {
+            let refused = command().try_get_matches_from(["hostile", "ws://127.0.0.1:1", "--bar", wrong]);
+            assert!(refused.unwrap_err().to_string().contains("at least 1"), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_attack_on_tls_is_on_somebody_who_speaks_it() {
