@@ -203,11 +203,11 @@ impl Connection {
         }
         self.outbox_limit = usize::MAX;
         let sent = self.write(&words, Chunk::of, Socket::try_write_last);
-        match (sent, end, &self.socket) {
-            // The peer has said all that it will: its reader closes the socket now.
-            (Sent::Whole, End::ClosedByClient(_), Some(socket)) if socket.say_end() => {}
-            (Sent::Whole, _, Some(socket)) if socket.finish_writing() => {}
-            (Sent::Whole, _, Some(_)) => {
+        match (sent, &self.socket) {
+            // Now, and not by closing it: where the client has said more than goodbye, that would be a reset, which throws
+            // away what the kernel still holds back for the end of the stream.
+            (Sent::Whole, Some(socket)) if socket.finish_writing() => {}
+            (Sent::Whole, Some(_)) => {
                 self.outbox = Some(Box::default());
                 return Sent::Queued;
             }

@@ -171,9 +171,8 @@ impl Socket {
         said
     }
 
-    /// Tells a peer that knows already, and before the socket is closed at once: TLS has a word of its own for it.
-    /// False as for `finish_writing`.
-    pub(crate) fn say_end(&self) -> bool {
+    /// TLS has a word of its own for it.
+    fn say_end(&self) -> bool {
         match &self.0 {
             Stream::Plain(_) => true,
             Stream::Tls(sealed) => sealed.tls.borrow_mut().finish(&sealed.stream).unwrap_or(true),
