@@ -238,3 +238,25 @@ async fn who_is_subscribed_to_too_much_is_closed() {
     }
     assert_eq!(ann.closed().await, (3505, "channel limit".to_owned()));
 }
+
+#[tokio::test]
+async fn how_long_histories_and_presence_take_is_told() {
+    let redis = RedisServer::start().await;
+    for instance in [setup("").start().await, setup("").redis(&redis.url()).start().await] {
+        for _ in 0..3 {
+            for method in ["history", "presence", "presence_stats"] {
+                result(&instance, method, json!({ "channel": "kept:a" })).await;
+            }
+        }
+        let metrics = instance.metrics().await;
+        for (what, least) in [("history", 3.0), ("presence", 6.0)] {
+            let value = |suffix: &str, labels: &[(&str, &str)]| {
+                metrics.value(&format!("fanfare_{what}_read_seconds_{suffix}"), labels)
+            };
+            let count = value("count", &[]);
+            assert!(count >= least, "{what}: {count}");
+            assert_eq!(value("bucket", &[("le", "10")]), count, "{what}");
+            assert!(value("sum", &[]) > 0.0, "{what}");
+        }
+    }
+}

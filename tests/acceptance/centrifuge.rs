@@ -311,6 +311,46 @@ async fn what_is_refused_is_an_error_and_the_session_goes_on() {
 }
 
 #[tokio::test]
+async fn a_difference_is_made_once_for_all_who_get_it() {
+    const COUNT: u64 = 6;
+    let instance = setup("allow_anonymous = true\nworkers = 2").start().await;
+    let mut receivers = Vec::new();
+    for _ in 0..8 {
+        let mut receiver = Caller::anonymous(instance.address()).await;
+        let subscribed =
+            receiver.result("subscribe", json!({ "channel": "chat:a", "delta": "fossil" })).await;
+        assert_eq!(subscribed["delta"], true);
+        receivers.push(receiver);
+    }
+    // The same in Protobuf: Command { id: 1, connect: {} }, and { id: 2, subscribe: { channel, delta } }.
+    let mut binary = Caller::open_at(instance.address(), "/connection/websocket?format=protobuf", &[]).await;
+    let mut words = vec![4, 0x08, 1, 0x22, 0, 20, 0x08, 2, 0x2A, 16];
+    words.extend_from_slice(b"\x0A\x06chat:a\x62\x06fossil");
+    binary.socket().send(Frame::BINARY, &words).await.unwrap();
+    let is_answer = |frame: &Frame| frame.payload.windows(2).any(|two| two == [0x08, 2]);
+    while !is_answer(&binary.socket().next().await.unwrap()) {}
+    let mut speaker = Caller::anonymous(instance.address()).await;
+    speaker.result("subscribe", json!({ "channel": "chat:a" })).await;
+    for n in 0..COUNT {
+        let data = json!({ "text": "the same for all of them, and for the next one ".repeat(5), "n": n });
+        speaker.result("publish", json!({ "channel": "chat:a", "data": data })).await;
+    }
+    for receiver in &mut receivers {
+        for n in 0..COUNT {
+            let publication = loop {
+                let (_, kind, event) = receiver.push().await;
+                if kind == "pub" {
+                    break event;
+                }
+            };
+            assert_eq!(publication["delta"].as_bool().unwrap_or(false), n > 0, "{publication}");
+        }
+    }
+    // The first one has none before it.
+    assert_eq!(instance.metric("fanfare_differences_total", &[]).await, (COUNT - 1) as f64);
+}
+
+#[tokio::test]
 async fn lies_about_positions_recover_nothing() {
     let instance = setup("allow_anonymous = true").start().await;
     let mut speaker = Caller::anonymous(instance.address()).await;

@@ -31,6 +31,7 @@ pub use self::presence::{MemberCount, Presence};
 pub use self::redis::{ConfigError, Redis, RedisConfig};
 
 use fanfare_protocol::{Channel, Control, Position, PresenceChange, Publication};
+use metrics::Histogram;
 
 /// What an instance does with what the broker hands it. Called from the broker's own thread or, for the
 /// memory broker, from the publisher's; it must not block and must not call back into the broker.
@@ -191,8 +192,6 @@ pub struct Status {
     pub history_reads: u64,
     /// Of these, those that failed.
     pub history_failures: u64,
-    /// Microseconds that the reads took together.
-    pub history_micros: u64,
 }
 
 /// What there is of presence and the like, since the start of the process.
@@ -204,8 +203,6 @@ pub struct PresenceStatus {
     pub reads: u64,
     /// Of these, those that failed.
     pub read_failures: u64,
-    /// Microseconds that they took together.
-    pub read_micros: u64,
     /// Times that this instance's lease was lost, and its rows were written again.
     pub leases_lost: u64,
     /// Leases of other instances that this one ended, because they were not renewed.
@@ -216,6 +213,21 @@ pub struct PresenceStatus {
     pub controls_sent: u64,
     /// Control messages that others will not get.
     pub controls_unsent: u64,
+}
+
+/// Where it is noted how long each question took, in seconds, answered or not. By default it is not.
+#[derive(Clone)]
+pub struct Timings {
+    /// Reads of a history.
+    pub history: Histogram,
+    /// Questions about presence, instances and channels.
+    pub presence: Histogram,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self { history: Histogram::noop(), presence: Histogram::noop() }
+    }
 }
 
 /// The bus cannot be asked; the words say why, for a person, and hold no secret.

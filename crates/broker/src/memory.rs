@@ -24,7 +24,7 @@ use self::rooms::{Left, Rooms};
 use crate::{
     AppendOptions, Appended, Away, Broker, BrokerError, Census, ChannelFacts, Claim, Claims, ControlBus,
     Cursor, History, InstanceFacts, MemberCount, Page, Pending, Presence, PresenceStatus, Query, Relay,
-    Retain, Status, Suppressed, Target, Unsent, part_of,
+    Retain, Status, Suppressed, Target, Timings, Unsent, part_of,
 };
 
 /// Delivers to this instance's relay and to nobody else.
@@ -33,6 +33,7 @@ pub struct Memory {
     channels: Arc<Channels>,
     retain: Retain,
     reads: AtomicU64,
+    timings: Timings,
     /// Where those who have left are waited for.
     runtime: Handle,
     claims: Mutex<HashMap<String, HashSet<ConnectionId>>>,
@@ -65,11 +66,17 @@ impl Memory {
             channels: Arc::new(channels),
             retain,
             reads: AtomicU64::new(0),
+            timings: Timings::default(),
             runtime: runtime.clone(),
             claims: Mutex::default(),
             books: Mutex::default(),
             control: Mutex::default(),
         }
+    }
+
+    /// The same, and it notes how long questions take.
+    pub fn timed(self, timings: Timings) -> Self {
+        Self { timings, ..self }
     }
 
     fn order(&self, channel: &Channel) -> &Mutex<Kept> {
@@ -150,10 +157,14 @@ impl Broker for Memory {
             return Box::pin(ready(Err(BrokerError::NoHistory)));
         };
         self.reads.fetch_add(1, Relaxed);
+        let started = Instant::now();
         let mut kept = self.order(channel).lock();
         let now = Instant::now();
         kept.forget(now);
-        Box::pin(ready(Ok(kept.read(channel, query, retention, now))))
+        let history = kept.read(channel, query, retention, now);
+        drop(kept);
+        self.timings.history.record(started.elapsed());
+        Box::pin(ready(Ok(history)))
     }
 
     fn remove_history<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<(), BrokerError>> {
@@ -214,12 +225,16 @@ impl Presence for Memory {
         from: Cursor,
         limit: usize,
     ) -> Pending<'a, Result<Page<Member>, Away>> {
+        let started = Instant::now();
         let page = self.channels.rooms(channel).lock().members(channel, &from, limit);
+        self.timings.presence.record(started.elapsed());
         Box::pin(ready(Ok(page)))
     }
 
     fn member_count<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<MemberCount, Away>> {
+        let started = Instant::now();
         let count = self.channels.rooms(channel).lock().count(channel);
+        self.timings.presence.record(started.elapsed());
         Box::pin(ready(Ok(count)))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use fanfare_broker::{Broker, Memory, Redis, RedisConfig, Relay, Retain};
+use fanfare_broker::{Broker, Memory, Redis, RedisConfig, Relay, Retain, Timings};
 use fanfare_hub::{Bounds, Hub, Inbox};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -77,16 +77,17 @@ pub async fn run(
     let sessions = Arc::<Sessions>::default();
     let relay = Arc::new(HubRelay::new(hub.clone(), sessions.clone(), memory.clone(), compression(&config)));
     let id = Uuid::new_v4();
+    let telemetry = Telemetry::new()?;
     let instance = Arc::new(Instance {
         id,
-        broker: broker(&config, id, relay.clone())?,
+        broker: broker(&config, id, relay.clone(), telemetry.timings())?,
         admission: Admission::new(config.max_connections, config.max_connections_per_address, open_files),
         unfinished: Unfinished::new(config.max_handshakes, config.max_handshakes_per_address, open_files),
         readiness: Arc::default(),
         weighs_sockets: gauge.counts_sockets(),
         memory,
         rejected: Rejected::default(),
-        telemetry: Telemetry::new()?,
+        telemetry,
         calls: Arc::default(),
         identity: Verifier::new(&config),
         users: Users::default(),
@@ -133,13 +134,18 @@ fn compression(config: &Config) -> Option<Compression> {
     config.compression.then_some(Compression { threshold, level })
 }
 
-fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Arc<dyn Broker>> {
+fn broker(
+    config: &Config,
+    id: Uuid,
+    relay: Arc<dyn Relay>,
+    timings: Timings,
+) -> anyhow::Result<Arc<dyn Broker>> {
     let channels = config.channels.clone();
     // Of a channel without a namespace nothing is kept: nobody may use it.
     let retain: Retain =
         Arc::new(move |channel| channels.resolve(channel).ok().and_then(|namespace| namespace.retention()));
     Ok(match &config.redis {
-        None => Arc::new(Memory::new(relay, retain, id, &Handle::current())),
+        None => Arc::new(Memory::new(relay, retain, id, &Handle::current()).timed(timings)),
         Some(url) => {
             let redis = RedisConfig {
                 cluster: config.is_redis_cluster().then(|| {
@@ -151,6 +157,7 @@ fn broker(config: &Config, id: Uuid, relay: Arc<dyn Relay>) -> anyhow::Result<Ar
                 // A foreign publisher's message that no outbox can hold would cut every subscriber.
                 payload_limit: payload_limit(config),
                 instance: id,
+                timings,
                 ..RedisConfig::new(url.expose())
             };
             Arc::new(Redis::start(&redis, relay, retain, &Handle::current())?)

@@ -7,6 +7,8 @@ use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use uuid::Uuid;
 
+use crate::Timings;
+
 /// How the instances reach each other through Redis.
 #[derive(Clone)]
 pub struct RedisConfig {
@@ -34,6 +36,8 @@ pub struct RedisConfig {
     /// How long what this instance says about its connections is believed without its word: others let its members
     /// go so much, and a second or two, after it was killed.
     pub lease: Duration,
+    /// How long questions take.
+    pub timings: Timings,
 }
 
 /// Why a configuration cannot be used.
@@ -92,6 +96,7 @@ impl RedisConfig {
             position_check: Duration::from_secs(40),
             instance: Uuid::new_v4(),
             lease: Duration::from_secs(9),
+            timings: Timings::default(),
         }
     }
 
@@ -174,6 +179,7 @@ impl std::fmt::Debug for RedisConfig {
             position_check,
             instance,
             lease,
+            timings: _,
         } = self;
         f.debug_struct("RedisConfig")
             .field("url", &"(secret)")

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
@@ -45,14 +46,15 @@ struct Waiting {
 }
 
 impl Library {
-    pub fn new(calls: Arc<Calls>) -> Self {
+    /// One that notes how long each read takes.
+    pub fn new(calls: Arc<Calls>, seconds: Histogram) -> Self {
         Self {
             calls,
             turns: Semaphore::new(AT_ONCE),
             waiting: Mutex::default(),
             next: AtomicU64::new(0),
             failure: watch::Sender::new(None),
-            questions: Questions::default(),
+            questions: Questions::new(seconds),
         }
     }
 
@@ -94,10 +96,9 @@ impl Library {
     }
 
     pub fn add_to(&self, status: &mut Status) {
-        let (reads, failures, micros) = self.questions.counts();
+        let (reads, failures) = self.questions.counts();
         status.history_reads += reads;
         status.history_failures += failures;
-        status.history_micros += micros;
     }
 }
 

@@ -93,7 +93,7 @@ impl Redis {
         let is_cluster = config.cluster.is_some();
         let link = Link::new(nodes, is_cluster, config.timeout).map_err(|_| ConfigError::Url)?;
         let calls = Arc::new(Calls::start(link.clone(), link.pool().map_err(|_| ConfigError::Url)?, runtime));
-        let library = Arc::new(Library::new(calls.clone()));
+        let library = Arc::new(Library::new(calls.clone(), config.timings.history.clone()));
         let mut tasks = Vec::new();
         let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
             let part = (number, config.lanes);
@@ -114,7 +114,7 @@ impl Redis {
         let ledger = Ledger::new(names, keys, link, lanes.clone(), config.lease);
         let mut tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
         tasks.extend(ledger.start(runtime));
-        let questions = Questions::default();
+        let questions = Questions::new(config.timings.presence.clone());
         Ok(Self { lanes, retain, calls, library, ledger, herald, questions, _tasks: tasks })
     }
 
@@ -197,10 +197,9 @@ impl Broker for Redis {
         let mut status = PresenceStatus::default();
         self.ledger.add_to(&mut status);
         self.herald.add_to(&mut status);
-        let (reads, failures, micros) = self.questions.counts();
+        let (reads, failures) = self.questions.counts();
         status.reads += reads;
         status.read_failures += failures;
-        status.read_micros += micros;
         status
     }
 

@@ -4,26 +4,32 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-#[derive(Default)]
+use metrics::Histogram;
+
 pub(super) struct Questions {
     asked: AtomicU64,
     failed: AtomicU64,
-    micros: AtomicU64,
+    seconds: Histogram,
 }
 
 impl Questions {
+    /// None yet; how long each takes goes into `seconds`.
+    pub fn new(seconds: Histogram) -> Self {
+        Self { asked: AtomicU64::new(0), failed: AtomicU64::new(0), seconds }
+    }
+
     /// Asks one, and counts it when it is answered.
     pub async fn ask<T, E>(&self, question: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let started = Instant::now();
         let answer = question.await;
         self.asked.fetch_add(1, Relaxed);
         self.failed.fetch_add(u64::from(answer.is_err()), Relaxed);
-        self.micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
+        self.seconds.record(started.elapsed());
         answer
     }
 
-    /// How many there were, how many of them have failed, and how many microseconds they took together.
-    pub fn counts(&self) -> (u64, u64, u64) {
-        (self.asked.load(Relaxed), self.failed.load(Relaxed), self.micros.load(Relaxed))
+    /// How many there were, and how many of them have failed.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.asked.load(Relaxed), self.failed.load(Relaxed))
     }
 }

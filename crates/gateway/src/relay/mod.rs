@@ -36,6 +36,8 @@ pub struct HubRelay {
     /// The last publication of channels in which somebody wants differences to it.
     previous: HashMap<Channel, Bytes>,
     gaps: [AtomicU64; GapCause::ALL.len()],
+    /// Differences between two publications that were made.
+    differences: AtomicU64,
     /// Bytes of the payloads that were deflated, and of the frames that they became.
     deflated: [AtomicU64; 2],
 }
@@ -57,13 +59,18 @@ impl HubRelay {
         memory: Arc<Budget>,
         compression: Option<Compression>,
     ) -> Self {
-        let (previous, gaps, deflated) = Default::default();
-        Self { hub, sessions, memory, compression, previous, gaps, deflated }
+        let (previous, gaps, differences, deflated) = Default::default();
+        Self { hub, sessions, memory, compression, previous, gaps, differences, deflated }
     }
 
     /// Gaps since the start, by cause.
     pub fn gaps(&self) -> impl Iterator<Item = (GapCause, u64)> {
         GapCause::ALL.into_iter().zip(self.gaps.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    /// Differences to the publication before that were made since the start: one for all who get it.
+    pub fn differences(&self) -> u64 {
+        self.differences.load(Ordering::Relaxed)
     }
 
     /// Bytes of the payloads that were deflated since the start, and of the frames that they became: once
@@ -140,7 +147,7 @@ impl Relay for HubRelay {
         if workers.is_empty() {
             return;
         }
-        let wording = Wording::new(channel, &publication, previous);
+        let wording = Wording::new(channel, &publication, previous, &self.differences);
         let frames = self.frames(formats.iter(), |format| wording.message(format.encoding));
         let delivery = Delivery {
             frames,

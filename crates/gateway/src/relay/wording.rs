@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use fanfare_hub::Encoding;
@@ -38,12 +39,19 @@ pub struct Wording<'p> {
     previous: Option<Bytes>,
     said: OnceCell<Said>,
     difference: OnceCell<Difference>,
+    /// Counts differences that are made.
+    made: &'p AtomicU64,
 }
 
 impl<'p> Wording<'p> {
-    /// A publication, and what the one before it in its channel said, if that is known.
-    pub fn new(channel: &'p Channel, publication: &'p Publication, previous: Option<Bytes>) -> Self {
-        Self { channel, publication, previous, said: OnceCell::new(), difference: OnceCell::new() }
+    /// A publication, and what the one before it in its channel said, if that is known; `made` counts differences.
+    pub fn new(
+        channel: &'p Channel,
+        publication: &'p Publication,
+        previous: Option<Bytes>,
+        made: &'p AtomicU64,
+    ) -> Self {
+        Self { channel, publication, previous, said: OnceCell::new(), difference: OnceCell::new(), made }
     }
 
     /// The message; nothing if it cannot be said in this encoding.
@@ -63,7 +71,10 @@ impl<'p> Wording<'p> {
 
     fn difference(&self) -> &Difference {
         let previous = self.previous.as_deref();
-        self.difference.get_or_init(|| Difference::between(previous, &self.publication.payload))
+        self.difference.get_or_init(|| {
+            self.made.fetch_add(u64::from(previous.is_some()), Relaxed);
+            Difference::between(previous, &self.publication.payload)
+        })
     }
 
     fn differing(&self, format: Format, said: &Said, difference: &Difference) -> Option<Message<'p>> {
@@ -122,7 +133,8 @@ mod tests {
     fn said(payload: &'static str, previous: Option<&'static str>, encoding: Encoding) -> Option<String> {
         let channel = Channel::new("news").unwrap();
         let publication = Publication::new(Kind::Text, payload.into());
-        let wording = Wording::new(&channel, &publication, previous.map(Bytes::from));
+        let made = AtomicU64::new(0);
+        let wording = Wording::new(&channel, &publication, previous.map(Bytes::from), &made);
         let message = wording.message(encoding)?;
         Some(String::from_utf8_lossy(&message.bytes).into_owned())
     }

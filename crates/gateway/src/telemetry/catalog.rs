@@ -28,6 +28,10 @@ const fn gauge(name: &'static str, help: &'static str) -> Metric {
     Metric { name, kind: Kind::Gauge, labels: "", help }
 }
 
+const fn histogram(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram, labels: "", help }
+}
+
 impl Metric {
     const fn by(self, labels: &'static str) -> Self {
         Self { labels, ..self }
@@ -68,6 +72,10 @@ pub const METRICS: &[Metric] = &[
         "Publications that were published before, or something newer was, by reason",
     )
     .by("reason"),
+    counter(
+        "fanfare_differences_total",
+        "Differences to the publication before that were made, each once for all who get it",
+    ),
     counter("fanfare_deliveries_total", "Publications written or queued, one for each receiver"),
     gauge("fanfare_outbox_bytes", "Bytes that wait for sockets that are full"),
     gauge("fanfare_inbox_bytes", "Bytes of publications that wait for the workers"),
@@ -88,12 +96,10 @@ pub const METRICS: &[Metric] = &[
     gauge("fanfare_channels", "Channels with subscribers on this instance"),
     gauge("fanfare_broker_up", "1 while publications go to other instances and come from them"),
     gauge("fanfare_broker_subscriptions", "Channels to which this instance is subscribed at the bus"),
-    Metric {
-        name: "fanfare_broker_lag_seconds",
-        kind: Kind::Histogram,
-        labels: "",
-        help: "From publication, by the publisher's clock, to the write to the last socket of a worker",
-    },
+    histogram(
+        "fanfare_broker_lag_seconds",
+        "From publication, by the publisher's clock, to the write to the last socket of a worker",
+    ),
     counter("fanfare_broker_reconnects_total", "Broken connections to the bus that were replaced"),
     counter(
         "fanfare_broker_duplicates_total",
@@ -116,7 +122,10 @@ pub const METRICS: &[Metric] = &[
     counter("fanfare_heals_total", "Holes that were made good out of a history, by result").by("result"),
     counter("fanfare_history_reads_total", "Reads of a channel's history"),
     counter("fanfare_history_read_failures_total", "Of these, those that the broker did not answer"),
-    gauge("fanfare_history_read_seconds", "How long one of them has taken, on average since the start"),
+    histogram(
+        "fanfare_history_read_seconds",
+        "How long a read of a history took, its wait for its turn not counted",
+    ),
     counter("fanfare_commands_total", "Commands of the client protocol, by method and result")
         .by("method, result"),
     counter(
@@ -141,7 +150,7 @@ pub const METRICS: &[Metric] = &[
     gauge("fanfare_presence_members", "Members of all channels that are connections of this instance"),
     counter("fanfare_presence_reads_total", "Questions about presence, instances and channels"),
     counter("fanfare_presence_read_failures_total", "Of these, those that the broker did not answer"),
-    gauge("fanfare_presence_read_seconds", "How long one of them has taken, on average since the start"),
+    histogram("fanfare_presence_read_seconds", "How long such a question took"),
     counter("fanfare_leases_lost_total", "Times that this instance was taken for dead, or Redis forgot it"),
     counter("fanfare_leases_ended_total", "Instances that this one found dead"),
     counter("fanfare_rows_cleared_total", "Members that this instance removed after the end of theirs"),
@@ -163,8 +172,8 @@ pub const METRICS: &[Metric] = &[
     gauge("fanfare_build_info", "1, with the version and revision of the program").by("version, revision"),
 ];
 
-/// Upper bounds of `fanfare_broker_lag_seconds`.
-pub const LAG_BUCKETS: &[f64] = &[
+/// Upper bounds of all histograms, which are of seconds.
+pub const BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 

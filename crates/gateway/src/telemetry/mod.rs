@@ -5,14 +5,15 @@ mod catalog;
 
 use std::time::Duration;
 
+use fanfare_broker::Timings;
 use fanfare_hub::{Census, End, Protocol};
 use metrics::{
     counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder,
 };
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
-use self::catalog::{Kind, LAG_BUCKETS, METRICS};
+use self::catalog::{BUCKETS, Kind, METRICS};
 use crate::http::Rejection;
 use crate::instance::Instance;
 use crate::tls::LiveCertificate;
@@ -30,9 +31,7 @@ pub struct Telemetry {
 impl Telemetry {
     /// A recorder that knows every metric of the catalog.
     pub fn new() -> anyhow::Result<Self> {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Full("fanfare_broker_lag_seconds".into()), LAG_BUCKETS)?
-            .build_recorder();
+        let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
         let (handle, process) = (recorder.handle(), Collector::default());
         with_local_recorder(&recorder, || {
             for metric in METRICS {
@@ -50,6 +49,14 @@ impl Telemetry {
     /// Where workers put the seconds from publication to write.
     pub fn lag(&self) -> metrics::Histogram {
         with_local_recorder(&self.recorder, || histogram!("fanfare_broker_lag_seconds"))
+    }
+
+    /// Where the broker puts the seconds that questions take.
+    pub fn timings(&self) -> Timings {
+        with_local_recorder(&self.recorder, || Timings {
+            history: histogram!("fanfare_history_read_seconds"),
+            presence: histogram!("fanfare_presence_read_seconds"),
+        })
     }
 
     /// Keeps the histograms small for as long as the instance lives.
@@ -190,26 +197,20 @@ fn broker(instance: &Instance) {
     }
     counter!("fanfare_history_reads_total").absolute(status.history_reads);
     counter!("fanfare_history_read_failures_total").absolute(status.history_failures);
-    gauge!("fanfare_history_read_seconds").set(average(status.history_micros, status.history_reads));
     let presence = instance.broker.presence_status();
     gauge!("fanfare_presence_members").set(presence.members as f64);
     counter!("fanfare_presence_reads_total").absolute(presence.reads);
     counter!("fanfare_presence_read_failures_total").absolute(presence.read_failures);
-    gauge!("fanfare_presence_read_seconds").set(average(presence.read_micros, presence.reads));
     counter!("fanfare_leases_lost_total").absolute(presence.leases_lost);
     counter!("fanfare_leases_ended_total").absolute(presence.leases_ended);
     counter!("fanfare_rows_cleared_total").absolute(presence.rows_cleared);
     counter!("fanfare_controls_sent_total").absolute(presence.controls_sent);
     counter!("fanfare_controls_unsent_total").absolute(presence.controls_unsent);
+    counter!("fanfare_differences_total").absolute(instance.relay.differences());
     for (cause, gaps) in instance.relay.gaps() {
         counter!("fanfare_gaps_total", "cause" => cause.label()).absolute(gaps);
     }
     counter!("fanfare_gaps_total", "cause" => "inbox").absolute(instance.hub.overflows());
-}
-
-/// Seconds for each, of microseconds for all.
-fn average(micros: u64, count: u64) -> f64 {
-    micros as f64 / count.max(1) as f64 / 1e6
 }
 
 fn lifecycle(instance: &Instance, census: &[Option<Census>]) {
