@@ -11,12 +11,11 @@ use fanfare_protocol::centrifuge::{
     Answer, Connect, ConnectRequest, ConnectResult, DisconnectCode, ErrorCode, Event, Named, Push, Refusal,
     SubscribeRequest, SubscribeResult,
 };
-use futures_util::future::join_all;
 
 use super::commands::{refusal, seconds_left};
 use super::session::{Client, Stage};
 use super::sessions::Seat;
-use super::subscribe::{Origin, establish, undo};
+use super::subscribe::{Origin, undo};
 use crate::identity::{Grant, Identity};
 use crate::namespace::may_subscribe;
 
@@ -45,7 +44,7 @@ impl Client {
             self.plan(channel, request, grant, origin)
         });
         let plans = plans.collect::<Result<Vec<_>, _>>()?;
-        let established = join_all(plans.iter().map(establish)).await;
+        let (established, turn) = self.establish_all(&plans).await;
         if let Some(refusal) = established.iter().find_map(|outcome| outcome.as_ref().err()) {
             let made = plans.iter().zip(&established).filter(|(_, outcome)| outcome.is_ok());
             made.for_each(|(plan, _)| undo(plan));
@@ -61,6 +60,7 @@ impl Client {
         self.welcome(id, ttl, subs, out);
         // Before what was held of their publications.
         self.flush(out);
+        drop(turn);
         for (plan, established) in plans.into_iter().zip(established) {
             self.install(plan, &Bytes::new(), established.after);
         }

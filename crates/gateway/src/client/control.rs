@@ -75,7 +75,7 @@ impl Client {
             ..SubscribeRequest::default()
         };
         let plan = self.plan(wanted.channel.clone(), &request, grant, Origin::Server)?;
-        let Established { result, after } = establish(&plan).await?;
+        let Established { result, after, .. } = establish(&plan).await?;
         let name = wanted.channel.as_str().to_owned();
         let event = Event::Subscribe(SubscribePush {
             recoverable: result.recoverable,

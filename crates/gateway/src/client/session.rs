@@ -13,6 +13,7 @@ use fanfare_protocol::centrifuge::{
 };
 use fanfare_protocol::{ConnectionId, Info};
 use fanfare_websocket::Limits;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::alarm::Alarm;
@@ -32,6 +33,16 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// How long others wait for somebody to come back before they are told that he has left, if he has not said so.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// So much is said in one piece, about, before the client is waited for: one frame may ask for a hundred thousand times of what
+/// is in it.
+const PIECE: usize = 64 << 10;
+
+/// How long a client may take for such a piece. Whoever takes longer is slow, and ended as that if his outbox says so.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After so many commands, be their answers as small as may be, others have their turn.
+const TURN: u32 = 64;
 
 /// So many of the largest requests may wait for a session that is busy with one.
 const REQUESTS: usize = 16;
@@ -276,8 +287,14 @@ impl Client {
     }
 
     async fn work(&mut self) {
-        let mut out = Vec::new();
+        let (mut out, mut commands) = (Vec::new(), 0);
         loop {
+            commands += 1;
+            // What an answer takes is known before the next one is made.
+            self.worker.instance.memory.tally();
+            if out.len() >= PIECE || commands % TURN == 0 || is_pressed(&self.worker) {
+                self.pause(&mut out).await;
+            }
             if let Some(letter) = self.mail.take() {
                 self.open(letter, &mut out).await;
             } else if let Some(command) = self.heard.pop_front() {
@@ -293,6 +310,17 @@ impl Client {
         }
         self.flush(&mut out);
         self.heard = VecDeque::new();
+    }
+
+    /// Gives the client what it has asked for so far, and everybody else a turn; goes on when the client has taken it and
+    /// there is room for more.
+    pub(super) async fn pause(&mut self, out: &mut Vec<u8>) {
+        self.flush(out);
+        yield_now().await;
+        let _ = timeout(PATIENCE, self.worker.shard.written(self.key)).await;
+        if is_pressed(&self.worker) {
+            wait_for_room(&self.worker, self.key).await;
+        }
     }
 
     /// The next command, if it is one of these.

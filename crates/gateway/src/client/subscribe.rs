@@ -5,6 +5,7 @@
 //! position; and the hub lets go what comes after that position, behind the answer. Nobody who delivers waits for any of
 //! it. If what is held has a gap, the hub has ended the subscription when the answer is ready, and it is made anew.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use fanfare_protocol::centrifuge::{
 };
 use fanfare_protocol::{Channel, ConnectionId, Epoch, Filter, Member, Position};
 use futures_util::future::join_all;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::alarm::has_passed;
@@ -30,13 +32,17 @@ use crate::identity::Grant;
 use crate::namespace::{
     Namespace, Refusal as Refused, SlowConsumers, Wish, may_read_presence, may_subscribe,
 };
+use crate::session::{is_pressed, wait_for_room};
 use crate::worker::Worker;
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;
 
-/// How many are made at the same time. What they recover is held in memory until it is written.
+/// How many are made at the same time, of those that have nothing to recover.
 const AT_ONCE: usize = 16;
+
+/// So much of what a client has missed is read, about, for an answer that holds it for all of its channels.
+const ENOUGH: usize = 1 << 20;
 
 /// How long a client may take for what it has missed in one channel before it gets what it has missed in the next.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,6 +87,8 @@ pub(super) struct Plan {
     delta: bool,
     /// From where on the client wants what it has missed.
     since: Option<Position>,
+    /// But it cannot have it, since it is given too much already.
+    is_too_much: Cell<bool>,
     must_recover: bool,
 }
 
@@ -89,6 +97,8 @@ pub(super) struct Established {
     pub result: SubscribeResult,
     /// The client has everything up to this offset.
     pub after: u64,
+    /// What has been read of what was missed.
+    bytes: usize,
 }
 
 impl Client {
@@ -114,7 +124,9 @@ impl Client {
         let plans: Vec<_> = plans.collect();
         let established = plans.iter().map(|plan| async {
             match plan {
-                Ok(plan) => establish(plan).await,
+                // In its turn: what was missed is held in memory until it is written.
+                Ok(plan) if plan.since.is_some() => Ok(None),
+                Ok(plan) => establish(plan).await.map(Some),
                 Err(refusal) => Err(*refusal),
             }
         });
@@ -125,14 +137,11 @@ impl Client {
                 plan.iter().for_each(undo);
                 continue;
             }
-            if established.as_ref().is_ok_and(|established| !established.result.publications.is_empty()) {
-                // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
-                let _ = timeout(PATIENCE, self.worker.shard.written(self.key)).await;
-            }
             let result = match (wish, plan, established) {
-                (Ok(wish), Ok(plan), Ok(established)) => {
+                (Ok(wish), Ok(plan), Ok(Some(established))) => {
                     self.answer_with(id, &wish, plan, established, out).await
                 }
+                (Ok(wish), Ok(plan), Ok(None)) => self.recover(id, &wish, plan, out).await,
                 (Err(refusal), ..) | (_, Err(refusal), _) | (.., Err(refusal)) => Err(refusal),
             };
             self.worker.instance.counts.command(Method::SUBSCRIBE, &result);
@@ -140,6 +149,55 @@ impl Client {
                 self.refuse(id, refusal, out);
             }
         }
+    }
+
+    /// Makes a subscription in which something may have been missed, and answers with it.
+    async fn recover(
+        &mut self,
+        id: u32,
+        wish: &Wished,
+        plan: Plan,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
+        let _ = timeout(PATIENCE, self.worker.shard.written(self.key)).await;
+        let _turn = self.turn_to_recover().await;
+        let established = establish(&plan).await?;
+        self.answer_with(id, wish, plan, established, out).await
+    }
+
+    /// Resolves when there is room for what a client has missed. What is given counts for that until it is dropped, which is when
+    /// all waits for the socket: there it is weighed.
+    async fn turn_to_recover(&self) -> OwnedSemaphorePermit {
+        let _waiting = self.worker.recoveries.crowd().join();
+        self.worker.instance.memory.tally();
+        if is_pressed(&self.worker) {
+            wait_for_room(&self.worker, self.key).await;
+        }
+        let permit = self.worker.recovering.clone().acquire_owned().await;
+        permit.expect("it is never closed")
+    }
+
+    /// Makes all of these, whose answers are one. Of what was missed, no more is read than is enough; the rest counts as lost.
+    pub(super) async fn establish_all(
+        &self,
+        plans: &[Plan],
+    ) -> (Vec<Result<Established, Refusal>>, Option<OwnedSemaphorePermit>) {
+        let recovers = plans.iter().any(|plan| plan.since.is_some());
+        let turn = if recovers { Some(self.turn_to_recover().await) } else { None };
+        let (one, held) = (Semaphore::new(1), Cell::new(0));
+        let established = plans.iter().map(|plan| async {
+            if plan.since.is_none() {
+                return establish(plan).await;
+            }
+            // Never closed.
+            let _next = one.acquire().await;
+            plan.is_too_much.set(held.get() > ENOUGH);
+            let established = establish(plan).await?;
+            held.set(held.get() + established.bytes);
+            Ok(established)
+        });
+        (join_all(established).await, turn)
     }
 
     /// What a client asks for, if it may have it beside what it has asked for just before.
@@ -179,7 +237,7 @@ impl Client {
     ) -> Result<(), Refusal> {
         for _ in 0..ATTEMPTS {
             if self.worker.shard.is_subscribed(self.key, &wish.channel) {
-                let Established { result, after } = established;
+                let Established { result, after, .. } = established;
                 if self.encoding().put_answer(out, id, &Answer::Subscribe(result)).is_err() {
                     undo(&plan);
                     return Err(DisconnectCode::InappropriateProtocol.into());
@@ -276,6 +334,7 @@ impl Client {
             recoverable,
             delta,
             since,
+            is_too_much: Cell::new(false),
         })
     }
 
@@ -386,15 +445,16 @@ async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
         ..SubscribeResult::default()
     };
     if !plan.positioned {
-        return Ok(Established { result, after: 0 });
+        return Ok(Established { result, after: 0, bytes: 0 });
     }
-    let query = match plan.since {
+    let wanted = plan.since.filter(|_| !plan.is_too_much.get());
+    let query = match wanted {
         None => Query::TOP,
         Some(since) => Query::since(since, history_limit(&plan.worker)),
     };
     // Asked when it is its turn: an answer that is there already would wait in memory.
     let reading = async { broker.history(&plan.channel, query).await };
-    let read = match plan.since {
+    let read = match wanted {
         None => reading.await,
         Some(_) => plan.worker.recoveries.in_turn_of(plan.id, reading).await,
     };
@@ -405,7 +465,10 @@ async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
     let top = history.top;
     (result.offset, result.epoch) = (top.offset, top.epoch.to_string());
     if let Some(since) = plan.since {
-        let outcome = recovery::judge(since.offset, &history);
+        let outcome = match wanted {
+            Some(_) => recovery::judge(since.offset, &history),
+            None => Outcome::TooFar,
+        };
         plan.worker.instance.counts.recovery(outcome);
         if plan.must_recover && !outcome.is_whole() {
             return Err(ErrorCode::UnrecoverablePosition.into());
@@ -419,7 +482,8 @@ async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
             result.publications = missed(plan, &history.publications)?;
         }
     }
-    Ok(Established { result, after: top.offset })
+    let bytes = result.publications.iter().map(|publication| publication.data.len()).sum();
+    Ok(Established { result, after: top.offset, bytes })
 }
 
 /// What a client has missed, as it gets it.
