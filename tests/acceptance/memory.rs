@@ -4,31 +4,59 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::time::timeout;
 
-use crate::harness::{Cgroup, Client, Frame, Instance, Said, Socket, eventually, frame, within};
+use crate::harness::{
+    Caller, Certificates, Cgroup, Client, Frame, Instance, RedisServer, Setup, Socket, eventually, frame,
+    within,
+};
 
 const MIB: u64 = 1 << 20;
 
 /// What the container of these tests may take.
 const LIMIT: u64 = 128 * MIB;
 
-/// An instance in its cgroup, and somebody on it who reads what comes. The instance goes first.
+/// How many of them there are who do as they should.
+const BYSTANDERS: usize = 20;
+
+/// An instance in its cgroup, and some on it who read what comes. The instance goes first.
 struct Confined {
     instance: Instance,
-    bystander: Client,
+    certificates: Option<Certificates>,
+    bystanders: Vec<Socket>,
     cgroup: Cgroup,
+    limit: u64,
     said: u32,
 }
 
 impl Confined {
     async fn start(flags: &[&str]) -> Self {
-        let cgroup = Cgroup::limited(LIMIT);
-        let flags = [&["--workers", "2", "--internal-listen", "127.0.0.1:0"], flags].concat();
-        let instance = Instance::start_in(&cgroup, &flags).await;
-        let limit = instance.metric("fanfare_memory_limit_bytes", &[]).await;
-        assert_eq!(limit as u64, LIMIT - LIMIT / 4, "auto, and a quarter in reserve");
-        let bystander = Client::connect(instance.url("bystander")).await;
-        Self { instance, bystander, cgroup, said: 0 }
+        Self::start_as(Setup::default().flags(flags), LIMIT, None).await
+    }
+
+    async fn start_as(setup: Setup, limit: u64, certificates: Option<Certificates>) -> Self {
+        let cgroup = Cgroup::limited(limit);
+        let tls = certificates.as_ref().map(|certificates| certificates.flags("first"));
+        let tls = tls.unwrap_or_else(|| ["--internal-listen", "127.0.0.1:0"].map(str::to_owned).to_vec());
+        let tls: Vec<_> = tls.iter().map(String::as_str).collect();
+        let instance = setup.within(&cgroup).flags(&["--workers", "2"]).flags(&tls).start().await;
+        let most = instance.metric("fanfare_memory_limit_bytes", &[]).await;
+        assert_eq!(most as u64, limit - limit / 4, "auto, and a quarter in reserve");
+        let mut confined = Self { instance, certificates, bystanders: Vec::new(), cgroup, limit, said: 0 };
+        for number in 0..BYSTANDERS {
+            confined.bystanders.push(confined.join(&format!("bystander-{number}")).await);
+        }
+        confined
+    }
+
+    async fn join(&self, channel: &str) -> Socket {
+        let address = self.instance.address();
+        match &self.certificates {
+            None => Socket::join(address, channel).await,
+            Some(certificates) => certificates.client(&["first"]).join(address, channel).await,
+        }
     }
 
     async fn ended(&self) -> f64 {
@@ -36,31 +64,41 @@ impl Confined {
         self.instance.metric("fanfare_connections_closed_total", &reason).await
     }
 
+    /// How many were turned away, or cut before they had asked, for want of memory.
+    async fn rejected(&self) -> f64 {
+        self.instance.metric("fanfare_handshakes_rejected_total", &[("reason", "memory")]).await
+    }
+
     /// Somebody who reads and speaks as it should hears itself at once.
-    async fn bystander_is_served(&mut self) {
+    async fn bystanders_are_served(&mut self) {
         self.said += 1;
-        let said = Said::Text(format!("still here {}", self.said));
-        self.bystander.send(said.clone()).await;
-        assert_eq!(self.bystander.next().await, said);
+        let said = format!("still here {}", self.said);
+        for bystander in &mut self.bystanders {
+            bystander.send(Frame::TEXT, said.as_bytes()).await.unwrap();
+        }
+        for bystander in &mut self.bystanders {
+            let heard = bystander.next_but_pings().await;
+            assert_eq!(heard, Some(Frame { opcode: Frame::TEXT, payload: said.clone().into_bytes() }));
+        }
     }
 
     /// It lives, has never come near being killed, and is as it was before, whoever has been ended.
     async fn recovers(mut self, by: &str) {
-        self.bystander_is_served().await;
+        self.bystanders_are_served().await;
         within(Duration::from_secs(60), "clients are let in again", async || {
             self.instance.page("/readyz").await.status == 200
         })
         .await;
-        Client::connect(self.instance.url("late")).await;
-        eventually("memory is given back", async || {
-            self.instance.metric("fanfare_memory_used_bytes", &[]).await < (LIMIT / 2) as f64
+        self.join("late").await;
+        within(Duration::from_secs(30), "memory is given back", async || {
+            self.instance.metric("fanfare_memory_used_bytes", &[]).await < (self.limit / 2) as f64
         })
         .await;
-        self.bystander_is_served().await;
+        self.bystanders_are_served().await;
         assert!(self.instance.is_running());
         let peak = self.cgroup.peak();
         assert_eq!(self.cgroup.killed(), 0, "{by}");
-        assert!(peak <= LIMIT, "{by}: {peak} bytes");
+        assert!(peak <= self.limit, "{by}: {peak} bytes");
     }
 }
 
@@ -85,7 +123,7 @@ async fn readers_that_stop(by: &str, payload: usize) {
         for publisher in &mut publishers {
             let _ = publisher.write(&batch).await;
         }
-        confined.bystander_is_served().await;
+        confined.bystanders_are_served().await;
         if !refused && confined.instance.page("/readyz").await.status == 503 {
             let answer = Client::try_connect(&confined.instance.url("late"), &[]).await;
             if let Err(answer) = answer {
@@ -100,8 +138,7 @@ async fn readers_that_stop(by: &str, payload: usize) {
     }
     assert!(refused, "{by}: nobody was turned away");
     assert!(confined.ended().await > 0.0, "{by}: nobody was ended");
-    let rejected = [("reason", "memory")];
-    assert!(confined.instance.metric("fanfare_handshakes_rejected_total", &rejected).await >= 1.0);
+    assert!(confined.rejected().await >= 1.0);
     drop((stopped, publishers));
     confined.recovers(by).await;
 }
@@ -128,11 +165,11 @@ async fn unfinished_messages_are_given_up() {
     let begun = &frame(0x80 | Frame::BINARY, &vec![7; 512 << 10], true)[..400 << 10];
     // Together twice of what there is. A sender whose bytes are not read any more would wait for ever.
     let sending = senders.iter_mut().map(async |sender| {
-        let _ = tokio::time::timeout(Duration::from_secs(5), sender.write(begun)).await;
+        let _ = timeout(Duration::from_secs(5), sender.write(begun)).await;
     });
-    futures_util::future::join_all(sending).await;
+    join_all(sending).await;
     eventually("some are given up", async || confined.ended().await > 0.0).await;
-    confined.bystander_is_served().await;
+    confined.bystanders_are_served().await;
     let ended = confined.ended().await as usize;
     let ends = senders.iter_mut().map(|sender| Box::pin(sender.closed()));
     let told = futures_util::stream::iter(ends).buffer_unordered(SENDERS).take(ended / 2);
@@ -142,4 +179,276 @@ async fn unfinished_messages_are_given_up() {
     assert!(heard * 2 > told.len(), "{heard} of {} were told: {told:?}", told.len());
     drop(senders);
     confined.recovers("unfinished").await;
+}
+
+/// What somebody sends who never finishes asking: at first, and then, so much that all together would take twice of what
+/// there is.
+struct Unfinished {
+    name: &'static str,
+    begun: Vec<u8>,
+    rest: Vec<u8>,
+}
+
+/// A head that goes on and on.
+fn a_head() -> Unfinished {
+    let begun = b"GET /ws/x HTTP/1.1\r\nHost: x\r\nX: ".to_vec();
+    Unfinished { name: "heads", begun, rest: vec![b'a'; 15_500] }
+}
+
+/// A body whose end never comes.
+fn a_body(name: &'static str, path: &str) -> Unfinished {
+    let begun = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n").into_bytes();
+    Unfinished { name, begun, rest: vec![b'x'; 65_000] }
+}
+
+/// A ClientHello that claims to be of 64 KiB, in records of 16,000 bytes (RFC 8446 sections 4 and 5.1).
+fn a_hello() -> Unfinished {
+    let mut hello = vec![0; 64_000];
+    hello[..4].copy_from_slice(&[1, 0, 0xFF, 0xFF]);
+    let records = hello.chunks(16_000).flat_map(|part| {
+        let length = (part.len() as u16).to_be_bytes();
+        [&[22, 3, 1, length[0], length[1]][..], part].concat()
+    });
+    let mut begun: Vec<u8> = records.collect();
+    let rest = begun.split_off(100);
+    Unfinished { name: "hellos", begun, rest }
+}
+
+/// So many come with it; fewer than may be unfinished at a time.
+const UNFINISHED: usize = 4000;
+
+/// All begin, and then send the rest. It is they who are cut, and nobody who is in.
+async fn who_never_finishes_asking_goes_first(unfinished: Unfinished, certificates: Option<Certificates>) {
+    let Unfinished { name, begun, rest } = unfinished;
+    let mut confined = Confined::start_as(Setup::default(), LIMIT, certificates).await;
+    let mut senders = Vec::new();
+    for _ in 0..UNFINISHED {
+        let mut sender = Socket::connect(confined.instance.address()).await;
+        sender.write(&begun).await.unwrap();
+        senders.push(sender);
+    }
+    eventually("all of them wait", async || {
+        let waiting = confined.instance.metric("fanfare_unfinished_handshakes", &[]).await;
+        waiting + confined.rejected().await >= UNFINISHED as f64
+    })
+    .await;
+    // Together, but no faster than is heard: what a machine sends itself at once, the kernel has to hold.
+    for some in senders.chunks_mut(100) {
+        let sending = some.iter_mut().map(async |sender| {
+            let _ = timeout(Duration::from_secs(5), sender.write(&rest)).await;
+        });
+        join_all(sending).await;
+        confined.bystanders_are_served().await;
+    }
+    eventually("some are cut", async || confined.rejected().await > 0.0).await;
+    confined.bystanders_are_served().await;
+    drop(senders);
+    assert_eq!(confined.ended().await, 0.0, "{name}: somebody who was in was ended");
+    confined.recovers(name).await;
+}
+
+#[tokio::test]
+async fn heads_that_never_end_are_cut_before_anybody_who_is_in() {
+    who_never_finishes_asking_goes_first(a_head(), None).await;
+}
+
+#[tokio::test]
+async fn bodies_that_never_end_are_cut_before_anybody_who_is_in() {
+    who_never_finishes_asking_goes_first(a_body("bodies", "/connection/http_stream"), None).await;
+    who_never_finishes_asking_goes_first(a_body("emulation", "/emulation"), None).await;
+}
+
+#[tokio::test]
+async fn tls_hellos_that_never_end_are_cut_before_anybody_who_is_in() {
+    who_never_finishes_asking_goes_first(a_hello(), Some(Certificates::new())).await;
+}
+
+/// Half a record of TLS each, on connections that are in: it counts as theirs, so they are ended and not who speaks.
+#[tokio::test]
+async fn half_records_count_for_those_who_sent_them() {
+    const SENDERS: usize = 1000;
+    const SMALL: u64 = 44 * MIB;
+    let mut confined = Confined::start_as(Setup::default(), SMALL, Some(Certificates::new())).await;
+    let client = confined.certificates.as_ref().unwrap().client(&["first"]);
+    let mut senders = Vec::new();
+    while senders.len() < SENDERS {
+        let mut sender = client.connect(confined.instance.address()).await;
+        // Some come too late for that, if those who are in take so much already.
+        if sender.upgrade("half", &[]).await.status != 101 {
+            break;
+        }
+        senders.push(sender);
+    }
+    let half = [&[23, 3, 3, 0x41, 0][..], &[7; 16_600]].concat();
+    for sender in &senders {
+        // The socket is empty; and what it does not take at once, nobody waits for.
+        let _ = sender.tcp().try_write(&half);
+    }
+    eventually("some are given up", async || confined.ended().await > 0.0).await;
+    confined.bystanders_are_served().await;
+    drop(senders);
+    confined.recovers("half records").await;
+}
+
+/// Past the limit those go first who hold the most, wherever they are: who holds less gets all that it is owed.
+#[tokio::test]
+async fn the_largest_outboxes_go_first() {
+    const SMALL: usize = 50;
+    const LARGE: usize = 150;
+    const PIECES: usize = 3;
+    let confined = Confined::start(&["--outbox-limit", "1MiB"]).await;
+    let address = confined.instance.address();
+    let message = frame(0x80 | Frame::BINARY, &[7; 60_000], true);
+    let stop = async |channel: &str| {
+        let mut reader = Socket::connect_narrow(address).await;
+        assert_eq!(reader.upgrade(channel, &[]).await.status, 101);
+        reader
+    };
+    let (mut small, mut large, mut publishers) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..SMALL {
+        small.push(stop(&format!("small-{number}")).await);
+        let mut publisher = Socket::join(address, &format!("small-{number}?echo=false")).await;
+        publisher.write(&message.repeat(PIECES)).await.unwrap();
+    }
+    for number in 0..LARGE {
+        large.push(stop(&format!("large-{number}")).await);
+        publishers.push(Socket::join(address, &format!("large-{number}?echo=false")).await);
+    }
+    'flood: for _ in 0..15 {
+        for publisher in &mut publishers {
+            let _ = publisher.write(&message).await;
+            if confined.ended().await > 0.0 {
+                break 'flood;
+            }
+        }
+    }
+    eventually("some are ended", async || confined.ended().await > 0.0).await;
+    for reader in &mut small {
+        for _ in 0..PIECES {
+            let heard = reader.next_but_pings().await.expect("whoever holds less stays");
+            assert_eq!((heard.opcode, heard.payload.len()), (Frame::BINARY, 60_000));
+        }
+    }
+    drop((large, small, publishers));
+    confined.recovers("largest first").await;
+}
+
+/// Without a container, what is asked for holds: bodies that would take four times as much.
+#[tokio::test]
+async fn a_limit_in_bytes_holds_without_a_container() {
+    const MOST: u64 = 64 * MIB;
+    let flags = ["--workers", "2", "--internal-listen", "127.0.0.1:0", "--memory-limit", "64MiB"];
+    let mut instance = Instance::start(&flags).await;
+    assert_eq!(instance.metric("fanfare_memory_limit_bytes", &[]).await as u64, MOST);
+    let mut bystander = Client::connect(instance.url("bystander")).await;
+    let Unfinished { begun, rest, .. } = a_body("bodies", "/emulation");
+    let mut senders = Vec::new();
+    for _ in 0..UNFINISHED {
+        let mut sender = Socket::connect(instance.address()).await;
+        sender.write(&begun).await.unwrap();
+        senders.push(sender);
+    }
+    let sending = senders.iter_mut().map(async |sender| {
+        let _ = timeout(Duration::from_secs(5), sender.write(&rest)).await;
+    });
+    join_all(sending).await;
+    bystander.send("still here").await;
+    assert_eq!(bystander.next().await, "still here".into());
+    let rejected = [("reason", "memory")];
+    assert!(instance.metric("fanfare_handshakes_rejected_total", &rejected).await > 0.0);
+    let peak = instance.peak();
+    assert!(peak < MOST + MOST / 4, "{peak} bytes");
+    assert!(instance.is_running());
+}
+
+/// Two kilobytes of commands ask for three times of what there is; who reads gets it all, in order.
+#[tokio::test]
+async fn one_frame_of_commands_is_answered_piece_by_piece() {
+    const COMMANDS: usize = 200;
+    const KEPT: usize = 20;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        may_read_history = \"anonymous\"
+        history_size = 20
+    ";
+    let mut confined = Confined::start_as(Setup::new(file), LIMIT, None).await;
+    let mut caller = Caller::anonymous(confined.instance.address()).await;
+    for _ in 0..KEPT {
+        caller.result("publish", json!({ "channel": "kept", "data": "x".repeat(60_000) })).await;
+    }
+    let commands: Vec<_> = (1..=COMMANDS)
+        .map(|number| {
+            json!({ "id": 1000 + number, "history": { "channel": "kept", "limit": KEPT } }).to_string()
+        })
+        .collect();
+    caller.say(&commands.join("\n")).await;
+    for number in 1..=COMMANDS {
+        let heard = caller.socket().next_but_pings().await.expect("an answer");
+        let begins = format!("{{\"id\":{},\"history\"", 1000 + number);
+        assert!(heard.payload.starts_with(begins.as_bytes()) && heard.payload.len() > KEPT * 60_000);
+        if number % 50 == 0 {
+            confined.bystanders_are_served().await;
+        }
+    }
+    assert_eq!(confined.ended().await, 0.0);
+    caller.leave().await;
+    confined.recovers("commands").await;
+}
+
+/// Each asks for what it has missed in sixteen channels and takes none of it: all together twelve times of what there is.
+#[tokio::test]
+async fn recoveries_that_nobody_takes_are_not_all_held() {
+    const CHANNELS: usize = 16;
+    const KEPT: usize = 60;
+    const CLIENTS: usize = 30;
+    let redis = RedisServer::start().await;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 60
+        recovery = \"allow\"
+    ";
+    let setup = Setup::new(file).redis(&redis.url());
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let address = confined.instance.address();
+    let mut speaker = Caller::anonymous(address).await;
+    for channel in 0..CHANNELS {
+        for _ in 0..KEPT {
+            let said = json!({ "channel": format!("kept-{channel}"), "data": "x".repeat(60_000) });
+            speaker.result("publish", said).await;
+        }
+    }
+    let asks: Vec<_> = (0..CHANNELS)
+        .map(|channel| {
+            let asked = json!({ "channel": format!("kept-{channel}"), "recover": true, "offset": 0 });
+            json!({ "id": 100 + channel, "subscribe": asked }).to_string()
+        })
+        .collect();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Caller::narrow(address).await);
+    }
+    for client in &mut clients {
+        client.say(&asks.join("\n")).await;
+    }
+    eventually("some are ended", async || confined.ended().await > 0.0).await;
+    confined.bystanders_are_served().await;
+    drop(clients);
+    within(Duration::from_secs(60), "clients are let in again", async || {
+        confined.instance.page("/readyz").await.status == 200
+    })
+    .await;
+    // Whoever reads gets everything.
+    let mut reader = Caller::anonymous(address).await;
+    reader.say(&asks.join("\n")).await;
+    for channel in 0..CHANNELS {
+        let heard = reader.socket().next_but_pings().await.expect("an answer");
+        let begins = format!("{{\"id\":{},\"subscribe\"", 100 + channel);
+        assert!(heard.payload.starts_with(begins.as_bytes()) && heard.payload.len() > KEPT * 60_000);
+    }
+    reader.leave().await;
+    confined.recovers("recoveries").await;
 }

@@ -172,7 +172,7 @@ fn start_backend(
     hangup: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
     tokio::spawn(heed(hangup, instance.certificate.clone()));
-    tokio::spawn(keep(instance.memory.clone(), gauge, instance.hub.clone()));
+    tokio::spawn(keep(instance.memory.clone(), gauge, instance.hub.clone(), instance.unfinished.clone()));
     tokio::spawn(instance.readiness.clone().watch(instance.clone()));
     tokio::spawn(crate::census::tell(instance.clone()));
     let kept = instance.clone();

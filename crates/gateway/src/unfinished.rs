@@ -1,19 +1,29 @@
 //! How many connections may wait for their clients: those that have been accepted and have not asked for anything yet, those
 //! whose request has a body that is still on its way, and those kept open between two requests. Each has its place in a line
 //! by when it began to wait. Beyond the bound the one that has waited longest is cut, for whoever means well is through in a
-//! few round trips, however many come behind. It never touches who has asked: a handshake that waits for us is no longer
-//! here, nor is what has become a connection of the hub's.
+//! few round trips, however many come behind; and when memory runs out, those that hold the most of it are cut before anybody
+//! who is in. It never touches who has asked: a handshake that waits for us is no longer here, nor is what has become a
+//! connection of the hub's.
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use fanfare_hub::LITTLE;
 use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::admission::{Full, household};
+
+/// What it takes in memory to be in the line and say nothing, about: a task with its buffers, and a socket.
+const COST: usize = 8 << 10;
 
 /// The whole instance's, over all workers.
 pub struct Unfinished {
@@ -36,11 +46,22 @@ struct Waiting {
     notice: Arc<Notice>,
 }
 
-/// How somebody is told by another worker that he has been cut.
+/// Why somebody was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Others have come, and this bound was reached.
+    Crowded(Full),
+    /// Memory has run out.
+    Memory,
+}
+
+/// What other workers know of somebody, and how he is told by them that he has been cut.
 #[derive(Default)]
 struct Notice {
-    why: OnceLock<Full>,
+    why: OnceLock<Cut>,
     given: Notify,
+    /// Bytes that have come of what is not whole.
+    held: AtomicUsize,
 }
 
 /// One connection's place in the line, if it is in it.
@@ -51,6 +72,8 @@ pub struct Place {
     /// Where in the line it is, or was last.
     number: Cell<u64>,
     waits: Cell<bool>,
+    /// Bytes that have been read since it was last done with something.
+    came: Cell<usize>,
 }
 
 impl Unfinished {
@@ -76,6 +99,7 @@ impl Unfinished {
             address: Cell::new(None),
             number: Cell::new(0),
             waits: Cell::new(false),
+            came: Cell::new(0),
         };
         place.wait();
         place
@@ -84,6 +108,28 @@ impl Unfinished {
     /// How many wait.
     pub fn count(&self) -> usize {
         self.line.lock().all.len()
+    }
+
+    /// Cuts those that hold the most, and of those that hold the same the one that has waited longest, until so many bytes
+    /// are given up; nobody who holds less than `least`. How many that were.
+    pub fn shed(&self, bytes: usize, least: usize) -> usize {
+        let mut line = self.line.lock();
+        let holders = line.all.iter().filter_map(|(number, waiting)| {
+            let held = waiting.notice.held.load(Ordering::Relaxed);
+            (held >= least).then_some((Reverse(held), *number))
+        });
+        let mut holders: Vec<_> = holders.collect();
+        holders.sort_unstable();
+        let (mut given_up, mut count) = (0, 0);
+        for (Reverse(held), number) in holders {
+            if given_up >= bytes {
+                break;
+            }
+            given_up += held + COST;
+            count += 1;
+            line.cut(number, Cut::Memory);
+        }
+        count
     }
 }
 
@@ -108,6 +154,8 @@ impl Place {
     /// Its client has asked for something. False if it has been cut before that, of which it will hear at once.
     #[must_use]
     pub fn leave(&self) -> bool {
+        self.came.set(0);
+        self.notice.held.store(0, Ordering::Relaxed);
         self.waits.replace(false) && self.unfinished.line.lock().remove(self.number.get()).is_some()
     }
 
@@ -130,6 +178,24 @@ impl Place {
         }
     }
 
+    /// So many bytes have been read of what it sends, and so many are kept beside those.
+    pub fn holds(&self, read: usize, beside: usize) {
+        let came = self.came.get() + read;
+        self.came.set(came);
+        self.notice.held.store(came + beside, Ordering::Relaxed);
+    }
+
+    /// Memory has run out, and it is not read: whoever goes on sending is cut, if that comes to more than a little with what has been
+    /// read. What waits in the kernel takes memory, too, and so much comes in the time that it takes to weigh everybody that
+    /// there would be none left.
+    pub fn press(&self, stream: &TcpStream) {
+        let mut unread = [MaybeUninit::uninit(); LITTLE];
+        let unread = SockRef::from(stream).peek(&mut unread).unwrap_or(0);
+        if self.notice.held.load(Ordering::Relaxed) + unread >= LITTLE && self.waits.get() {
+            self.unfinished.line.lock().cut(self.number.get(), Cut::Memory);
+        }
+    }
+
     /// Whether it has been cut.
     pub fn is_cut(&self) -> bool {
         self.notice.why.get().is_some()
@@ -146,12 +212,12 @@ impl Place {
         if line.all.len() > *limit
             && let Some((&longest, _)) = line.all.first_key_value()
         {
-            line.cut(longest, Full::Instance);
+            line.cut(longest, Cut::Crowded(Full::Instance));
         }
     }
 
-    /// Resolves when it has been cut, and says which bound was reached.
-    pub async fn cut(&self) -> Full {
+    /// Resolves when it has been cut, and says why.
+    pub async fn cut(&self) -> Cut {
         loop {
             self.notice.given.notified().await;
             if let Some(why) = self.notice.why.get() {
@@ -175,11 +241,11 @@ impl Line {
         if theirs.len() > most
             && let Some(&longest) = theirs.first()
         {
-            self.cut(longest, Full::Address);
+            self.cut(longest, Cut::Crowded(Full::Address));
         }
     }
 
-    fn cut(&mut self, number: u64, why: Full) {
+    fn cut(&mut self, number: u64, why: Cut) {
         if let Some(waiting) = self.remove(number) {
             // Whoever is in the line has not been told anything yet.
             let _ = waiting.notice.why.set(why);
@@ -217,8 +283,12 @@ mod tests {
         place
     }
 
-    /// Who was cut, and at which bound.
-    fn cut(places: &[Place]) -> Vec<Option<Full>> {
+    fn full(bound: Full) -> Cut {
+        Cut::Crowded(bound)
+    }
+
+    /// Who was cut, and why.
+    fn cut(places: &[Place]) -> Vec<Option<Cut>> {
         places.iter().map(|place| place.cut().now_or_never()).collect()
     }
 
@@ -228,12 +298,12 @@ mod tests {
         let places: Vec<_> = (0..3).map(|_| unfinished.begin()).collect();
         assert!(places[0].leave());
         let others = [unfinished.begin(), unfinished.begin()];
-        assert_eq!(cut(&places), [None, Some(Full::Instance), None]);
+        assert_eq!(cut(&places), [None, Some(full(Full::Instance)), None]);
         assert_eq!(cut(&others), [None, None]);
         assert_eq!(unfinished.count(), 3);
         // Who was kept open begins anew, behind all others.
         places[0].wait();
-        assert_eq!(places[2].cut().now_or_never(), Some(Full::Instance));
+        assert_eq!(places[2].cut().now_or_never(), Some(full(Full::Instance)));
         assert!(!places[1].leave() && !places[2].leave());
         drop((places, others));
         assert_eq!(unfinished.count(), 0);
@@ -250,7 +320,7 @@ mod tests {
             places[0].wait_on();
         }
         let other = unfinished.begin();
-        assert_eq!(cut(&places), [Some(Full::Instance), None]);
+        assert_eq!(cut(&places), [Some(full(Full::Instance)), None]);
         assert!(places[0].is_cut() && !places[0].leave());
         // Whoever has been cut does not come back, and whoever was answered before all had come is the last one.
         places[0].wait_on();
@@ -270,18 +340,49 @@ mod tests {
         let of_one = |address| (0..3).map(|_| from(&unfinished, address)).collect::<Vec<_>>();
         let (first, others) = (of_one("192.0.2.1"), of_one("2001:db8::1"));
         for places in [&first, &others] {
-            assert_eq!(cut(places), [Some(Full::Address), None, None]);
+            assert_eq!(cut(places), [Some(full(Full::Address)), None, None]);
         }
         // A /64 is one client's, and an address in IPv6's clothes is none of its own.
         let more = [from(&unfinished, "2001:db8::2"), from(&unfinished, "::ffff:192.0.2.1")];
-        assert_eq!(others[1].cut().now_or_never(), Some(Full::Address));
-        assert_eq!(first[1].cut().now_or_never(), Some(Full::Address));
+        assert_eq!(others[1].cut().now_or_never(), Some(full(Full::Address)));
+        assert_eq!(first[1].cut().now_or_never(), Some(full(Full::Address)));
         assert_eq!(cut(&more), [None, None]);
         // A proxy's connections belong to nobody until it says to whom.
         let proxied: Vec<_> = (0..5).map(|_| unfinished.begin()).collect();
         assert_eq!(cut(&proxied), [None; 5]);
         drop((first, others, more, proxied));
         assert!(unfinished.line.lock().by_address.is_empty());
+    }
+
+    #[test]
+    fn who_holds_the_most_is_cut_when_memory_runs_out() {
+        let unfinished = unfinished(0, 0);
+        let places: Vec<_> = (0..5).map(|_| unfinished.begin()).collect();
+        for (place, kib) in places.iter().zip([0, 9, 60, 9, 3]) {
+            place.holds(kib << 9, kib << 9);
+            place.holds(0, kib << 9);
+        }
+        let gone = || places.iter().map(Place::is_cut).collect::<Vec<_>>();
+        // A little is nobody's fault.
+        assert_eq!(unfinished.shed(1, 4 << 10), 1);
+        assert_eq!(gone(), [false, false, true, false, false]);
+        assert_eq!(unfinished.shed(10 << 10, 4 << 10), 1);
+        assert_eq!(gone(), [false, true, true, false, false]);
+        assert_eq!(unfinished.shed(usize::MAX, 4 << 10), 1);
+        assert_eq!(places[3].cut().now_or_never(), Some(Cut::Memory));
+        assert_eq!(unfinished.shed(usize::MAX, 4 << 10), 0);
+        // Whoever has asked begins anew.
+        assert!(places[4].leave());
+        places[4].wait();
+        places[4].holds(1, 0);
+        assert_eq!(unfinished.shed(usize::MAX, 2), 0);
+        // If it takes everybody, whoever has waited longest is the next one.
+        assert!(places[4].leave());
+        let more = [unfinished.begin(), unfinished.begin()];
+        assert_eq!(unfinished.shed(1, 0), 1);
+        assert!(places[0].is_cut() && !more[0].is_cut());
+        assert_eq!(unfinished.shed(COST + 1, 0), 2);
+        assert_eq!(unfinished.count(), 0);
     }
 
     #[test]

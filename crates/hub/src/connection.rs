@@ -17,7 +17,7 @@ use crate::mailbox::Delivery;
 use crate::outbox::{Chunk, Outbox};
 use crate::socket::Socket;
 
-/// The most of a frame that is still written after its connection was ended for want of memory.
+/// The most of a frame that is still written, or of a record that is kept, after its connection was ended for want of memory.
 const LAST_REST: usize = 16 << 10;
 
 /// One client's socket and what is known of it.
@@ -254,11 +254,14 @@ impl Connection {
         its
     }
 
-    /// Frees what it has of memory, but for the rest of a frame that has begun to go out. False if that is so
-    /// much that it cannot be told why it ends.
+    /// Frees what it has of memory, but for the rest of a frame that has begun to go out, and of a record that has begun
+    /// to come. False if that is so much that it cannot be told why it ends.
     fn let_go(&mut self) -> bool {
         self.decoder = None;
         self.context = None;
+        if self.socket.as_ref().is_some_and(|socket| socket.held() > LAST_REST) {
+            return false;
+        }
         let Some(outbox) = self.outbox.take() else { return true };
         let rest = outbox.into_begun(LAST_REST);
         let can_be_told = rest.is_some();
@@ -287,13 +290,13 @@ impl Connection {
         }
     }
 
-    /// The memory that its end would free, if it shares none of it: what waits to be written and what has
-    /// come of a message; with `sockets`, also what the kernel holds for it.
+    /// The memory that its end would free, if it shares none of it: what waits to be written, and what has
+    /// come of a message or of a record; with `sockets`, also what the kernel holds for it.
     pub(crate) fn weight(&self, sockets: bool) -> usize {
         let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.weight());
         let decoder = self.decoder.as_ref().map_or(0, Decoder::held_bytes);
         let socket = self.socket.as_ref().filter(|_| sockets).map_or(0, |socket| socket.kernel_bytes());
-        let sealed = self.socket.as_ref().map_or(0, |socket| socket.waiting());
+        let sealed = self.socket.as_ref().map_or(0, |socket| socket.held());
         let held = self.held.as_ref().map_or(0, |held| held.bytes());
         outbox + decoder + held + sealed + socket
     }

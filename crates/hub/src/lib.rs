@@ -33,7 +33,7 @@ pub use format::{Carrier, Encoding, Format, Formats, Frames, Protocol};
 pub use mailbox::{Bounds, Census, Delivery, Event, Hub, Inbox};
 pub use phrases::Phrases;
 pub use placed::Placed;
-pub use pressure::{Leaving, Shed};
+pub use pressure::{LITTLE, Leaving, Shed};
 pub use registry::{Heartbeat, Key, Opening, Settings};
 pub use shard::{Observer, Shard};
 pub use socket::Socket;

@@ -13,6 +13,10 @@ const LARGEST: usize = 4096;
 /// may be enough, and a client that keeps up always has a little on its way.
 const APART: usize = 64;
 
+/// Whoever holds less than this is never ended for want of memory, whoever holds how much: a message on its way in each
+/// direction is all that a client that keeps up holds. What it costs to be there is bounded by who is let in.
+pub const LITTLE: usize = 4 << 10;
+
 /// What was ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shed {
@@ -45,7 +49,7 @@ pub(crate) enum Urgent {
 
 impl Hub {
     /// Ends the connections that hold the most, the largest first over all workers, until they held `bytes` or
-    /// what others hold is little beside it. A worker that does not answer for a second is left out.
+    /// what others hold is little, by itself or beside it. A worker that does not answer for a second is left out.
     pub async fn shed(&self, bytes: usize, leaving: Leaving) -> Shed {
         let weights = self.ask(|_| Urgent::Weigh).await;
         let weights: Vec<Vec<usize>> = weights.into_iter().map(Option::unwrap_or_default).collect();
@@ -90,7 +94,7 @@ fn shares(weights: &[Vec<usize>], bytes: usize) -> Vec<usize> {
         all.extend(weights.iter().map(|weight| (*weight, worker)));
     }
     all.sort_unstable_by(|one, other| other.cmp(one));
-    let least = all.first().map_or(0, |(largest, _)| largest / APART);
+    let least = all.first().map_or(0, |(largest, _)| largest / APART).max(LITTLE);
     let (mut shares, mut freed) = (vec![0; weights.len()], 0);
     for (weight, worker) in all {
         if freed >= bytes || weight < least {
@@ -119,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_largest_of_all_workers_go_first() {
-        // (what each worker's connections hold, bytes to free, how many each is to end)
+        // (what each worker's connections hold, what is to be freed, how many each is to end), in units of a little
         type Row<'a> = (&'a [&'a [usize]], usize, &'a [usize]);
         let rows: &[Row] = &[
             (&[&[9, 5, 1], &[7, 6]], 9, &[1, 0]),
@@ -132,9 +136,19 @@ mod tests {
             (&[&[], &[]], 1, &[0, 0]),
         ];
         for (weights, bytes, expected) in rows {
-            let weights: Vec<Vec<usize>> = weights.iter().map(|weights| weights.to_vec()).collect();
-            assert_eq!(shares(&weights, *bytes), *expected, "{weights:?} {bytes}");
+            let weights: Vec<Vec<usize>> = weights
+                .iter()
+                .map(|weights| weights.iter().map(|weight| weight * LITTLE).collect())
+                .collect();
+            assert_eq!(shares(&weights, bytes * LITTLE), *expected, "{weights:?} {bytes}");
         }
+    }
+
+    #[test]
+    fn who_holds_a_little_stays_whatever_is_wanted() {
+        let weights = [vec![LITTLE, LITTLE - 1], vec![LITTLE - 1, 1]];
+        assert_eq!(shares(&weights, usize::MAX), [1, 0]);
+        assert_eq!(shares(&weights[1..], usize::MAX), [0]);
     }
 
     #[test]

@@ -152,6 +152,14 @@ impl Socket {
         }
     }
 
+    /// Bytes of our own memory that it holds, in both directions.
+    pub(crate) fn held(&self) -> usize {
+        match &self.0 {
+            Stream::Plain(_) => 0,
+            Stream::Tls(sealed) => sealed.tls.borrow().held(),
+        }
+    }
+
     /// Gives the kernel what waits. Whether nothing is left.
     pub(crate) fn flush(&self) -> io::Result<bool> {
         match &self.0 {

@@ -198,6 +198,12 @@ impl Tls {
         self.sealed.len() - self.sent
     }
 
+    /// Bytes of memory that are kept for this client, but for its keys: what has come and cannot go on yet, and what waits
+    /// for the kernel.
+    pub fn held(&self) -> usize {
+        self.begun.capacity() + self.opened.capacity() + self.sealed.capacity()
+    }
+
     /// Writes what waits. Whether all of it has gone.
     pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
         while self.sent < self.sealed.len() {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::process::Process;
-use super::{Cgroup, DEADLINE, Metrics, Response, Setup, request};
+use super::{DEADLINE, Metrics, Response, Setup, request};
 
 /// A running instance. Dropping it kills it.
 pub struct Instance {
@@ -34,13 +34,11 @@ impl Instance {
         Setup::default().flags(flags).start().await
     }
 
-    /// As `start`, in this cgroup.
-    pub async fn start_in(cgroup: &Cgroup, flags: &[&str]) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo $$ >\"$1\"; shift; exec \"$@\"", "sh"]).arg(cgroup.door());
-        command.arg(binary()).arg("serve").args(flags);
-        Self::launch(command, home).await
+    /// The most memory that it has ever had, in bytes (proc(5), `VmHWM`).
+    pub fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     /// As `start`, with at most `files` open files.

@@ -1,10 +1,12 @@
 //! What an instance is started with: the text of its configuration file, and flags. It starts nothing but instances that are
 //! to run; whoever wants to see one refuse to start uses `refused_to_start`.
 
+use std::path::PathBuf;
+
 use tokio::process::Command;
 
-use super::Instance;
 use super::instance::binary;
+use super::{Cgroup, Instance};
 
 /// The secret of `Setup::tokens`. No comma in it: it is given by a variable.
 pub const SECRET: &str = "a secret that only the tests have";
@@ -19,6 +21,8 @@ pub struct Setup {
     keys: String,
     rest: String,
     flags: Vec<String>,
+    /// Where a process joins its cgroup.
+    door: Option<PathBuf>,
 }
 
 impl Setup {
@@ -53,6 +57,11 @@ impl Setup {
         self
     }
 
+    /// In this cgroup.
+    pub fn within(self, cgroup: &Cgroup) -> Self {
+        Self { door: Some(cgroup.door()), ..self }
+    }
+
     /// Runs `fanfare serve` on ports of the kernel's choice, and waits until it listens.
     pub async fn start(&self) -> Instance {
         let home = tempfile::tempdir().unwrap();
@@ -61,7 +70,14 @@ impl Setup {
             // Where it is looked for, so that it is found without being named.
             std::fs::write(home.path().join("fanfare.toml"), text).unwrap();
         }
-        let mut command = Command::new(binary());
+        let mut command = match &self.door {
+            None => Command::new(binary()),
+            Some(door) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", "echo $$ >\"$1\"; shift; exec \"$@\"", "sh"]).arg(door).arg(binary());
+                command
+            }
+        };
         command.arg("serve").args(&self.flags);
         Instance::launch(command, home).await
     }

@@ -65,6 +65,11 @@ impl Socket {
         stream
     }
 
+    /// The connection underneath, whatever is spoken on it.
+    pub fn tcp(&self) -> &TcpStream {
+        self.stream.tcp()
+    }
+
     /// Joins a channel at once.
     pub async fn join(address: SocketAddr, channel: &str) -> Self {
         let mut socket = Self::connect(address).await;

@@ -21,7 +21,6 @@ use uuid::Uuid;
 use super::endless::{admits, let_read, preflight};
 use super::rejection::Rejection;
 use super::streams::{is_binary, whole};
-use crate::session::is_pressed;
 use crate::unfinished::Place;
 use crate::worker::Worker;
 
@@ -77,9 +76,8 @@ async fn take(
     if *method != Method::POST {
         return Err(Refusal::Method(method.clone()));
     }
-    // As a WebSocket is not read while there is no room for what it may say.
-    while is_pressed(worker) {
-        instance.memory.relieved().await;
+    // As a WebSocket is not read while there is no room for what it may say. For want of memory nothing is read anyway.
+    while instance.hub.pressed() {
         instance.hub.relieved().await;
     }
     let body =

@@ -16,6 +16,7 @@ use crate::admission::Full;
 use crate::client;
 use crate::identity::TokenFault;
 use crate::namespace::{Refusal, UnknownNamespace};
+use crate::unfinished::Cut;
 
 /// One refusal.
 #[derive(Debug, thiserror::Error)]
@@ -235,6 +236,15 @@ impl Rejection {
             Self::Crowded(Full::Instance) => 16,
             Self::Crowded(Full::Address) => 17,
             Self::UserFull => 18,
+        }
+    }
+}
+
+impl From<Cut> for Rejection {
+    fn from(why: Cut) -> Self {
+        match why {
+            Cut::Crowded(full) => Self::Crowded(full),
+            Cut::Memory => Self::Memory,
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Looks at how much memory is in use, says when it is near the limit, and past it has the largest
-//! connections ended until it is not. It runs on the backend's thread, and waits for workers but no worker
+//! Looks at how much memory is in use, says when it is near the limit, and past it has those cut who have not even
+//! asked, and then the largest connections ended, until it is not. It runs on the backend's thread, and waits for workers but no worker
 //! for it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fanfare_hub::{Hub, Leaving, Shed};
+use fanfare_hub::{Hub, LITTLE, Leaving, Shed};
 use tokio::time::sleep;
 
 use super::{Budget, CLEAR, Gauge, NEAR, SHED_TO, heap};
+use crate::unfinished::Unfinished;
 
 /// How often the kernel is asked. What is allocated meanwhile is known; what sockets take is not.
 const LOOK: Duration = Duration::from_millis(50);
@@ -41,9 +42,16 @@ const ROUNDS: u32 = 32;
 const STEP: i64 = 64;
 
 /// Looks for as long as the instance lives.
-pub async fn keep(budget: Arc<Budget>, gauge: Gauge, hub: Arc<Hub>) {
-    let mut keeper =
-        Keeper { budget, gauge, hub, clear_since: None, purged: Instant::now(), complained: None };
+pub async fn keep(budget: Arc<Budget>, gauge: Gauge, hub: Arc<Hub>, unfinished: Arc<Unfinished>) {
+    let mut keeper = Keeper {
+        budget,
+        gauge,
+        hub,
+        unfinished,
+        clear_since: None,
+        purged: Instant::now(),
+        complained: None,
+    };
     loop {
         let budget = keeper.budget.clone();
         let pause = match budget.limit {
@@ -70,6 +78,7 @@ struct Keeper {
     budget: Arc<Budget>,
     gauge: Gauge,
     hub: Arc<Hub>,
+    unfinished: Arc<Unfinished>,
     /// Since when there is room again.
     clear_since: Option<Instant>,
     /// When free memory was last given back.
@@ -121,7 +130,8 @@ impl Keeper {
         self.measure();
     }
 
-    /// Has connections ended, the largest first, until less is in use. Everybody waits meanwhile who can.
+    /// Has connections ended, the largest first and the unfinished before all others, until less is in use. Everybody
+    /// waits meanwhile who can.
     async fn make_room(&mut self, limit: i64) {
         self.budget.past.store(true, Ordering::Relaxed);
         let (start, enough) = (self.budget.in_use(), limit / 100 * SHED_TO);
@@ -133,13 +143,25 @@ impl Keeper {
         {
             let farewell = told.since.elapsed() < FAREWELL;
             let owed = if farewell { told.leaving } else { 0 };
+            // Who is in goes after all who are not; those let go of everything as soon as they hear of it.
+            if excess > owed && told.cut(self.unfinished.shed(excess.unsigned_abs() as usize, LITTLE)) {
+                sleep(SETTLE).await;
+                self.purge();
+                continue;
+            }
             if excess > owed {
                 // Whoever holds the same as others frees nothing alone, so each round that frees nothing makes the next
                 // one go further.
                 let wanted = (excess - owed).saturating_mul(told.reach);
                 let leaving = if farewell { Leaving::Wait } else { Leaving::Cut };
                 let round = self.hub.shed(wanted.unsigned_abs() as usize, leaving).await;
-                if round.connections == 0 && round.leaving == 0 && told.leaving == 0 {
+                // Nobody holds more than a little, so it is their number; and those who have not asked are the only ones
+                // who may go for that.
+                if round.connections == 0
+                    && round.leaving == 0
+                    && told.leaving == 0
+                    && !told.cut(self.unfinished.shed(excess.unsigned_abs() as usize, 0))
+                {
                     break;
                 }
                 told.take(&round, excess);
@@ -149,10 +171,11 @@ impl Keeper {
             told.measure(self.budget.in_use() - enough);
         }
         let used = self.budget.in_use();
-        if told.connections > 0 {
-            let Told { connections, bytes, rounds, .. } = told;
+        if told.connections + told.unfinished > 0 {
+            let Told { connections, unfinished, bytes, rounds, .. } = told;
             tracing::warn!(
                 connections,
+                unfinished,
                 bytes,
                 rounds,
                 start,
@@ -175,6 +198,8 @@ impl Keeper {
 /// What has been ended so far, and what came of it.
 struct Told {
     connections: usize,
+    /// Those who were cut before they had asked.
+    unfinished: usize,
     bytes: usize,
     rounds: u32,
     /// When the last were told to go.
@@ -191,6 +216,7 @@ impl Default for Told {
     fn default() -> Self {
         Self {
             connections: 0,
+            unfinished: 0,
             bytes: 0,
             rounds: 0,
             since: Instant::now(),
@@ -202,6 +228,13 @@ impl Default for Told {
 }
 
 impl Told {
+    /// So many were cut before they had asked. Whether that was anybody.
+    fn cut(&mut self, unfinished: usize) -> bool {
+        self.unfinished += unfinished;
+        self.rounds += u32::from(unfinished > 0);
+        unfinished > 0
+    }
+
     fn take(&mut self, round: &Shed, excess: i64) {
         self.rounds += 1;
         self.connections += round.connections;

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::reckoning::Reckoning;
+use crate::memory::Budget;
+use crate::unfinished::Place;
 
 /// What a client that asks in plain HTTP is told.
 const PLAIN_HTTP: &str = "this address speaks TLS: connect by wss:// or https://\n";
@@ -38,9 +40,19 @@ pub enum Handshake {
     Failed(io::Error),
 }
 
-/// Shakes hands, with what there is to reckon in the worker's turns for that.
-pub async fn shake_hands(stream: TcpStream, config: Arc<ServerConfig>, reckoning: &Reckoning) -> Handshake {
-    match try_to(stream, config, reckoning).await {
+/// A client that asks in plain HTTP may send so much after it has been told; whoever goes on does not listen.
+const MOST_PLAIN: usize = 64 << 10;
+
+/// Shakes hands, with what there is to reckon in the worker's turns for that. While memory has run out nothing is read, and how
+/// much is kept of a message of TLS that is not whole is known to the client's place.
+pub async fn shake_hands(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    reckoning: &Reckoning,
+    memory: &Budget,
+    place: &Place,
+) -> Handshake {
+    match try_to(stream, config, reckoning, memory, place).await {
         Ok(done) => done,
         Err(error) => Handshake::Failed(error),
     }
@@ -50,6 +62,8 @@ async fn try_to(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     reckoning: &Reckoning,
+    memory: &Budget,
+    place: &Place,
 ) -> io::Result<Handshake> {
     let mut first = [0];
     // A peer that is reset before it has said anything has said nothing.
@@ -64,7 +78,13 @@ async fn try_to(
     let mut stream = TlsStream { stream, tls: Box::new(tls), turn: Toll::default(), empty: 0 };
     loop {
         stream.stream.readable().await?;
+        while memory.is_past() {
+            place.press(&stream.stream);
+            memory.relieved().await;
+        }
         let done = reckoning.take_turn(|| stream.tls.shake_hands(&stream.stream)).await?;
+        place.holds(0, stream.held());
+        memory.tally();
         while !stream.tls.flush(&stream.stream)? {
             stream.stream.writable().await?;
         }
@@ -76,8 +96,8 @@ async fn try_to(
     }
 }
 
-/// Tells a client that this is not how to ask, and waits until it has gone: a socket that is closed with unread bytes in it
-/// takes the answer back.
+/// Tells a client that this is not how to ask, and waits until it has gone, or has sent far more than a question: a socket that
+/// is closed with unread bytes in it takes the answer back.
 pub async fn refuse_plain_http(stream: TcpStream) {
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
@@ -87,11 +107,11 @@ pub async fn refuse_plain_http(stream: TcpStream) {
     // Small writes into an empty socket; if the client has gone, nobody is left to tell.
     let _ = stream.try_write(answer.as_bytes());
     let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
-    let mut rest = [0; 1024];
-    while stream.readable().await.is_ok() {
+    let (mut rest, mut read) = ([0; 1024], 0);
+    while read < MOST_PLAIN && stream.readable().await.is_ok() {
         match stream.try_read(&mut rest) {
             Ok(0) => return,
-            Ok(_) => {}
+            Ok(count) => read += count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return,
         }
@@ -112,6 +132,16 @@ impl TlsStream {
     /// The hub's view of it; nothing that has come or is to go is lost.
     pub fn into_socket(self) -> Socket {
         Socket::secure(self.stream, *self.tls)
+    }
+
+    /// The connection underneath.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Bytes that it keeps of what has come.
+    pub fn held(&self) -> usize {
+        self.tls.held()
     }
 }
 

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
 
 use super::Worker;
+use super::weighed::{Source, Weighed};
 use crate::http::{Goes, Handoff, Rejection, Upgrade, emulate, is_emulation, is_upgrade, judge, upgrade};
 use crate::listener::{Heads, read_header};
 use crate::tls::{Handshake, LiveCertificate, TlsStream, refuse_plain_http, shake_hands};
@@ -49,7 +50,7 @@ impl Worker {
         let mut conversation = pin!(self.converse(stream, peer, &place));
         tokio::select! {
             biased;
-            full = place.cut() => self.instance.rejected.count(&Rejection::Crowded(full), peer.ip()),
+            why = place.cut() => self.instance.rejected.count(&why.into(), peer.ip()),
             () = &mut conversation => {}
         }
     }
@@ -73,7 +74,7 @@ impl Worker {
         match &self.instance.certificate {
             None => self.speak_http(stream, peer, deadline, place).await,
             Some(certificate) => {
-                if let Some(stream) = self.secure(stream, peer, deadline, certificate).await {
+                if let Some(stream) = self.secure(stream, peer, deadline, certificate, place).await {
                     self.speak_http(stream, peer, deadline, place).await;
                 }
             }
@@ -87,22 +88,24 @@ impl Worker {
         peer: SocketAddr,
         deadline: Instant,
         certificate: &LiveCertificate,
+        place: &Place,
     ) -> Option<TlsStream> {
-        let rejection =
-            match timeout_at(deadline, shake_hands(stream, certificate.server(), &self.reckoning)).await {
-                Ok(Handshake::Done(stream)) => return Some(stream),
-                Ok(Handshake::Nothing) => return None,
-                Ok(Handshake::PlainHttp(stream)) => {
-                    self.instance.rejected.count(&Rejection::Tls, peer.ip());
-                    let _ = timeout_at(deadline, refuse_plain_http(stream)).await;
-                    return None;
-                }
-                Ok(Handshake::Failed(error)) => {
-                    tracing::debug!(%peer, "TLS handshake failed: {error}");
-                    Rejection::Tls
-                }
-                Err(_) => Rejection::Timeout,
-            };
+        let (reckoning, memory) = (&self.reckoning, &self.instance.memory);
+        let shaking = shake_hands(stream, certificate.server(), reckoning, memory, place);
+        let rejection = match timeout_at(deadline, shaking).await {
+            Ok(Handshake::Done(stream)) => return Some(stream),
+            Ok(Handshake::Nothing) => return None,
+            Ok(Handshake::PlainHttp(stream)) => {
+                self.instance.rejected.count(&Rejection::Tls, peer.ip());
+                let _ = timeout_at(deadline, refuse_plain_http(stream)).await;
+                return None;
+            }
+            Ok(Handshake::Failed(error)) => {
+                tracing::debug!(%peer, "TLS handshake failed: {error}");
+                Rejection::Tls
+            }
+            Err(_) => Rejection::Timeout,
+        };
         self.instance.rejected.count(&rejection, peer.ip());
         None
     }
@@ -115,6 +118,7 @@ impl Worker {
         place: &Place,
     ) {
         let config = &self.instance.config;
+        let stream = Weighed::new(stream, &self.instance.memory, place);
         let (handoff, kept, news) = (Handoff::default(), Cell::new(false), Rc::<Cell<bool>>::default());
         let service = service_fn(|request| {
             // A connection that was kept open and asks again begins anew.
@@ -147,7 +151,7 @@ impl Worker {
             }
             // The stream under a connection that hyper has let go of, and what came behind the handshake.
             let parts = connection.into_parts();
-            let socket = parts.io.into_inner().into_inner().into_socket();
+            let socket = parts.io.into_inner().into_inner().into_inner().into_socket();
             self.clone().begin(upgrade, socket, parts.read_buf);
         }
     }
@@ -244,14 +248,34 @@ where
 }
 
 /// What HTTP is spoken on.
-trait Stream: AsyncRead + AsyncWrite + Unpin {
+trait Stream: Source + AsyncRead + AsyncWrite + Unpin {
     /// The hub's view of it; nothing that has come or is to go is lost.
     fn into_socket(self) -> Socket;
+}
+
+impl Source for TcpStream {
+    fn held(&self) -> usize {
+        0
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
 }
 
 impl Stream for TcpStream {
     fn into_socket(self) -> Socket {
         Socket::new(self)
+    }
+}
+
+impl Source for TlsStream {
+    fn held(&self) -> usize {
+        self.held()
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self.tcp()
     }
 }
 

@@ -2,6 +2,7 @@
 //! accepted here never leaves. It decides nothing about when the instance ends; it is told.
 
 mod conversation;
+mod weighed;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;

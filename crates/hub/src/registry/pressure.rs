@@ -4,7 +4,7 @@
 use super::{Key, Registry};
 use crate::connection::State;
 use crate::end::End;
-use crate::pressure::{Leaving, Shed, Urgent, largest};
+use crate::pressure::{LITTLE, Leaving, Shed, Urgent, largest};
 
 impl Registry {
     /// Answers. Whoever asked may have stopped waiting.
@@ -19,9 +19,10 @@ impl Registry {
         }
     }
 
-    /// Who holds anything and has not been told to go, the largest first.
+    /// Who holds more than a little and has not been told to go, the largest first.
     fn weigh(&self) -> Vec<(usize, Key)> {
-        largest(self.holders(|state| state != State::Closing).collect())
+        let holders = self.holders(|state| state != State::Closing);
+        largest(holders.filter(|(weight, _)| *weight >= LITTLE).collect())
     }
 
     /// Ends so many of the largest.
