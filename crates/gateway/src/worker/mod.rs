@@ -114,6 +114,8 @@ impl Worker {
         let counted = alive.clone();
         // This and the worker's own are no task's.
         let tasks = move || Rc::strong_count(&counted) - 2;
+        let shard = Shard::start(inbox, settings, lag, watch, tasks);
+        let served = shard.clone();
         Rc::new(Self {
             number,
             router: public(&instance),
@@ -122,11 +124,11 @@ impl Worker {
             inflater: RefCell::default(),
             roster,
             draining: Cell::new(false),
-            newcomers: Newcomers::default(),
+            newcomers: Newcomers::new(move || served.stats().deliveries.read()),
             recoveries: Recoveries::new(instance.config.recovery_rate),
             recovering: Arc::new(Semaphore::new(RECOVERING)),
             reckoning: Reckoning::new(),
-            shard: Shard::start(inbox, settings, lag, watch, tasks),
+            shard,
             instance,
             alive,
         })
@@ -270,7 +272,7 @@ impl Accepted for Acceptor {
         if memory.is_past() {
             let _ = timeout(SCARCE, memory.relieved()).await;
         }
-        self.0.newcomers.pause(self.0.shard.stats().deliveries.read()).await;
+        self.0.newcomers.pause().await;
         for crowd in [self.0.recoveries.crowd(), self.0.reckoning.crowd()] {
             if crowd.are_many() {
                 let _ = timeout(SCARCE, crowd.are_fewer()).await;
