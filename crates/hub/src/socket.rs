@@ -188,8 +188,11 @@ impl Socket {
     }
 
     /// Ends both directions now, so that the reader wakes; what waits in the kernel is thrown away,
-    /// which frees the memory that a peer who does not read would hold for minutes.
+    /// which frees the memory that a peer who does not read would hold for minutes. What we hold is freed before the reader wakes.
     pub(crate) fn cut(&self) {
+        if let Stream::Tls(sealed) = &self.0 {
+            sealed.tls.borrow_mut().let_go();
+        }
         let socket = SockRef::from(self.stream());
         let _ = socket.set_linger(Some(Duration::ZERO));
         let _ = socket.shutdown(Shutdown::Both);

@@ -204,6 +204,12 @@ impl Tls {
         self.begun.capacity() + self.opened.capacity() + self.sealed.capacity()
     }
 
+    /// Gives up all of that: nothing can be read or written any more.
+    pub fn let_go(&mut self) {
+        (self.begun, self.opened, self.sealed, self.sent) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        self.state = State::Broken;
+    }
+
     /// Writes what waits. Whether all of it has gone.
     pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
         while self.sent < self.sealed.len() {
