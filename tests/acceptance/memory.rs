@@ -233,7 +233,7 @@ async fn who_never_finishes_asking_goes_first(unfinished: Unfinished, certificat
     })
     .await;
     // Together, but no faster than is heard: what a machine sends itself at once, the kernel has to hold.
-    for some in senders.chunks_mut(100) {
+    for some in senders.chunks_mut(25) {
         let sending = some.iter_mut().map(async |sender| {
             let _ = timeout(Duration::from_secs(5), sender.write(&rest)).await;
         });

@@ -181,8 +181,8 @@ pub static ATTACKS: &[Attack] = &[
         does: "5,000 connections send half a handshake, and wait",
         bound: "max_handshakes, header_timeout",
         flags: &["--header-timeout", "2s", "--handshake-timeout", "3s"],
-        // What hyper keeps for a request that is arriving.
-        allowance: 5_000 * (16 << 10),
+        // What hyper keeps for a request that is arriving, and the task around it.
+        allowance: 5_000 * (20 << 10),
         act: sockets::half_open,
         ..PLAIN
     },
