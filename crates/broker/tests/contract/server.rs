@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use redis::{FromRedisValue, Value};
+use redis::{AsyncConnectionConfig, FromRedisValue, Value};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
@@ -185,7 +185,9 @@ impl Server {
             None => format!("unix://{}", self.socket()),
         };
         let client = redis::Client::open(url)?;
-        command.query_async(&mut client.get_multiplexed_async_connection().await?).await
+        // What a node writes to its disk may take longer than the library waits by itself.
+        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        command.query_async(&mut client.get_multiplexed_async_connection_with_config(&patient).await?).await
     }
 
     fn password(&self) -> Option<&str> {
