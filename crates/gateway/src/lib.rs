@@ -30,6 +30,8 @@ mod serve;
 mod session;
 mod telemetry;
 mod tls;
+#[cfg(test)]
+mod turns;
 mod unfinished;
 mod worker;
 

@@ -129,14 +129,12 @@ impl<F: Future> Future for Counted<F> {
 mod tests {
     use std::hint::spin_loop;
 
-    use tokio::task::{LocalSet, spawn_local, yield_now};
-
     use super::*;
+    use crate::turns::Log;
 
-    /// How it goes when three handshakes of a millisecond each are let in at once: `h` for one, `-` for a turn of others.
+    /// How it goes when three handshakes of a millisecond each are let in at once: `h` for one.
     async fn log(deliveries: impl Fn() -> u64 + 'static) -> String {
-        let newcomers = Newcomers::new(deliveries);
-        let log = Rc::new(RefCell::new(String::new()));
+        let (newcomers, log) = (Newcomers::new(deliveries), Log::default());
         let handshakes = (0..3).map(|_| {
             let log = log.clone();
             newcomers.counting(async move {
@@ -144,26 +142,10 @@ mod tests {
                 while begun.elapsed() < BUSY {
                     spin_loop();
                 }
-                log.borrow_mut().push('h');
+                log.put('h');
             })
         });
-        let all = async {
-            let handshakes: Vec<_> = handshakes.map(spawn_local).collect();
-            let theirs = log.clone();
-            let others = spawn_local(async move {
-                loop {
-                    theirs.borrow_mut().push('-');
-                    yield_now().await;
-                }
-            });
-            for handshake in handshakes {
-                handshake.await.unwrap();
-            }
-            others.abort();
-        };
-        LocalSet::new().run_until(all).await;
-        let log = log.borrow();
-        log.clone()
+        log.beside_others(handshakes).await
     }
 
     #[tokio::test]

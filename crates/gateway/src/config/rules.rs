@@ -46,17 +46,13 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
 /// No token is held against more keys than so many, and one that is never tried is a mistake.
 fn check_keys(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     let listed = config.token_secrets_file.as_ref().map_or(0, |file| file.secrets.len());
-    for (count, keys, what) in [
-        (config.token_secrets.len() + listed, &["token_secrets", "token_secrets_file"][..], "secrets"),
-        (config.token_public_keys.len(), &["token_public_keys"], "keys"),
-    ] {
+    let secrets = [("token_secrets", config.token_secrets.len()), ("token_secrets_file", listed)];
+    let keys = [("token_public_keys", config.token_public_keys.len())];
+    for (what, counts) in [("secrets", &secrets[..]), ("keys", &keys)] {
+        let count: usize = counts.iter().map(|(_, count)| count).sum();
         if count > MOST_KEYS {
-            let set = keys.iter().filter(|key| match **key {
-                "token_secrets" => !config.token_secrets.is_empty(),
-                "token_secrets_file" => listed > 0,
-                _ => true,
-            });
-            let said: Vec<_> = set.map(|key| format!("`{key}` ({})", settings.layer(key))).collect();
+            let set = counts.iter().filter(|(_, count)| *count > 0);
+            let said: Vec<_> = set.map(|(key, _)| format!("`{key}` ({})", settings.layer(key))).collect();
             let said = said.join(" and ");
             return Err(ConfigError::Combination(format!(
                 "{said}: expected at most {MOST_KEYS} {what} in all, found {count}; those that are retired count, and can go"

@@ -90,10 +90,9 @@ impl Files {
         let read = |path: &Path, file| {
             let unreadable = |error| CertificateError::Unreadable { file, path: path.into(), error };
             // To open a pipe is to wait for whoever writes into it.
-            let is_file = std::fs::metadata(path).map_err(unreadable)?.is_file();
-            is_file
-                .then_some(())
-                .ok_or_else(|| unreadable(io::Error::other("expected a file, and it is none")))?;
+            if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+                return Err(unreadable(io::Error::other("expected a file, and it is none")));
+            }
             std::fs::read(path).map_err(unreadable)
         };
         Ok(Self { certificate: read(certificate, File::Certificate)?, key: read(key, File::Key)? })

@@ -41,37 +41,20 @@ impl Reckoning {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
     use std::rc::Rc;
 
-    use tokio::task::{LocalSet, spawn_local};
-
     use super::*;
+    use crate::turns::Log;
 
     #[tokio::test]
     async fn others_have_their_turn_between_two() {
         const HANDSHAKES: usize = 5;
-        let (reckoning, log) = (Rc::new(Reckoning::new()), Rc::new(RefCell::new(String::new())));
-        let all = async {
-            let handshakes = (0..HANDSHAKES).map(|_| {
-                let (reckoning, log) = (reckoning.clone(), log.clone());
-                spawn_local(async move { reckoning.take_turn(|| log.borrow_mut().push('h')).await })
-            });
-            let handshakes: Vec<_> = handshakes.collect();
-            let theirs = log.clone();
-            let others = spawn_local(async move {
-                loop {
-                    theirs.borrow_mut().push('-');
-                    yield_now().await;
-                }
-            });
-            for handshake in handshakes {
-                handshake.await.unwrap();
-            }
-            others.abort();
-        };
-        LocalSet::new().run_until(all).await;
-        let log = log.borrow();
+        let (reckoning, log) = (Rc::new(Reckoning::new()), Log::default());
+        let handshakes = (0..HANDSHAKES).map(|_| {
+            let (reckoning, log) = (reckoning.clone(), log.clone());
+            async move { reckoning.take_turn(|| log.put('h')).await }
+        });
+        let log = log.beside_others(handshakes).await;
         // Each goes round once; two in a row would be the end of one round and the beginning of the next.
         assert!(!log.contains("hhh") && log.matches('h').count() == HANDSHAKES, "{log}");
     }

@@ -99,7 +99,7 @@ impl Reaper<'_> {
             let condemned = self.line.ask_one(scripts::condemn(&self.ledger.names, lease, &score)).await?;
             if condemned == Value::Int(1) {
                 self.ledger.leases_ended.fetch_add(1, Relaxed);
-                tracing::info!(lease = ?lease, "an instance has not renewed its lease; its members are let go");
+                tracing::info!(?lease, "an instance has not renewed its lease; its members are let go");
                 dying.push(lease);
             }
         }
