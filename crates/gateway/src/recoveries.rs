@@ -3,16 +3,14 @@
 //! takes `recovery_rate` a second and no more, in the order in which they ask; and while some wait, it takes fewer new
 //! connections, so that most wait in the kernel, where they cost nothing and no deadline of their clients' runs yet. Nobody
 //! holds up anybody by being slow: counted are those who wait for us, not those for whom we wait. Nor by asking for much: a
-//! connection stands in the line once, and what else it wants waits behind that.
+//! session waits for room once, and what else it wants waits behind that. It weighs nothing.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::num::NonZeroU32;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare_protocol::ConnectionId;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use crate::crowd::Crowd;
@@ -23,6 +21,9 @@ const BURST: u32 = 32;
 /// While so many wait, others come later.
 const MANY: usize = 32;
 
+/// What so many sessions have missed is held in memory at a time, which may be megabytes each.
+const ROOM: usize = 2;
+
 /// One worker's.
 #[derive(Debug)]
 pub struct Recoveries {
@@ -32,16 +33,14 @@ pub struct Recoveries {
     next: Cell<Instant>,
     /// Who stands at its head is the next one.
     line: Semaphore,
-    /// The lines of those connections that want something, each before the common one.
-    own: RefCell<HashMap<ConnectionId, Rc<Semaphore>>>,
+    /// For sessions, whose channels may all have missed something.
+    room: Arc<Semaphore>,
     crowd: Crowd,
 }
 
-/// One wish of a connection's, in its own line.
-struct Wish<'a> {
-    recoveries: &'a Recoveries,
-    connection: ConnectionId,
-    line: Rc<Semaphore>,
+/// So long as it lives, what a session has missed may be held in memory.
+pub struct Room {
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Recoveries {
@@ -51,21 +50,20 @@ impl Recoveries {
             spacing: rate.map(|rate| Duration::from_secs(1) / rate.get()),
             next: Cell::new(Instant::now()),
             line: Semaphore::new(1),
-            own: RefCell::default(),
+            room: Arc::new(Semaphore::new(ROOM)),
             crowd: Crowd::new(MANY),
         }
     }
 
-    /// Reads what a connection has missed in one of its channels, in its turn, which comes after those of all others that
-    /// wait; and begins to read no more of it before that has been read.
-    pub async fn in_turn_of<T>(&self, connection: ConnectionId, reading: impl Future<Output = T>) -> T {
-        let wish = Wish::new(self, connection);
-        // Never closed.
-        let _head = wish.line.acquire().await;
-        self.in_turn(reading).await
+    /// Resolves when there is room for what a session has missed, first come, first served. It is to be held until all of that
+    /// waits for the session's socket.
+    pub async fn room(&self) -> Room {
+        let _waiting = self.crowd.join();
+        let permit = self.room.clone().acquire_owned().await;
+        Room { _permit: permit.expect("it is never closed") }
     }
 
-    /// Reads what somebody has missed who wants nothing else, in his turn.
+    /// Reads what somebody has missed in a channel, in his turn.
     pub async fn in_turn<T>(&self, reading: impl Future<Output = T>) -> T {
         let _waiting = self.crowd.join();
         if let Some(spacing) = self.spacing {
@@ -91,58 +89,26 @@ impl Recoveries {
     }
 }
 
-impl<'a> Wish<'a> {
-    fn new(recoveries: &'a Recoveries, connection: ConnectionId) -> Self {
-        let mut own = recoveries.own.borrow_mut();
-        let line = own.entry(connection).or_insert_with(|| Rc::new(Semaphore::new(1))).clone();
-        Self { recoveries, connection, line }
-    }
-}
-
-impl Drop for Wish<'_> {
-    fn drop(&mut self) {
-        // This one's and the map's: it was the last.
-        if Rc::strong_count(&self.line) == 2 {
-            self.recoveries.own.borrow_mut().remove(&self.connection);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use futures_util::future::join_all;
+    use futures_util::FutureExt;
 
     use super::*;
 
-    #[tokio::test]
-    async fn who_wants_much_stands_in_the_line_once() {
-        const EACH: usize = 4;
-        let recoveries = Recoveries::new(NonZeroU32::new(20));
-        // The first ones after a pause are not waited for.
-        for _ in 0..=BURST {
-            recoveries.in_turn(async {}).await;
-        }
-        let served = RefCell::new(Vec::new());
-        let wish = |name: &'static str, connection: ConnectionId| {
-            let (recoveries, served) = (&recoveries, &served);
-            async move {
-                recoveries
-                    .in_turn_of(connection, async {
-                        assert!(!recoveries.crowd().are_many());
-                        served.borrow_mut().push(name);
-                    })
-                    .await;
-            }
-        };
-        let greedy = [("one", ConnectionId::new_v4()), ("two", ConnectionId::new_v4())]
-            .into_iter()
-            .flat_map(|row| std::iter::repeat_n(row, EACH));
-        let modest = [("three", ConnectionId::new_v4())];
-        join_all(greedy.chain(modest).map(|(name, connection)| wish(name, connection))).await;
-        let served = served.into_inner();
-        assert_eq!(served.len(), 2 * EACH + 1);
-        assert_eq!(served[..3], ["one", "two", "three"], "the last to come wants one, and each has a turn");
-        assert!(served[3..].chunks(2).all(|pair| pair == ["one", "two"]), "{served:?}");
-        assert!(recoveries.own.borrow().is_empty(), "nothing is kept of who wants nothing");
+    #[test]
+    fn there_is_room_for_few_and_who_waits_for_it_is_one_of_the_crowd() {
+        let recoveries = Recoveries::new(None);
+        let mut held: Vec<_> = (0..ROOM).map(|_| recoveries.room().now_or_never().expect("room")).collect();
+        let mut waiting: Vec<_> = (0..MANY).map(|_| Box::pin(recoveries.room())).collect();
+        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
+        assert!(recoveries.crowd().are_many());
+        held.pop();
+        // Who has waited longest is the next one, and does not wait any more.
+        assert!(waiting[1].as_mut().now_or_never().is_none());
+        let next = waiting[0].as_mut().now_or_never();
+        assert!(next.is_some() && !recoveries.crowd().are_many());
+        assert!(waiting[1].as_mut().now_or_never().is_none());
+        drop(next);
+        assert!(waiting[1].as_mut().now_or_never().is_some());
     }
 }

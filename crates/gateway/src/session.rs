@@ -9,7 +9,7 @@ use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{Channel, ConnectionId, Kind, Publication};
 use fanfare_websocket::Limits;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::admission::Permit;
 use crate::http::{MayPublish, Terms};
@@ -129,6 +129,15 @@ impl Outbound {
 /// Whether there is so much under way that nobody should read more.
 pub fn is_pressed(worker: &Worker) -> bool {
     worker.instance.hub.pressed() || worker.instance.memory.is_past()
+}
+
+/// How long a client may take for what waits for its socket before it gets more of what it has asked for: a piece of 64 KiB
+/// comes at 6 KiB/s.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until nothing waits for a client's socket any more. False if it takes longer than it may: it is slow.
+pub async fn has_taken_it_all(worker: &Worker, key: Key) -> bool {
+    timeout(PATIENCE, worker.shard.written(key)).await.is_ok()
 }
 
 /// A publisher reads on when the workers and the bus have room for what it may send, or when it was told to

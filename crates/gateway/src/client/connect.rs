@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fanfare_broker::Claim;
 use fanfare_hub::Heartbeat;
 use fanfare_protocol::Channel;
 use fanfare_protocol::centrifuge::{
@@ -12,6 +11,7 @@ use fanfare_protocol::centrifuge::{
     SubscribeRequest, SubscribeResult,
 };
 
+use super::claimed::{Claimed, Full};
 use super::commands::{refusal, seconds_left};
 use super::session::{Client, Stage};
 use super::sessions::Seat;
@@ -37,14 +37,15 @@ impl Client {
             return Err(DisconnectCode::ChannelLimit.into());
         }
         let ttl = seconds_left(identity.expiry, ErrorCode::Expired.into())?;
-        self.claim().await?;
+        let claimed = Claimed::take(&self.worker.instance, &self.user, self.id).await;
+        self.claimed = claimed.map_err(|Full| DisconnectCode::ConnectionLimit)?;
         let asked = SubscribeRequest::default();
         let plans = wanted.into_iter().map(|(channel, (grant, origin))| {
             let request = request.subs.get(channel.as_str()).unwrap_or(&asked);
             self.plan(channel, request, grant, origin)
         });
         let plans = plans.collect::<Result<Vec<_>, _>>()?;
-        let (established, turn) = self.establish_all(&plans).await;
+        let (established, room) = self.establish_all(&plans).await;
         if let Some(refusal) = established.iter().find_map(|outcome| outcome.as_ref().err()) {
             let made = plans.iter().zip(&established).filter(|(_, outcome)| outcome.is_ok());
             made.for_each(|(plan, _)| undo(plan));
@@ -60,7 +61,7 @@ impl Client {
         self.welcome(id, ttl, subs, out);
         // Before what was held of their publications.
         self.flush(out);
-        drop(turn);
+        drop(room);
         for (plan, established) in plans.into_iter().zip(established) {
             self.install(plan, &Bytes::new(), established.after);
         }
@@ -84,21 +85,6 @@ impl Client {
         self.worker.roster.enter(self.key, &self.user, &self.mail);
         self.worker.instance.users.enter(&self.user);
         self.entered = true;
-    }
-
-    /// Takes one of its user's places, where those are counted.
-    async fn claim(&mut self) -> Result<(), Refusal> {
-        let instance = &self.worker.instance;
-        let limit = instance.config.max_connections_per_user.filter(|_| !self.user.is_anonymous());
-        let Some(limit) = limit else { return Ok(()) };
-        match instance.broker.claim(self.user.as_str(), self.id, limit.get()).await {
-            Claim::Full => Err(DisconnectCode::ConnectionLimit.into()),
-            // While the bus is away, nobody knows; to turn everybody away would be worse.
-            Claim::Held | Claim::Unproven(_) => {
-                self.claimed = true;
-                Ok(())
-            }
-        }
     }
 
     /// The channels that the token names, the user's own, and those that the client names and might subscribe to

@@ -7,6 +7,7 @@
 //! another. Publications do not come by here: the hub writes those.
 
 mod alarm;
+mod claimed;
 mod commands;
 mod connect;
 mod control;
@@ -22,9 +23,10 @@ mod subscribe;
 mod subscriptions;
 mod users;
 
+pub use claimed::Full;
 pub use counts::Counts;
 pub use mail::Roster;
-pub use owner::{Full, Owner};
+pub use owner::Owner;
 pub use recovery::{Outcome, follow, judge};
 pub use session::{Dialect, Session, Words, words};
 pub use sessions::Sessions;

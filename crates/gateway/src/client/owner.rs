@@ -7,20 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare_broker::Claim;
 use fanfare_hub::{End, Format, Key};
 use fanfare_protocol::{Channel, ConnectionId, Control};
 
 use super::alarm::{Alarm, has_passed};
+use super::claimed::{Claimed, Full};
 use super::control::send_away;
 use super::mail::{Letter, Mail, Roster};
 use crate::identity::{Expiry, Identity, User};
 use crate::instance::Instance;
 use crate::worker::Worker;
-
-/// The user has as many connections as it may have.
-#[derive(Debug)]
-pub struct Full;
 
 /// See the module. Dropping it takes the connection out of its user's.
 pub struct Owner {
@@ -35,8 +31,7 @@ pub struct Owner {
     /// Nothing can be refreshed by the client, so there is no grace.
     expiry: Option<Expiry>,
     mail: Rc<Mail>,
-    /// It holds one of its user's places, or may.
-    claimed: bool,
+    claimed: Option<Box<Claimed>>,
 }
 
 impl Owner {
@@ -57,26 +52,11 @@ impl Owner {
         roster.enter(key, &user, &mail);
         instance.users.enter(&user);
         let channel = channel.clone();
-        let claimed = false;
+        let claimed = None;
         let mut owner =
             Box::new(Self { instance, roster, key, id, format, channel, user, expiry, mail, claimed });
-        owner.claim().await?;
+        owner.claimed = Claimed::take(&owner.instance, &owner.user, id).await?;
         Ok(owner)
-    }
-
-    async fn claim(&mut self) -> Result<(), Full> {
-        let limit = self.instance.config.max_connections_per_user.filter(|_| !self.user.is_anonymous());
-        let Some(limit) = limit else { return Ok(()) };
-        // From here on: the client may go while it waits, and what was asked for is then to be given back.
-        self.claimed = true;
-        match self.instance.broker.claim(self.user.as_str(), self.id, limit.get()).await {
-            Claim::Full => {
-                self.claimed = false;
-                Err(Full)
-            }
-            // While the bus is away, nobody knows; to turn everybody away would be worse.
-            Claim::Held | Claim::Unproven(_) => Ok(()),
-        }
     }
 
     /// Lives as long as the connection's session, which it ends when the back end wants that or its token is over.
@@ -131,8 +111,5 @@ impl Drop for Owner {
     fn drop(&mut self) {
         self.roster.leave(self.key, &self.user);
         self.instance.users.leave(&self.user);
-        if self.claimed {
-            self.instance.broker.give_back(self.user.as_str(), self.id);
-        }
     }
 }

@@ -17,6 +17,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::alarm::Alarm;
+use super::claimed::Claimed;
 use super::mail::Mail;
 use super::sessions::Sessions;
 use super::subscriptions::{Presence, Subs};
@@ -25,7 +26,7 @@ use crate::identity::{Expiry, User};
 use crate::inbound::{Inbound, Read};
 use crate::listening::Listening;
 use crate::relay::{carry, push_format};
-use crate::session::{Bucket, is_pressed, wait_for_room};
+use crate::session::{Bucket, has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
 
 /// How long a command may take before the client is excused for not having answered a ping: meanwhile it is not read.
@@ -37,9 +38,6 @@ const GRACE: Duration = Duration::from_secs(5);
 /// So much is said in one piece, about, before the client is waited for: one frame may ask for a hundred thousand times of what
 /// is in it.
 const PIECE: usize = 64 << 10;
-
-/// How long a client may take for such a piece. Whoever takes longer is slow, and ended as that if his outbox says so.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// After so many commands, be their answers as small as may be, others have their turn.
 const TURN: u32 = 64;
@@ -106,8 +104,7 @@ pub(super) struct Client {
     pub mail: Rc<Mail>,
     /// It is in the worker's roster.
     pub entered: bool,
-    /// It holds one of its user's places.
-    pub claimed: bool,
+    pub claimed: Option<Box<Claimed>>,
     /// Commands that were heard and not handled yet. What is no command ends the connection in its turn.
     heard: VecDeque<Result<Command, Offence>>,
     alarm: Alarm,
@@ -156,7 +153,7 @@ impl Session {
             subs: Subs::default(),
             mail,
             entered: false,
-            claimed: false,
+            claimed: None,
             heard: greeting.into(),
             alarm: Alarm::default(),
             bucket: Bucket::new(&worker.instance.config),
@@ -317,7 +314,7 @@ impl Client {
     pub(super) async fn pause(&mut self, out: &mut Vec<u8>) {
         self.flush(out);
         yield_now().await;
-        let _ = timeout(PATIENCE, self.worker.shard.written(self.key)).await;
+        has_taken_it_all(&self.worker, self.key).await;
         if is_pressed(&self.worker) {
             wait_for_room(&self.worker, self.key).await;
         }
@@ -415,9 +412,7 @@ impl Client {
         if let Some(session) = self.mail.session() {
             self.worker.sessions().leave(session);
         }
-        if self.claimed {
-            broker.give_back(self.user.as_str(), self.id);
-        }
+        self.claimed = None;
         if self.entered {
             self.worker.roster.leave(self.key, &self.user);
             self.worker.instance.users.leave(&self.user);

@@ -19,8 +19,7 @@ use fanfare_protocol::centrifuge::{
 };
 use fanfare_protocol::{Channel, ConnectionId, Epoch, Filter, Member, Position};
 use futures_util::future::join_all;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 
 use super::alarm::has_passed;
 use super::commands::{refusal, seconds_left};
@@ -32,7 +31,8 @@ use crate::identity::Grant;
 use crate::namespace::{
     Namespace, Refusal as Refused, SlowConsumers, Wish, may_read_presence, may_subscribe,
 };
-use crate::session::{is_pressed, wait_for_room};
+use crate::recoveries::Room;
+use crate::session::{has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
@@ -43,9 +43,6 @@ const AT_ONCE: usize = 16;
 
 /// So much of what a client has missed is read, about, for an answer that holds it for all of its channels.
 const ENOUGH: usize = 1 << 20;
-
-/// How long a client may take for what it has missed in one channel before it gets what it has missed in the next.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bit 2 of a request's flags: a position that cannot be recovered is an error.
 const REJECT_UNRECOVERED: i64 = 2;
@@ -160,31 +157,29 @@ impl Client {
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
-        let _ = timeout(PATIENCE, self.worker.shard.written(self.key)).await;
-        let _turn = self.turn_to_recover().await;
+        has_taken_it_all(&self.worker, self.key).await;
+        let _room = self.room_to_recover().await;
         let established = establish(&plan).await?;
         self.answer_with(id, wish, plan, established, out).await
     }
 
     /// Resolves when there is room for what a client has missed. What is given counts for that until it is dropped, which is when
     /// all waits for the socket: there it is weighed.
-    async fn turn_to_recover(&self) -> OwnedSemaphorePermit {
-        let _waiting = self.worker.recoveries.crowd().join();
+    async fn room_to_recover(&self) -> Room {
         self.worker.instance.memory.tally();
         if is_pressed(&self.worker) {
             wait_for_room(&self.worker, self.key).await;
         }
-        let permit = self.worker.recovering.clone().acquire_owned().await;
-        permit.expect("it is never closed")
+        self.worker.recoveries.room().await
     }
 
     /// Makes all of these, whose answers are one. Of what was missed, no more is read than is enough; the rest counts as lost.
     pub(super) async fn establish_all(
         &self,
         plans: &[Plan],
-    ) -> (Vec<Result<Established, Refusal>>, Option<OwnedSemaphorePermit>) {
+    ) -> (Vec<Result<Established, Refusal>>, Option<Room>) {
         let recovers = plans.iter().any(|plan| plan.since.is_some());
-        let turn = if recovers { Some(self.turn_to_recover().await) } else { None };
+        let room = if recovers { Some(self.room_to_recover().await) } else { None };
         let (one, held) = (Semaphore::new(1), Cell::new(0));
         let established = plans.iter().map(|plan| async {
             if plan.since.is_none() {
@@ -197,7 +192,7 @@ impl Client {
             held.set(held.get() + established.bytes);
             Ok(established)
         });
-        (join_all(established).await, turn)
+        (join_all(established).await, room)
     }
 
     /// What a client asks for, if it may have it beside what it has asked for just before.
@@ -456,7 +451,7 @@ async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
     let reading = async { broker.history(&plan.channel, query).await };
     let read = match wanted {
         None => reading.await,
-        Some(_) => plan.worker.recoveries.in_turn_of(plan.id, reading).await,
+        Some(_) => plan.worker.recoveries.in_turn(reading).await,
     };
     let history = read.map_err(|error| {
         tracing::debug!(channel = plan.channel.as_str(), "a subscription fails: {error}");

@@ -7,24 +7,20 @@
 //! else waits. Here is not decided who may have it.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_broker::Query;
 use fanfare_hub::{End, Key};
 use fanfare_protocol::{Channel, Position, Publication};
-use tokio::time::timeout;
 
 use super::rejection::Rejection;
 use crate::client::{Outcome, follow, judge};
+use crate::session::has_taken_it_all;
 use crate::worker::Worker;
 
 /// What is written at a time of what does not fit. The smaller it is, the sooner does a slow client get the next one, and
 /// the more often is the history read.
 const PIECE: usize = 64 << 10;
-
-/// How long a client may take for a piece: 6 KiB/s. Whoever takes longer is slow, though nothing may be published meanwhile.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a client says it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +141,8 @@ pub async fn catch_up(
 pub async fn go_on(worker: Rc<Worker>, key: Key, mut behind: Behind) {
     let (_alive, shard) = (worker.alive.clone(), &worker.shard);
     loop {
-        if timeout(PATIENCE, shard.written(key)).await.is_err() {
+        if !has_taken_it_all(&worker, key).await {
+            // Though nothing may have been published meanwhile.
             return shard.end(key, End::SlowConsumer);
         }
         let mut next = worker.recoveries.in_turn(behind.read(&worker)).await;

@@ -22,7 +22,7 @@ use fanfare_websocket::deflate::Inflater;
 use fanfare_websocket::{Decoder, Role};
 use http::HeaderValue;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
@@ -44,9 +44,6 @@ pub const SCRATCH: usize = 64 << 10;
 /// How long a new connection waits to be accepted while memory has run out, or many clients wait for us.
 const SCARCE: Duration = Duration::from_millis(20);
 
-/// What so many clients have missed is held in memory at a time, which may be megabytes each.
-const RECOVERING: usize = 2;
-
 /// After the instance was told to end at once, how long Close frames may take to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -67,8 +64,6 @@ pub struct Worker {
     newcomers: Newcomers,
     /// The pace of those who have missed something.
     pub recoveries: Recoveries,
-    /// For how many of them it may be held in memory at a time, before it waits for their sockets.
-    pub recovering: Arc<Semaphore>,
     reckoning: Reckoning,
     /// Held by each task of a connection's, so that they can be counted.
     pub alive: Rc<()>,
@@ -126,7 +121,6 @@ impl Worker {
             draining: Cell::new(false),
             newcomers: Newcomers::new(move || served.stats().deliveries.read()),
             recoveries: Recoveries::new(instance.config.recovery_rate),
-            recovering: Arc::new(Semaphore::new(RECOVERING)),
             reckoning: Reckoning::new(),
             shard,
             instance,
