@@ -30,6 +30,7 @@ mod limits;
 mod memory;
 mod metrics;
 mod payloads;
+mod pieces;
 mod promises;
 mod redis_faults;
 mod relay;

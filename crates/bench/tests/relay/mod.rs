@@ -2,6 +2,9 @@
 //! the client protocol; to listeners in frames, or in the body of an answer.
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
+mod bodies;
+mod requests;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,13 +14,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fanfare_bench::{Protocol, Target, Transport};
 use fanfare_protocol::centrifuge::{
-    Answer, ConnectResult, Disconnect, EmulationRequest, Encoding, ErrorCode, Event as Told, Format,
-    Publication, Push, Request, SubscribeRequest, SubscribeResult,
+    Answer, ConnectResult, Disconnect, Encoding, ErrorCode, Event as Told, Format, Publication, Push,
+    Request, SubscribeRequest, SubscribeResult,
 };
-use fanfare_websocket::deflate::{Agreed, Compressor, Level, Policy, negotiate};
-use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, close_frame, frame, handshake};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
-use percent_encoding::percent_decode_str;
+use fanfare_websocket::deflate::{Compressor, Level, Policy};
+use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, close_frame, frame};
+
+use bodies::{carried, chunks, serve_body, serve_requests};
+use requests::{answer, read_request};
 
 /// What it does to the `nth` message that is published (from 0), for its first subscriber unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,88 +199,6 @@ fn serve(socket: &Arc<TcpStream>, channel: &Mutex<Channel>) -> Option<()> {
             }
         }
     }
-}
-
-/// Answers with a body that does not end, to a subscriber of the one channel.
-fn serve_body(
-    socket: &Arc<TcpStream>,
-    channel: &Mutex<Channel>,
-    request: &str,
-    begun: Vec<u8>,
-) -> Option<()> {
-    let format = channel.lock().unwrap().format;
-    let path = request.split(' ').nth(1)?;
-    let transport = if path.ends_with("stream") { Transport::HttpStream } else { Transport::Sse };
-    let commands = match path.split_once("?cf_connect=") {
-        Some((_, commands)) => percent_decode_str(commands).collect(),
-        None => read_body(socket, request, begun)?,
-    };
-    let mut answers = Vec::new();
-    let encoding = format.map(Format::encoding);
-    for command in encoding.into_iter().flat_map(|encoding| encoding.commands(&commands)) {
-        let command = command.ok()?;
-        let (node, session) = ("n".to_owned(), "s".to_owned());
-        let connected = ConnectResult { ping: 25, pong: true, node, session, ..ConnectResult::default() };
-        let answer = match command.request {
-            Request::Connect(_) => Answer::Connect(connected),
-            Request::Subscribe(request) if request.channel == CHANNEL => {
-                Answer::Subscribe(SubscribeResult::default())
-            }
-            _ => ErrorCode::PermissionDenied.into(),
-        };
-        encoding?.put_answer(&mut answers, command.id, &answer).unwrap();
-    }
-    let mut channel = channel.lock().unwrap();
-    let subscriber = Subscriber { socket: Arc::clone(socket), compressor: None, format, transport };
-    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let first = if answers.is_empty() { Vec::new() } else { carried(transport, format, &answers) };
-    (&**socket).write_all(&[&head[..], &first].concat()).ok()?;
-    channel.subscribers.push(subscriber);
-    drop(channel);
-    // Until it goes.
-    read_some(socket);
-    Some(())
-}
-
-/// What sessions say from elsewhere: nothing but that they live.
-fn serve_requests(
-    mut socket: &TcpStream,
-    channel: &Mutex<Channel>,
-    mut request: String,
-    mut begun: Vec<u8>,
-) -> Option<()> {
-    let encoding = channel.lock().unwrap().format?.encoding();
-    loop {
-        let length = content_length(&request)?;
-        while begun.len() < length {
-            begun.extend_from_slice(&read_some(socket)?);
-        }
-        let next = begun.split_off(length);
-        let said = EmulationRequest::read(encoding, &begun).ok()?;
-        assert_eq!((said.node.as_str(), said.session.as_str()), ("n", "s"));
-        let pongs = encoding.commands(&said.data).map(|command| command.unwrap().request);
-        assert!(pongs.eq([Request::Pong]));
-        channel.lock().unwrap().pongs += 1;
-        socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").ok()?;
-        (request, begun) = read_head(socket, next)?;
-    }
-}
-
-/// Messages as a body has them, in two chunks.
-fn carried(transport: Transport, format: Option<Format>, messages: &[u8]) -> Vec<u8> {
-    let text = || String::from_utf8(messages.to_vec()).unwrap();
-    let body = match (transport, format) {
-        (Transport::HttpStream, Some(Format::Protobuf)) => messages.to_vec(),
-        (Transport::HttpStream, _) => text().into_bytes().into_iter().chain(*b"\n").collect(),
-        _ => text().lines().map(|line| format!("data: {line}\n\n")).collect::<String>().into_bytes(),
-    };
-    chunks(&body)
-}
-
-fn chunks(body: &[u8]) -> Vec<u8> {
-    let (one, other) = body.split_at(body.len() / 2);
-    let chunk = |bytes: &[u8]| [format!("{:X}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
-    [one, other].into_iter().filter(|bytes| !bytes.is_empty()).flat_map(chunk).collect()
 }
 
 /// Carries out what a client of the protocol asks for. Everybody may publish in one channel and nobody in others.
@@ -484,55 +406,4 @@ fn forget(channel: &Mutex<Channel>, socket: &Arc<TcpStream>) {
     channel.members.retain(|(_, other)| !Arc::ptr_eq(other, socket));
     channel.subscribers.retain(|other| !Arc::ptr_eq(&other.socket, socket));
     channel.publishers.retain(|other| !Arc::ptr_eq(other, socket));
-}
-
-/// The head of a request, and what came behind it.
-fn read_request(socket: &TcpStream) -> Option<(String, Vec<u8>)> {
-    read_head(socket, Vec::new())
-}
-
-fn read_head(socket: &TcpStream, mut begun: Vec<u8>) -> Option<(String, Vec<u8>)> {
-    loop {
-        if let Some(end) = begun.windows(4).position(|four| four == b"\r\n\r\n") {
-            let behind = begun.split_off(end + 4);
-            return Some((String::from_utf8(begun).ok()?, behind));
-        }
-        begun.extend_from_slice(&read_some(socket)?);
-    }
-}
-
-fn read_body(socket: &TcpStream, request: &str, mut begun: Vec<u8>) -> Option<Vec<u8>> {
-    let length = content_length(request).unwrap_or(0);
-    while begun.len() < length {
-        begun.extend_from_slice(&read_some(socket)?);
-    }
-    Some(begun)
-}
-
-fn content_length(request: &str) -> Option<usize> {
-    request.lines().find_map(|line| line.strip_prefix("Content-Length: "))?.parse().ok()
-}
-
-fn read_some(mut socket: &TcpStream) -> Option<Vec<u8>> {
-    let mut scratch = [0; 1024];
-    let read = socket.read(&mut scratch).ok().filter(|read| *read > 0)?;
-    Some(scratch[..read].to_vec())
-}
-
-fn answer(mut socket: &TcpStream, request: &str, policy: Option<Policy>) -> Option<Option<Agreed>> {
-    let headers: HeaderMap = request
-        .lines()
-        .filter_map(|line| line.split_once(": "))
-        .filter_map(|(name, value)| {
-            Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?))
-        })
-        .collect();
-    let accept = handshake::accept(&Method::GET, Version::HTTP_11, &headers).ok()?;
-    let accept = accept.to_str().ok()?;
-    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
-    let agreed = policy.and_then(|policy| negotiate(&headers, &policy).ok()?);
-    let extensions =
-        agreed.map(|agreed| format!("Sec-WebSocket-Extensions: {agreed}\r\n")).unwrap_or_default();
-    let answer = format!("{head}\r\nSec-WebSocket-Accept: {accept}\r\n{extensions}\r\n");
-    socket.write_all(answer.as_bytes()).ok().map(|()| agreed)
 }
