@@ -145,6 +145,8 @@ impl TlsClient {
 
     /// The same, for whoever speaks on it.
     pub async fn agree(&self, stream: TcpStream) -> io::Result<Stream> {
+        // What ends the handshake would hold up what follows until it is acknowledged, as with no client of the world.
+        stream.set_nodelay(true)?;
         let wire = Wire { stream, header: Vec::new(), left: 0, records: 0 };
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let connecting = TlsConnector::from(self.config()).connect(name, wire);
