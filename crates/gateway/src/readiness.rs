@@ -1,5 +1,5 @@
 //! Whether the load balancer should send clients here, and whether the process still makes progress:
-//! two cached answers, so that asking costs nothing and can block on nothing.
+//! two answers out of what is known already, so that asking costs nothing and can block on nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ const HYSTERESIS: Duration = Duration::from_secs(1);
 /// A worker or the backend that has not moved for so long is stuck. Heartbeats move at least twice a second.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// The cached answers.
+/// What both are answered from.
 #[derive(Default)]
 pub struct Readiness(Mutex<State>);
 
@@ -31,7 +31,6 @@ struct State {
     serving: bool,
     draining: bool,
     broker: Option<Broken>,
-    out_of_memory: bool,
     /// Since when the broker's state has differed from what is told.
     differs_since: Option<Instant>,
     backend: Option<Instant>,
@@ -69,8 +68,9 @@ impl Readiness {
         self.0.lock().draining
     }
 
-    /// What stands against new clients; empty when ready.
-    pub fn causes(&self) -> Vec<Cause> {
+    /// What stands against new clients; empty when ready. What `memory` says has a hysteresis of its own, and is what turns
+    /// them away, so it is asked at once.
+    pub fn causes(&self, memory: &Budget) -> Vec<Cause> {
         let state = self.0.lock();
         let mut causes = Vec::new();
         // Before the first look nothing is known of the broker.
@@ -80,7 +80,7 @@ impl Readiness {
         if state.draining {
             causes.push(Cause { cause: "draining", says: "the instance is being emptied".into() });
         }
-        if state.out_of_memory {
+        if memory.is_near() {
             causes.push(Cause { cause: "memory", says: "memory is running out".into() });
         }
         if let Some(broken) = &state.broker {
@@ -103,19 +103,17 @@ impl Readiness {
     pub async fn watch(self: Arc<Self>, instance: Arc<Instance>) {
         let mut interval = tokio::time::interval(LOOK);
         loop {
-            self.look(&instance.hub, instance.broker.as_ref(), &instance.memory);
+            self.look(&instance.hub, instance.broker.as_ref());
             interval.tick().await;
         }
     }
 
-    fn look(&self, hub: &Hub, broker: &dyn Broker, memory: &Budget) {
+    fn look(&self, hub: &Hub, broker: &dyn Broker) {
         let (now, status) = (Instant::now(), broker.status());
         let broken = (!status.up).then(|| Broken {
             because: status.down_because.unwrap_or_else(|| "the broker is not connected yet".into()),
         });
         let mut state = self.0.lock();
-        // It has a hysteresis of its own.
-        state.out_of_memory = memory.is_near();
         let first = state.backend.replace(now).is_none();
         for (worker, stats) in hub.stats().enumerate() {
             let ticks = stats.ticks.read();

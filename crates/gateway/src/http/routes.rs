@@ -60,7 +60,7 @@ async fn live(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
 
 /// Whether new clients should be sent here.
 async fn ready(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
-    let causes = instance.readiness.causes();
+    let causes = instance.readiness.causes(&instance.memory);
     let status = if causes.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({ "ready": causes.is_empty(), "instance": instance.id, "causes": causes });
     (status, uncached(), Json(body))
@@ -83,7 +83,7 @@ async fn about(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
         "deliveries": instance.sum(|stats| &stats.deliveries),
         "broker": if instance.config.redis.is_some() { "redis" } else { "memory" },
         "broker_up": instance.broker.status().up,
-        "ready": instance.readiness.causes().is_empty(),
+        "ready": instance.readiness.causes(&instance.memory).is_empty(),
     });
     (uncached(), Json(body))
 }

@@ -95,10 +95,7 @@ impl Keeper {
         let used = self.budget.in_use();
         let hundredth = limit / 100;
         if used >= hundredth * NEAR {
-            self.clear_since = None;
-            if !self.budget.near.swap(true, Ordering::Relaxed) {
-                tracing::warn!(used, limit, "not ready: memory is running out");
-            }
+            self.turn_away(used, limit);
         } else if self.budget.is_near() && used < hundredth * CLEAR {
             let since = *self.clear_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= HYSTERESIS {
@@ -112,6 +109,14 @@ impl Keeper {
         }
         if used <= limit {
             self.budget.ceiling.store(limit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whoever comes from now on goes elsewhere.
+    fn turn_away(&mut self, used: i64, limit: i64) {
+        self.clear_since = None;
+        if !self.budget.near.swap(true, Ordering::Relaxed) {
+            tracing::warn!(used, limit, "not ready: memory is running out");
         }
     }
 
@@ -138,6 +143,10 @@ impl Keeper {
         let mut told = Told::default();
         // What is free already may be all that it takes.
         self.purge();
+        // It may have been passed within a millisecond, since the last look; nobody is let in while others are ended.
+        if self.budget.in_use() > enough {
+            self.turn_away(start, limit);
+        }
         while let excess @ 1.. = self.budget.in_use() - enough
             && told.rounds < ROUNDS
         {

@@ -216,7 +216,7 @@ fn broker(instance: &Instance) {
 fn lifecycle(instance: &Instance, census: &[Option<Census>]) {
     let draining = instance.readiness.is_draining();
     let left: u64 = census.iter().flatten().map(|census| census.connections + census.closing).sum();
-    gauge!("fanfare_ready").set(f64::from(u8::from(instance.readiness.causes().is_empty())));
+    gauge!("fanfare_ready").set(f64::from(u8::from(instance.readiness.causes(&instance.memory).is_empty())));
     gauge!("fanfare_draining").set(f64::from(u8::from(draining)));
     gauge!("fanfare_drain_remaining_connections").set(if draining { left as f64 } else { 0.0 });
     gauge!("fanfare_memory_limit_bytes").set(instance.memory.limit().unwrap_or(0) as f64);
