@@ -105,6 +105,17 @@ async fn tags_count_as_the_payload_does() {
         let refused = call(&instance, "broadcast", &all).await;
         assert_eq!(refused["result"]["responses"][0]["error"]["code"], 107, "{refused}");
     }
+    // Tags that are fine by themselves, on what would have had room alone.
+    let some: serde_json::Map<_, _> = (0..60).map(|n| (format!("k{n}"), "v".repeat(250).into())).collect();
+    let nearly_all = "x".repeat((1 << 20) - (8 << 10));
+    let both = json!({ "channel": "kept:b", "data": nearly_all, "tags": some });
+    let refused = call(&instance, "publish", &both).await;
+    assert_eq!(refused["error"]["code"], 107, "{refused}");
+    for (data, tags) in [(nearly_all, json!({})), ("x".to_owned(), some.into())] {
+        let alone = json!({ "channel": "kept:b", "data": data, "tags": tags });
+        let taken = call(&instance, "publish", &alone).await;
+        assert!(taken["result"]["offset"].is_number(), "{taken}");
+    }
     call(&instance, "publish", &json!({ "channel": "kept:a", "data": 2, "tags": { "k": "v" } })).await;
     assert_eq!(listener.publication().await, 2, "it goes on, and was sent nothing else");
 }
