@@ -21,6 +21,10 @@ const LIMIT: u64 = 128 * MIB;
 /// How many of them there are who do as they should.
 const BYSTANDERS: usize = 20;
 
+/// What the slow ones are owed: more than the kernel takes for them, and less than would have them cut.
+const OWED: usize = 12;
+const PART: usize = 60_000;
+
 /// An instance in its cgroup, and some on it who read what comes. The instance goes first.
 struct Confined {
     instance: Instance,
@@ -57,6 +61,28 @@ impl Confined {
             None => Socket::join(address, channel).await,
             Some(certificates) => certificates.client(&["first"]).join(address, channel).await,
         }
+    }
+
+    /// Some who are slow, and who hold the most of all who are in: `OWED` messages of `PART` bytes wait for each.
+    async fn slow_readers(&self) -> Vec<Socket> {
+        let mut slow = Vec::new();
+        for _ in 0..3 {
+            let mut reader = match &self.certificates {
+                None => Socket::connect_narrow(self.instance.address()).await,
+                Some(certificates) => {
+                    certificates.client(&["first"]).narrow().connect(self.instance.address()).await
+                }
+            };
+            assert_eq!(reader.upgrade("slow", &[]).await.status, 101);
+            slow.push(reader);
+        }
+        let mut publisher = self.join("slow?echo=false").await;
+        for _ in 0..OWED {
+            publisher.send(Frame::BINARY, &[7; PART]).await.unwrap();
+        }
+        publisher.send(Frame::CLOSE, &1000_u16.to_be_bytes()).await.unwrap();
+        assert_eq!(publisher.closed().await.0, 1000, "all was taken before");
+        slow
     }
 
     async fn ended(&self) -> f64 {
@@ -221,6 +247,7 @@ const UNFINISHED: usize = 4000;
 async fn who_never_finishes_asking_goes_first(unfinished: Unfinished, certificates: Option<Certificates>) {
     let Unfinished { name, begun, rest } = unfinished;
     let mut confined = Confined::start_as(Setup::default(), LIMIT, certificates).await;
+    let mut slow = confined.slow_readers().await;
     let mut senders = Vec::new();
     for _ in 0..UNFINISHED {
         let mut sender = Socket::connect(confined.instance.address()).await;
@@ -244,6 +271,12 @@ async fn who_never_finishes_asking_goes_first(unfinished: Unfinished, certificat
     confined.bystanders_are_served().await;
     drop(senders);
     assert_eq!(confined.ended().await, 0.0, "{name}: somebody who was in was ended");
+    for reader in &mut slow {
+        for _ in 0..OWED {
+            let heard = reader.next_but_pings().await.expect("who is in gets what it is owed");
+            assert_eq!(heard.payload.len(), PART, "{name}");
+        }
+    }
     confined.recovers(name).await;
 }
 

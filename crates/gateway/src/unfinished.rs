@@ -111,8 +111,18 @@ impl Unfinished {
     }
 
     /// Cuts those that hold the most, and of those that hold the same the one that has waited longest, until so many bytes
-    /// are given up; nobody who holds less than `least`. How many that were.
-    pub fn shed(&self, bytes: usize, least: usize) -> usize {
+    /// are given up. Nobody who holds only a little, unless it is their number that takes so much. How many that were.
+    pub fn shed(&self, bytes: usize) -> usize {
+        let number_is_enough = self.count().saturating_mul(COST) >= bytes;
+        self.shed_from(bytes, if number_is_enough { 0 } else { LITTLE })
+    }
+
+    /// The same of all of them, however little each holds.
+    pub fn shed_anybody(&self, bytes: usize) -> usize {
+        self.shed_from(bytes, 0)
+    }
+
+    fn shed_from(&self, bytes: usize, least: usize) -> usize {
         let mut line = self.line.lock();
         let holders = line.all.iter().filter_map(|(number, waiting)| {
             let held = waiting.notice.held.load(Ordering::Relaxed);
@@ -363,25 +373,25 @@ mod tests {
             place.holds(0, kib << 9);
         }
         let gone = || places.iter().map(Place::is_cut).collect::<Vec<_>>();
-        // A little is nobody's fault.
-        assert_eq!(unfinished.shed(1, 4 << 10), 1);
+        // A little is nobody's fault, if it is not their number.
+        assert_eq!(unfinished.shed(60 << 10), 1);
         assert_eq!(gone(), [false, false, true, false, false]);
-        assert_eq!(unfinished.shed(10 << 10, 4 << 10), 1);
-        assert_eq!(gone(), [false, true, true, false, false]);
-        assert_eq!(unfinished.shed(usize::MAX, 4 << 10), 1);
+        assert_eq!(unfinished.shed(33 << 10), 2);
+        assert_eq!(gone(), [false, true, true, true, false]);
         assert_eq!(places[3].cut().now_or_never(), Some(Cut::Memory));
-        assert_eq!(unfinished.shed(usize::MAX, 4 << 10), 0);
+        assert_eq!(unfinished.shed(usize::MAX), 0);
         // Whoever has asked begins anew.
         assert!(places[4].leave());
         places[4].wait();
-        places[4].holds(1, 0);
-        assert_eq!(unfinished.shed(usize::MAX, 2), 0);
         // If it takes everybody, whoever has waited longest is the next one.
-        assert!(places[4].leave());
         let more = [unfinished.begin(), unfinished.begin()];
-        assert_eq!(unfinished.shed(1, 0), 1);
-        assert!(places[0].is_cut() && !more[0].is_cut());
-        assert_eq!(unfinished.shed(COST + 1, 0), 2);
+        assert_eq!(unfinished.shed(4 * COST), 4);
+        let places = [unfinished.begin(), unfinished.begin(), unfinished.begin()];
+        assert_eq!(unfinished.shed(1), 1);
+        assert!(places[0].is_cut() && !places[1].is_cut());
+        assert_eq!(unfinished.shed(3 * COST), 0);
+        assert_eq!(unfinished.shed_anybody(3 * COST), 2);
+        drop(more);
         assert_eq!(unfinished.count(), 0);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fanfare_hub::{Hub, LITTLE, Leaving, Shed};
+use fanfare_hub::{Hub, Leaving, Shed};
 use tokio::time::sleep;
 
 use super::{Budget, CLEAR, Gauge, NEAR, SHED_TO, heap};
@@ -152,8 +152,12 @@ impl Keeper {
         {
             let farewell = told.since.elapsed() < FAREWELL;
             let owed = if farewell { told.leaving } else { 0 };
-            // Who is in goes after all who are not; those let go of everything as soon as they hear of it.
-            if excess > owed && told.cut(self.unfinished.shed(excess.unsigned_abs() as usize, LITTLE)) {
+            // Who is in goes after all who are not; those let go of everything as soon as they hear of it. What they have sent and
+            // nobody has read is found by whoever would have read it, and they are cut for that.
+            if excess > owed
+                && (told.cut(self.unfinished.shed(excess.unsigned_abs() as usize))
+                    || self.unfinished.count() > 0 && told.waits(excess, limit / STEP))
+            {
                 sleep(SETTLE).await;
                 self.purge();
                 continue;
@@ -164,12 +168,11 @@ impl Keeper {
                 let wanted = (excess - owed).saturating_mul(told.reach);
                 let leaving = if farewell { Leaving::Wait } else { Leaving::Cut };
                 let round = self.hub.shed(wanted.unsigned_abs() as usize, leaving).await;
-                // Nobody holds more than a little, so it is their number; and those who have not asked are the only ones
-                // who may go for that.
+                // Nobody holds more than a little.
                 if round.connections == 0
                     && round.leaving == 0
                     && told.leaving == 0
-                    && !told.cut(self.unfinished.shed(excess.unsigned_abs() as usize, 0))
+                    && !told.cut(self.unfinished.shed_anybody(excess.unsigned_abs() as usize))
                 {
                     break;
                 }
@@ -211,6 +214,9 @@ struct Told {
     unfinished: usize,
     bytes: usize,
     rounds: u32,
+    /// The excess when others last had their turn to cut whoever is not in, for what had not been read. The least there is,
+    /// once that does not help any more.
+    unread: Option<i64>,
     /// When the last were told to go.
     since: Instant,
     /// What those who were told to go still hold.
@@ -228,6 +234,7 @@ impl Default for Told {
             unfinished: 0,
             bytes: 0,
             rounds: 0,
+            unread: None,
             since: Instant::now(),
             leaving: 0,
             expected: None,
@@ -242,6 +249,15 @@ impl Told {
         self.unfinished += unfinished;
         self.rounds += u32::from(unfinished > 0);
         unfinished > 0
+    }
+
+    /// Whether others should have their turn to cut whoever has sent what they will not read: as long as each such wait
+    /// frees `step`.
+    fn waits(&mut self, excess: i64, step: i64) -> bool {
+        let helps = self.unread.is_none_or(|before| excess <= before.saturating_sub(step));
+        self.unread = Some(if helps { excess } else { i64::MIN });
+        self.rounds += u32::from(helps);
+        helps
     }
 
     fn take(&mut self, round: &Shed, excess: i64) {
