@@ -16,9 +16,10 @@ enum Fate {
     /// 400, counted as malformed.
     Refused,
     /// The request itself is answered, as one that asked for nothing that is there: 404, or 405 where a handshake
-    /// belongs.
+    /// belongs, or 204 where a browser may ask what it may send.
     Missed,
     NotAllowed,
+    Allowed,
 }
 
 pub(super) fn shapes(field: &Field) -> io::Result<Outcome> {
@@ -31,6 +32,7 @@ pub(super) fn shapes(field: &Field) -> io::Result<Outcome> {
             Fate::Refused => (400, Counted::Rejected("malformed")),
             Fate::Missed => (404, Counted::Nowhere),
             Fate::NotAllowed => (405, Counted::Rejected("malformed")),
+            Fate::Allowed => (204, Counted::Nowhere),
         };
         requests.push(Request {
             name: name.to_owned(),
@@ -75,6 +77,18 @@ pub(super) fn shapes(field: &Field) -> io::Result<Outcome> {
     );
     shape("CL behind a space", &with(&format!("X: 1\n Content-Length: {length}")), hidden(), Fate::Refused);
     shape("CL in the first line", &format!("{post} Content-Length: {length}\n\n"), hidden(), Fate::Refused);
+    for path in ["/sse/x", "/connection/sse", "/connection/uni_http_stream", "/emulation"] {
+        let ask = |lines: &str| format!("OPTIONS {path} HTTP/1.1\nHost: x\n{lines}\n\n");
+        let length = format!("Content-Length: {length}");
+        for (lines, behind) in [
+            (&length[..], hidden()),
+            ("Transfer-Encoding: chunked", ended()),
+            ("Content-Length: 5\nTransfer-Encoding: chunked", ended()),
+            ("Connection: upgrade\nUpgrade: h2c", hidden()),
+        ] {
+            shape(&format!("a preflight of {path} with {lines:?}"), &ask(lines), behind, Fate::Allowed);
+        }
+    }
     shape(
         "a body of a GET",
         &format!("GET /nowhere HTTP/1.1\nHost: x\nContent-Length: {length}\n\n"),

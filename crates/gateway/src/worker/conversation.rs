@@ -177,15 +177,17 @@ impl Worker {
                 self.instance.rejected.count(&rejection, peer);
                 rejection.answer(self.instance.config.retry_after_seconds())
             }
-            Ok(_) if is_upgrade(&self.instance.config, request.uri().path()) => {
-                upgrade(self, peer, deadline, request, handoff, place).await
-            }
             Ok(goes) => {
-                let mut response = match is_emulation(request.uri().path()) {
-                    true => emulate(self, peer, deadline, request, place).await,
-                    false => self.router.clone().oneshot(request.map(Body::new)).await?,
+                let path = request.uri().path();
+                let mut response = if is_upgrade(&self.instance.config, path) {
+                    upgrade(self, peer, deadline, request, handoff, place).await
+                } else if is_emulation(path) {
+                    emulate(self, peer, deadline, request, place).await
+                } else {
+                    self.router.clone().oneshot(request.map(Body::new)).await?
                 };
-                if self.is_draining() || goes == Goes::NoFurther {
+                // Whoever is handed on goes on with something else than requests.
+                if handoff.borrow().is_none() && (self.is_draining() || goes == Goes::NoFurther) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 response
