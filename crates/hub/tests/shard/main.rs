@@ -69,11 +69,12 @@ struct Peer {
 }
 
 fn settings() -> Settings {
+    // First pings are spread over the interval, and what they come between is compared byte by byte.
     Settings {
-        ping_interval: Duration::from_secs(30),
-        idle_timeout: Duration::from_secs(60),
+        ping_interval: Duration::from_secs(24 * 3600),
+        idle_timeout: Duration::from_secs(48 * 3600),
         close_timeout: Duration::from_millis(200),
-        client_ping_interval: Duration::from_secs(30),
+        client_ping_interval: Duration::from_secs(24 * 3600),
         pong_timeout: Duration::from_secs(10),
         stale_timeout: Duration::from_secs(10),
         weigh_sockets: false,
