@@ -309,7 +309,7 @@ impl Registry {
             return;
         };
         let places = std::mem::take(&mut connection.places);
-        places.iter().for_each(|place| self.finish_round(place.room));
+        places.iter().for_each(|place| self.bring_up_to_date(*place));
         let connection = &mut self.connections[key.index as usize];
         if connection.state == State::Joining {
             // It ends before its handshake was answered to the end; it still counts as one of each.
@@ -335,7 +335,7 @@ impl Registry {
         let Some(connection) = find(&mut self.connections, key) else { return };
         let places = std::mem::take(&mut connection.places);
         for place in places {
-            self.finish_round(place.room);
+            self.bring_up_to_date(place);
             self.leave_room(place);
         }
         self.remove(key);

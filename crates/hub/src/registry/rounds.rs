@@ -4,15 +4,16 @@
 use bytes::Bytes;
 use fanfare_protocol::control::Unsubscribe;
 use fanfare_protocol::{Channel, Control, now_micros};
+use slab::Slab;
 use smallvec::SmallVec;
 
 use super::{Key, Registry, find};
 use crate::batch;
-use crate::connection::{Connection, Sent};
+use crate::connection::{Connection, Place, Sent};
 use crate::context::Context;
 use crate::mailbox::Delivery;
 use crate::outbox::Chunk;
-use crate::room::Membership;
+use crate::room::{Membership, Room};
 use crate::subscription::WhenSlow;
 
 /// How many members are visited, and how many bytes are written to them, before readers get their turn: a millisecond
@@ -129,9 +130,8 @@ impl Registry {
         }
     }
 
-    /// Until everybody in the room has seen everything that is kept: before a member leaves, so that it gets what it
-    /// is owed and no place changes during a round.
-    pub(super) fn finish_round(&mut self, room: u32) {
+    /// Until everybody in the room has seen everything that is kept.
+    fn finish_round(&mut self, room: u32) {
         self.visit(room, Effort { visits: usize::MAX, bytes: usize::MAX });
     }
 
@@ -139,64 +139,109 @@ impl Registry {
     /// it took.
     fn visit(&mut self, index: u32, most: Effort) -> Effort {
         let room = &mut self.rooms[index as usize];
-        let (mut written, mut laid, mut unlucky) = (Written::default(), Vec::new(), Vec::new());
+        let mut part = Part::default();
         let mut visits = 0;
         while visits < most.visits
-            && (written.bytes as usize) < most.bytes
+            && (part.written.bytes as usize) < most.bytes
             && let Some((place, member)) = room.advance()
         {
             visits += 1;
-            let unseen = room.unseen(&member);
-            if unseen.is_empty() {
-                continue;
-            }
-            let connection = &mut self.connections[member.connection as usize];
-            let sent = if member.held {
-                connection.hold(index, unseen)
-            } else {
-                let id = Some(connection.id);
-                let is_left_out = !member.echo && unseen.iter().any(|delivery| delivery.exclude == id);
-                if is_left_out || connection.context.is_some() || member.is_special() {
-                    let mut context = connection.context.take();
-                    let its = unseen.iter().filter(|delivery| {
-                        (member.echo || delivery.exclude != id)
-                            && !member.has(delivery)
-                            && (!member.filtered || connection.wants(index, delivery))
-                    });
-                    let own = Laid::new(&member, room.serial, its, context.as_deref_mut());
-                    connection.context = context;
-                    if unseen.iter().any(|delivery| delivery.offset > member.after) {
-                        room.members[place].after = 0;
-                    }
-                    if own.begun {
-                        room.members[place].fresh = false;
-                    }
-                    written.send(Sent::Whole, connection, &own)
-                } else {
-                    let its = Laid::shared(&mut laid, &member, room.serial, unseen);
-                    written.send(Sent::Whole, connection, its)
-                }
-            };
-            if sent != Sent::Whole {
-                unlucky.push((member.connection, sent));
-            }
+            part.serve(index, room, place, &member, &mut self.connections);
         }
+        let bytes = self.account(index, part);
+        Effort { visits, bytes }
+    }
+
+    /// Brings a member everything that is kept and it has not seen yet, before its turn: before it leaves or gets another
+    /// place, and before anything else is said to it.
+    pub(super) fn bring_up_to_date(&mut self, Place { room: index, place }: Place) {
+        let room = &mut self.rooms[index as usize];
+        let mut part = Part::default();
+        let member = room.bring(place);
+        part.serve(index, room, place as usize, &member, &mut self.connections);
+        self.account(index, part);
+    }
+
+    /// Counts what a part of a round came to, and ends the round if it was the last. Gives the bytes that were written.
+    fn account(&mut self, index: u32, part: Part) -> usize {
+        self.settle(index);
+        self.count(&part.written);
+        for (member, sent) in part.unlucky {
+            self.note(member, sent);
+        }
+        part.written.bytes as usize
+    }
+
+    /// Measures what has been everywhere, and forgets it at the end of a round.
+    pub(super) fn settle(&mut self, index: u32) {
+        let room = &mut self.rooms[index as usize];
         let now = now_micros();
         for delivery in room.measure() {
             self.lag.record(now.saturating_sub(delivery.published_at) as f64 / 1e6);
         }
         self.kept_bytes -= room.tidy();
-        self.count(&written);
-        for (member, sent) in unlucky {
-            self.note(member, sent);
-        }
-        Effort { visits, bytes: written.bytes as usize }
     }
 
     pub(super) fn count(&self, written: &Written) {
         self.stats.deliveries.add(written.publications);
         self.stats.messages_out.add(written.frames);
         self.stats.bytes_out.add(written.bytes);
+    }
+}
+
+/// What comes of a part of a round.
+#[derive(Default)]
+struct Part {
+    written: Written,
+    laid: Vec<Laid>,
+    /// Those to whom not all of it could be written.
+    unlucky: Vec<(u32, Sent)>,
+}
+
+impl Part {
+    /// Brings `member`, as it was before, what it had not seen.
+    fn serve(
+        &mut self,
+        index: u32,
+        room: &mut Room,
+        place: usize,
+        member: &Membership,
+        connections: &mut Slab<Connection>,
+    ) {
+        let unseen = room.unseen(member);
+        if unseen.is_empty() {
+            return;
+        }
+        let connection = &mut connections[member.connection as usize];
+        let sent = if member.held {
+            connection.hold(index, unseen)
+        } else {
+            let id = Some(connection.id);
+            let is_left_out = !member.echo && unseen.iter().any(|delivery| delivery.exclude == id);
+            if is_left_out || connection.context.is_some() || member.is_special() {
+                let mut context = connection.context.take();
+                let its = unseen.iter().filter(|delivery| {
+                    (member.echo || delivery.exclude != id)
+                        && !member.has(delivery)
+                        && (!member.filtered || connection.wants(index, delivery))
+                });
+                let own = Laid::new(member, room.serial, its, context.as_deref_mut());
+                connection.context = context;
+                if unseen.iter().any(|delivery| delivery.offset > member.after) {
+                    room.members[place].after = 0;
+                }
+                if own.begun {
+                    room.members[place].fresh = false;
+                }
+                self.written.send(Sent::Whole, connection, &own)
+            } else {
+                let its = Laid::shared(&mut self.laid, member, room.serial, unseen);
+                self.written.send(Sent::Whole, connection, its)
+            }
+        };
+        if sent != Sent::Whole {
+            self.unlucky.push((member.connection, sent));
+        }
     }
 }
 

@@ -58,8 +58,8 @@ impl Registry {
         fresh: bool,
     ) -> bool {
         let Some(slot) = self.find_place(key, channel) else { return false };
-        let Place { room, place } = self.connections[key.index as usize].places[slot];
-        self.finish_round(room);
+        let at @ Place { room, place } = self.connections[key.index as usize].places[slot];
+        self.bring_up_to_date(at);
         let its = &mut self.rooms[room as usize];
         let (serial, member) = (its.serial, &mut its.members[place as usize]);
         (member.held, member.fresh, member.after) = (false, fresh, after);
@@ -90,8 +90,8 @@ impl Registry {
     /// Keeps a subscription's publications from now on, until it is released again. False if it has ended.
     pub(crate) fn hold(&mut self, key: Key, channel: &Channel) -> bool {
         let Some(slot) = self.find_place(key, channel) else { return false };
-        let Place { room, place } = self.connections[key.index as usize].places[slot];
-        self.finish_round(room);
+        let at @ Place { room, place } = self.connections[key.index as usize].places[slot];
+        self.bring_up_to_date(at);
         self.rooms[room as usize].members[place as usize].held = true;
         true
     }
@@ -100,7 +100,7 @@ impl Registry {
     pub(crate) fn unsubscribe(&mut self, key: Key, channel: &Channel) -> bool {
         let Some(slot) = self.find_place(key, channel) else { return false };
         let place = self.connections[key.index as usize].places[slot];
-        self.finish_round(place.room);
+        self.bring_up_to_date(place);
         let connection = &mut self.connections[key.index as usize];
         connection.take_held(place.room);
         connection.set_filter(place.room, None);
@@ -166,10 +166,13 @@ impl Registry {
         room
     }
 
-    /// Takes a member out of a room whose round is finished.
+    /// Takes a member, which is up to date, out of a room. Another gets its place, for whom the round may have passed it.
     pub(super) fn leave_room(&mut self, Place { room, place }: Place) {
+        let last = self.rooms[room as usize].members.len() as u32 - 1;
+        self.bring_up_to_date(Place { room, place: last });
+        let (moved, unwanted) = self.rooms[room as usize].leave(place);
+        self.settle(room);
         let left = &mut self.rooms[room as usize];
-        let (moved, unwanted) = left.leave(place);
         if let Some(moved) = moved
             && let Some(its) =
                 self.connections[moved.connection as usize].places.get_mut(usize::from(moved.slot))

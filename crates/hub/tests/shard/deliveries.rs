@@ -8,6 +8,7 @@ use fanfare_protocol::control::Uplink;
 use fanfare_protocol::{Channel, Control};
 use fanfare_websocket::{Decoder, Opcode, Role, frame};
 use tokio::io::AsyncReadExt;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::{SOON, binary, opening, settings, socket_pair, wanting, with_shard};
@@ -63,6 +64,46 @@ fn much_in_one_channel_waits_while_others_have_their_turn() {
     });
 }
 
+/// Whoever comes and goes while a round is under way gets what it is owed, and nobody else has to get his for that.
+#[test]
+fn who_leaves_finishes_nobody_elses_round() {
+    const CROWD: usize = 600;
+    with_shard(settings(), async |bench| {
+        let mut crowd = Vec::new();
+        for _ in 0..CROWD {
+            crowd.push(bench.peer("a", true, false).await);
+        }
+        let channel = Channel::new("a").unwrap();
+        let delivered = || bench.shard.stats().deliveries.read() as usize;
+        bench.publish("a", b"first", None);
+        while delivered() == 0 {
+            yield_now().await;
+        }
+        // Some whom the round has passed, and some whom it has not; each gives his place to another.
+        let mut gone = Vec::new();
+        for (at, ends) in [(0, false), (500, false), (40, true), (CROWD - 4, true), (300, false)] {
+            let before = delivered();
+            let peer = crowd.remove(at);
+            match ends {
+                true => bench.shard.remove(peer.key),
+                false => assert!(bench.shard.unsubscribe(peer.key, &channel)),
+            }
+            assert!(delivered() <= before + 2, "{} came first", delivered() - before);
+            gone.push(peer);
+        }
+        assert!(delivered() < CROWD - 100, "the round is under way");
+        let mut late = bench.peer("a", true, false).await;
+        bench.publish("a", b"last", None);
+        for peer in &mut gone {
+            peer.expect(&[binary(b"first")]).await;
+        }
+        for peer in &mut crowd {
+            peer.expect(&[binary(b"first"), binary(b"last")]).await;
+        }
+        late.expect(&[binary(b"last")]).await;
+    });
+}
+
 #[test]
 fn what_waits_in_a_deserted_channel_is_forgotten() {
     with_shard(settings(), async |bench| {
@@ -100,7 +141,7 @@ fn what_is_published_before_the_handshake_is_answered_is_not_missed() {
         let placed = bench.shard.place(opening());
         assert_eq!(bench.shard.subscribe(placed.key(), &wanting(Format::PLAIN, "lobby")), Some(true));
         bench.publish("lobby", b"early", None);
-        tokio::task::yield_now().await;
+        yield_now().await;
         placed.open(Rc::new(Socket::new(accepted)), Decoder::new(Role::Server));
         let mut found = vec![0; 7];
         timeout(SOON, stream.read_exact(&mut found)).await.unwrap().unwrap();
