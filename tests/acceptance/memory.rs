@@ -485,3 +485,90 @@ async fn recoveries_that_nobody_takes_are_not_all_held() {
     reader.leave().await;
     confined.recovers("recoveries").await;
 }
+
+/// Two and a half times of what there is, in ever new channels: what was published longest ago is forgotten, and whoever
+/// comes back for it is told so.
+async fn histories_are_forgotten_before_anybody_is_ended(by: &str, each: usize, bytes: usize) {
+    const ALL: usize = 240 * MIB as usize;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 10000
+        recovery = \"allow\"
+    ";
+    let setup = Setup::new(file).flags(&["--client-ping-interval", "10m"]);
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let address = confined.instance.address();
+    // It listens to a quiet channel throughout.
+    let mut listener = Caller::anonymous(address).await;
+    let place = listener.result("subscribe", json!({ "channel": "quiet", "recoverable": true })).await;
+    let mut publisher = Caller::anonymous(address).await;
+    for said in ["one", "two"] {
+        publisher.result("publish", json!({ "channel": "quiet", "data": said })).await;
+        listener.publication().await;
+    }
+    let said = "x".repeat(bytes);
+    let mut most = 0.0_f64;
+    for number in 0..ALL / bytes {
+        let channel = format!("{by}-{}", number / each);
+        let answer = publisher.call("publish", json!({ "channel": channel, "data": said })).await;
+        assert_eq!(answer.get("error"), None, "{by}: {number}");
+        if number % (ALL / bytes / 20) == 0 {
+            confined.bystanders_are_served().await;
+            most = most.max(confined.instance.metric("fanfare_history_kept_bytes", &[]).await);
+            assert_eq!(confined.instance.page("/readyz").await.status, 200, "{by}: {number}");
+        }
+    }
+    let bound = (LIMIT - LIMIT / 4) / 4;
+    assert!(most > (bound / 2) as f64 && most <= bound as f64 + 1e6, "{by}: {most} of {bound}");
+    assert!(confined.instance.metric("fanfare_history_given_up_total", &[]).await > 0.0);
+    assert_eq!(
+        (confined.ended().await, confined.rejected().await),
+        (0.0, 0.0),
+        "{by}: nobody was in the way"
+    );
+    // Whoever comes back to where nothing is kept any more is told so, and where it stands now.
+    let since = json!({ "channel": "quiet", "recover": true, "offset": 1, "epoch": place["epoch"] });
+    let mut back = Caller::anonymous(address).await;
+    let answer = back.result("subscribe", since).await;
+    assert_eq!((&answer["was_recovering"], answer.get("recovered")), (&json!(true), None), "{answer}");
+    assert_eq!(answer.get("publications"), None, "{answer}");
+    let counted = confined.instance.metric("fanfare_recoveries_total", &[("outcome", "too_far")]).await;
+    assert_eq!(counted, 1.0, "{by}");
+    let strict =
+        json!({ "channel": "quiet", "recover": true, "offset": 1, "epoch": place["epoch"], "flag": 2 });
+    let answer = Caller::anonymous(address).await.error("subscribe", strict).await;
+    assert_eq!(answer, 112, "{by}");
+    let since = format!("quiet?notices=true&since=1:{}", place["epoch"].as_str().unwrap());
+    let mut raw = Socket::join(address, &since).await;
+    let notice = raw.next_but_pings().await.expect("a notice").payload;
+    assert!(String::from_utf8_lossy(&notice).contains("gap"), "{}", String::from_utf8_lossy(&notice));
+    // Nobody is told of a gap who has been there: numbers go on behind all that were given.
+    publisher.result("publish", json!({ "channel": "quiet", "data": "three" })).await;
+    let (_, kind, heard) = listener.push().await;
+    assert_eq!((&kind[..], &heard["data"]), ("pub", &json!("three")), "{heard}");
+    assert!(heard["offset"].as_u64() > Some(2), "{heard}");
+    let again = json!({
+        "channel": "quiet", "recover": true, "offset": heard["offset"], "epoch": place["epoch"]
+    });
+    publisher.result("publish", json!({ "channel": "quiet", "data": "four" })).await;
+    let answer = Caller::anonymous(address).await.result("subscribe", again).await;
+    assert_eq!((&answer["recovered"], &answer["publications"][0]["data"]), (&json!(true), &json!("four")));
+    confined.recovers(by).await;
+}
+
+#[tokio::test]
+async fn histories_of_small_messages_are_forgotten_before_anybody_is_ended() {
+    histories_are_forgotten_before_anybody_is_ended("small", 2000, 2500).await;
+}
+
+#[tokio::test]
+async fn histories_of_large_messages_are_forgotten_before_anybody_is_ended() {
+    histories_are_forgotten_before_anybody_is_ended("large", 50, 60_000).await;
+}
+
+#[tokio::test]
+async fn histories_of_one_message_each_are_forgotten_before_anybody_is_ended() {
+    histories_are_forgotten_before_anybody_is_ended("one", 1, 5000).await;
+}

@@ -39,7 +39,8 @@ pub trait Relay: Send + Sync + 'static {
     /// A publication for whoever of this instance is subscribed. Calls for one channel come in the
     /// channel's order. Where the channel has a history, their offsets are one more each time, within an epoch and
     /// from the moment that a subscription has resolved; only a `gap` may come between. (What foreign publishers
-    /// say has no position and stands outside of this.)
+    /// say has no position and stands outside of this. And where the memory broker has forgotten how far a quiet
+    /// channel had come, the next offset is greater than all before, and nothing is missing.)
     fn deliver(&self, channel: &Channel, publication: Publication);
 
     /// Publications of these channels may have been missed. Where a channel has a history, the broker has tried to
@@ -192,6 +193,12 @@ pub struct Status {
     pub history_reads: u64,
     /// Of these, those that failed.
     pub history_failures: u64,
+    /// Bytes that histories and idempotency keys take here; 0, where they are kept elsewhere.
+    pub kept_bytes: u64,
+    /// Publications of histories that were forgotten here before their time, because all were too much.
+    pub publications_given_up: u64,
+    /// The same of idempotency keys.
+    pub keys_given_up: u64,
 }
 
 /// What there is of presence and the like, since the start of the process.

@@ -1,10 +1,12 @@
 //! The broker of an instance that stands alone: what it publishes is delivered on the publisher's own
 //! thread. There is no bus, so there is nothing that could be away; what is remembered goes with the process.
 
+mod allowance;
 mod census;
 mod glob;
 mod kept;
 mod rooms;
+mod weight;
 
 use std::collections::{HashMap, HashSet};
 use std::future::ready;
@@ -18,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use self::allowance::{Allowance, Excess};
 use self::census::Books;
 use self::kept::Kept;
 use self::rooms::{Left, Rooms};
@@ -48,17 +51,22 @@ struct Channels {
     /// Held over a delivery: all publishers of a channel, on whatever thread, agree on one order, and so do comings
     /// and goings, and so does what is kept of them. Striped, because channels owe each other none.
     order: Box<[Mutex<Kept>]>,
+    /// What may be kept in all.
+    allowance: Arc<Allowance>,
     /// Locked after `order`, and not while the relay is called.
     rooms: Box<[Mutex<Rooms>]>,
 }
 
 impl Memory {
     /// A broker for the subscribers that `relay` knows; its timers run on `runtime`, and `retain` says
-    /// which channels have a history.
-    pub fn new(relay: Arc<dyn Relay>, retain: Retain, instance: Uuid, runtime: &Handle) -> Self {
+    /// which channels have a history. All histories, and the keys of what was appended once, take about `most` bytes
+    /// together: what was published longest ago is forgotten before its time when there would be more.
+    pub fn new(relay: Arc<dyn Relay>, retain: Retain, most: usize, instance: Uuid, runtime: &Handle) -> Self {
+        let allowance = Arc::new(Allowance::new(most, STRIPES));
         let channels = Channels {
             relay,
-            order: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            order: (0..STRIPES).map(|part| Mutex::new(Kept::new(allowance.clone(), part))).collect(),
+            allowance,
             rooms: (0..STRIPES).map(|_| Mutex::default()).collect(),
         };
         Self {
@@ -108,6 +116,8 @@ impl Memory {
         }
         let position = publication.position;
         self.channels.relay.deliver(channel, publication);
+        drop(kept);
+        self.channels.make_room();
         Appended::published(position)
     }
 }
@@ -120,6 +130,17 @@ impl Channels {
         let news = change(&mut self.rooms[stripe].lock());
         if let Some(news) = news {
             self.relay.presence(channel, news);
+        }
+    }
+
+    /// Has as much forgotten as is too much, wherever it is. Each publication pays for what it takes, so this takes
+    /// no longer than it took to publish what is given up.
+    fn make_room(&self) {
+        while let Some(excess) = self.allowance.excess() {
+            match excess {
+                Excess::History(part) => self.order[part].lock().give_up_history(),
+                Excess::Result(part) => self.order[part].lock().give_up_result(),
+            }
         }
     }
 
@@ -188,7 +209,15 @@ impl Broker for Memory {
     fn status(&self) -> Status {
         let now = Instant::now();
         self.channels.order.iter().for_each(|stripe| stripe.lock().forget(now));
-        Status { up: true, history_reads: self.reads.load(Relaxed), ..Status::default() }
+        let (publications_given_up, keys_given_up) = self.channels.allowance.given_up();
+        Status {
+            up: true,
+            history_reads: self.reads.load(Relaxed),
+            kept_bytes: self.channels.allowance.kept() as u64,
+            publications_given_up,
+            keys_given_up,
+            ..Status::default()
+        }
     }
 }
 
@@ -301,3 +330,6 @@ impl ControlBus for Memory {
 }
 
 const STRIPES: usize = 64;
+
+#[cfg(test)]
+mod tests;

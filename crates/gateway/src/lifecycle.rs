@@ -80,7 +80,7 @@ pub async fn run(
     let telemetry = Telemetry::new()?;
     let instance = Arc::new(Instance {
         id,
-        broker: broker(&config, id, relay.clone(), telemetry.timings())?,
+        broker: broker(&config, id, relay.clone(), memory.limit(), telemetry.timings())?,
         admission: Admission::new(config.max_connections, config.max_connections_per_address, open_files),
         unfinished: Unfinished::new(config.max_handshakes, config.max_handshakes_per_address, open_files),
         readiness: Arc::default(),
@@ -138,6 +138,7 @@ fn broker(
     config: &Config,
     id: Uuid,
     relay: Arc<dyn Relay>,
+    memory_limit: Option<usize>,
     timings: Timings,
 ) -> anyhow::Result<Arc<dyn Broker>> {
     let channels = config.channels.clone();
@@ -145,7 +146,10 @@ fn broker(
     let retain: Retain =
         Arc::new(move |channel| channels.resolve(channel).ok().and_then(|namespace| namespace.retention()));
     Ok(match &config.redis {
-        None => Arc::new(Memory::new(relay, retain, id, &Handle::current()).timed(timings)),
+        None => {
+            let most = config.history_memory.within(memory_limit);
+            Arc::new(Memory::new(relay, retain, most, id, &Handle::current()).timed(timings))
+        }
         Some(url) => {
             let redis = RedisConfig {
                 cluster: config.is_redis_cluster().then(|| {

@@ -10,7 +10,8 @@ pub struct Epoch {
     bytes: [u8; Epoch::MAX_BYTES],
 }
 
-/// Offset and epoch. Within an epoch the first publication has offset 1 and each next one more, without holes.
+/// Offset and epoch. Within an epoch the first publication has offset 1 and each next one more, without holes; but where a
+/// broker has forgotten how far it had come and goes on in the same epoch, the next is greater than all before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// Of the last publication up to here; 0 before the first.

@@ -1,35 +1,47 @@
-//! What the memory broker remembers: histories of channels and results of appends, each for its time. It is plain
-//! data and has no clock of its own. Of a channel to which nothing was published it keeps nothing: anybody can ask for
-//! any name, and the numbering of such a channel can be worked out again whenever somebody does.
+//! What the memory broker remembers: histories of channels and results of appends, each for its time, and less long if all
+//! together would be too much. It is plain data and has no clock of its own. Of a channel to which nothing was published it
+//! keeps nothing: anybody can ask for any name, and the numbering of such a channel can be worked out again whenever
+//! somebody does.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanfare_protocol::{Channel, Epoch, Position, Publication};
 
+use super::allowance::Allowance;
+use super::weight;
 use crate::{AppendOptions, History, Query, Retention, Version};
 
 /// A part of the channels.
-#[derive(Default)]
 pub(super) struct Kept {
+    /// What it may keep together with the other parts, of which it is this one.
+    allowance: Arc<Allowance>,
+    part: usize,
     streams: HashMap<Channel, Stream>,
-    results: HashMap<(Channel, String), Remembered>,
-    /// When to look at what: one entry for each stream and each result. It may be too early, for what was used
-    /// meanwhile, and never too late.
-    due: BTreeSet<(Instant, Due)>,
+    results: HashMap<(Channel, String), Option<Position>>,
+    /// When to look at which stream: one entry for each. It may be too early, for what was used meanwhile, and never too
+    /// late.
+    due: BTreeSet<(Instant, Channel)>,
+    /// When the stream was published to last: one entry for each. It may be too early as well, so that whoever publishes
+    /// need not change it.
+    idle: BTreeSet<(Instant, Channel)>,
+    /// When each result goes.
+    ending: BTreeSet<(Instant, Channel, String)>,
     beginnings: Beginnings,
 }
 
-/// The epochs in which channels begin that nothing was published to. Who is told of one, and comes back, or waits for the
-/// first publication, finds it unchanged. When a numbering is forgotten, the next one of that channel has another
-/// epoch, and with it a few others that have not begun.
+/// Where channels begin that nothing was published to, or nothing that is remembered. Who is told of it, and comes back, or
+/// waits for the first publication, finds it unchanged. When a numbering is forgotten, that of the channel goes on behind
+/// it, and with it that of a few others that have not begun: an offset is never given twice, so who has it has seen what
+/// it stands for.
 #[derive(Default)]
 struct Beginnings {
     /// Its keys are this process's own, so no epoch is told twice, nor guessed.
     random: RandomState,
-    /// How many numberings were forgotten, by a part of the channels' hash: at most [`SHARES`] of them.
-    forgotten: HashMap<u64, u64>,
+    /// The greatest offset that was forgotten, by a part of the channels' hash: [`SHARES`] of them, or none.
+    forgotten: Vec<u64>,
 }
 
 struct Stream {
@@ -40,25 +52,37 @@ struct Stream {
     version: Option<Version>,
     /// The newest, without holes.
     publications: VecDeque<Publication>,
+    /// What hangs on them, in bytes.
+    content: usize,
+    /// What the allowance was told that it takes.
+    weight: usize,
     /// When the publications go.
     expires: Instant,
     /// When all goes.
     forgotten: Instant,
     /// Its entry in `due`.
     due: Instant,
-}
-
-struct Remembered {
-    position: Option<Position>,
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
-    Stream(Channel),
-    Result(Channel, String),
+    /// When it was published to last.
+    published: Instant,
+    /// Its entry in `idle`.
+    idle: Instant,
 }
 
 impl Kept {
+    /// Nothing yet; the parts of one `allowance` are told apart by their numbers.
+    pub fn new(allowance: Arc<Allowance>, part: usize) -> Self {
+        Self {
+            allowance,
+            part,
+            streams: HashMap::new(),
+            results: HashMap::new(),
+            due: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            ending: BTreeSet::new(),
+            beginnings: Beginnings::default(),
+        }
+    }
+
     /// Numbers a publication and keeps it.
     pub fn append(
         &mut self,
@@ -70,16 +94,19 @@ impl Kept {
         let stream = self.stream(channel, retention, now);
         stream.offset += 1;
         let position = stream.top();
-        stream.publications.push_back(Publication { position: Some(position), ..publication.clone() });
+        stream.push(Publication { position: Some(position), ..publication.clone() });
         while stream.publications.len() > retention.size {
-            stream.publications.pop_front();
+            stream.pop();
         }
+        stream.published = now;
         stream.expires = later(now, retention.ttl);
         let (was, next) = (stream.due, stream.expires);
+        stream.due = was.min(next);
+        let (before, after) = stream.weigh(channel);
+        self.allowance.history_changed(before, after);
         if next < was {
-            stream.due = next;
-            self.due.remove(&(was, Due::Stream(channel.clone())));
-            self.due.insert((next, Due::Stream(channel.clone())));
+            self.due.remove(&(was, channel.clone()));
+            self.due.insert((next, channel.clone()));
         }
         position
     }
@@ -100,13 +127,15 @@ impl Kept {
             return Some(stream.top());
         }
         stream.version = Some(version.clone());
+        let (before, after) = stream.weigh(channel);
+        self.allowance.history_changed(before, after);
         None
     }
 
     /// What `query` asks for, with the top; that keeps a numbering that has begun, and begins none.
     pub fn read(&mut self, channel: &Channel, query: Query, retention: Retention, now: Instant) -> History {
         let Some(stream) = self.streams.get_mut(channel) else {
-            let top = Position { offset: 0, epoch: self.beginnings.epoch(channel) };
+            let top = self.beginnings.top(channel);
             let epoch_matches = query.since.is_none_or(|since| since.epoch.matches(&top.epoch));
             return History { publications: Vec::new(), top, epoch_matches };
         };
@@ -134,14 +163,16 @@ impl Kept {
     /// Forgets a channel's publications.
     pub fn remove(&mut self, channel: &Channel) {
         if let Some(stream) = self.streams.get_mut(channel) {
-            stream.publications = VecDeque::new();
+            stream.clear();
+            let (before, after) = stream.weigh(channel);
+            self.allowance.history_changed(before, after);
         }
     }
 
     /// What came of an append with the same key, if that is remembered.
     pub fn result(&self, channel: &Channel, options: &AppendOptions) -> Option<Option<Position>> {
         let key = options.idempotency_key.clone()?;
-        Some(self.results.get(&(channel.clone(), key))?.position)
+        self.results.get(&(channel.clone(), key)).copied()
     }
 
     /// Remembers what came of an append, if it has a key.
@@ -153,63 +184,129 @@ impl Kept {
         now: Instant,
     ) {
         let Some(key) = options.idempotency_key.clone() else { return };
-        self.due.insert((later(now, options.idempotency_ttl), Due::Result(channel.clone(), key.clone())));
-        self.results.insert((channel.clone(), key), Remembered { position });
+        self.allowance.result_changed(0, weigh_result(channel, &key));
+        self.ending.insert((later(now, options.idempotency_ttl), channel.clone(), key.clone()));
+        self.results.insert((channel.clone(), key), position);
+        self.tell_heads();
     }
 
     /// Lets go of everything whose time is over.
     pub fn forget(&mut self, now: Instant) {
+        while self.ending.first().is_some_and(|(ends, ..)| *ends <= now) {
+            self.end_result();
+        }
         while self.due.first().is_some_and(|(due, _)| *due <= now) {
-            match self.due.pop_first() {
-                Some((_, Due::Result(channel, key))) => {
-                    self.results.remove(&(channel, key));
-                }
-                Some((_, Due::Stream(channel))) => {
-                    let Some(stream) = self.streams.get_mut(&channel) else { continue };
-                    if stream.forget(now) {
-                        self.streams.remove(&channel);
-                        self.beginnings.forget(&channel);
-                    } else {
-                        self.due.insert((stream.due, Due::Stream(channel)));
-                    }
-                }
-                None => {}
+            let Some((_, channel)) = self.due.pop_first() else { return };
+            let Some(stream) = self.streams.get_mut(&channel) else { continue };
+            if stream.forget(now) {
+                self.end_stream(&channel);
+            } else {
+                let (before, after) = stream.weigh(&channel);
+                self.allowance.history_changed(before, after);
+                self.due.insert((stream.due, channel));
             }
         }
+    }
+
+    /// Gives up the oldest publications of the channel that was published to longest ago, until not too much is kept any
+    /// more, or there are none and the whole channel is forgotten.
+    pub fn give_up_history(&mut self) {
+        if let Some((since, channel)) = self.idle.pop_first()
+            && let Some(stream) = self.streams.get_mut(&channel)
+        {
+            if stream.published > since {
+                stream.idle = stream.published;
+                self.idle.insert((stream.published, channel));
+                return self.tell_heads();
+            }
+            while self.allowance.is_passed() && stream.pop() {
+                let (before, after) = stream.weigh(&channel);
+                self.allowance.history_changed(before, after);
+                self.allowance.publication_given_up();
+            }
+            if self.allowance.is_passed() {
+                self.end_stream(&channel);
+            } else {
+                self.idle.insert((since, channel));
+            }
+        }
+        self.tell_heads();
+    }
+
+    /// Gives up the result that would be the first to go.
+    pub fn give_up_result(&mut self) {
+        if self.end_result() {
+            self.allowance.result_given_up();
+        }
+        self.tell_heads();
+    }
+
+    fn end_result(&mut self) -> bool {
+        let Some((_, channel, key)) = self.ending.pop_first() else { return false };
+        self.allowance.result_changed(weigh_result(&channel, &key), 0);
+        self.results.remove(&(channel, key)).is_some()
+    }
+
+    fn end_stream(&mut self, channel: &Channel) {
+        let Some(stream) = self.streams.remove(channel) else { return };
+        self.due.remove(&(stream.due, channel.clone()));
+        self.idle.remove(&(stream.idle, channel.clone()));
+        self.allowance.history_changed(stream.weight, 0);
+        self.beginnings.forget(channel, stream.offset);
+        self.tell_heads();
     }
 
     fn stream(&mut self, channel: &Channel, retention: Retention, now: Instant) -> &mut Stream {
         let forgotten = forgotten(retention, now);
         if !self.streams.contains_key(channel) {
-            self.due.insert((forgotten, Due::Stream(channel.clone())));
+            self.due.insert((forgotten, channel.clone()));
+            self.idle.insert((now, channel.clone()));
+            self.tell_heads();
         }
-        let stream = self.streams.entry(channel.clone()).or_insert_with(|| Stream {
-            epoch: self.beginnings.epoch(channel),
-            offset: 0,
-            version: None,
-            publications: VecDeque::new(),
-            expires: forgotten,
-            forgotten,
-            due: forgotten,
+        let stream = self.streams.entry(channel.clone()).or_insert_with(|| {
+            let Position { offset, epoch } = self.beginnings.top(channel);
+            Stream {
+                epoch,
+                offset,
+                version: None,
+                publications: VecDeque::new(),
+                content: 0,
+                weight: 0,
+                expires: forgotten,
+                forgotten,
+                due: forgotten,
+                published: now,
+                idle: now,
+            }
         });
         stream.forgotten = forgotten;
         stream
     }
+
+    /// Says what would be given up first.
+    fn tell_heads(&self) {
+        let (idle, ending) = (self.idle.first().map(|(at, _)| *at), self.ending.first().map(|(at, ..)| *at));
+        self.allowance.heads(self.part, idle, ending);
+    }
 }
 
 impl Beginnings {
-    fn epoch(&self, channel: &Channel) -> Epoch {
-        let times = self.forgotten.get(&self.share(channel)).copied().unwrap_or(0);
-        Epoch::from_random(self.random.hash_one((channel, times)))
+    fn top(&self, channel: &Channel) -> Position {
+        let hash = self.random.hash_one(channel);
+        let offset = self.forgotten.get(share(hash)).copied().unwrap_or(0);
+        Position { offset, epoch: Epoch::from_random(hash) }
     }
 
-    fn forget(&mut self, channel: &Channel) {
-        *self.forgotten.entry(self.share(channel)).or_default() += 1;
+    fn forget(&mut self, channel: &Channel, offset: u64) {
+        self.forgotten.resize(SHARES, 0);
+        let greatest = &mut self.forgotten[share(self.random.hash_one(channel))];
+        *greatest = offset.max(*greatest);
     }
+}
 
-    fn share(&self, channel: &Channel) -> u64 {
-        self.random.hash_one(channel) % SHARES
-    }
+/// The epoch is made of the rest.
+fn share(hash: u64) -> usize {
+    (hash >> 54) as usize
 }
 
 impl Stream {
@@ -217,15 +314,56 @@ impl Stream {
         Position { offset: self.offset, epoch: self.epoch }
     }
 
+    fn push(&mut self, publication: Publication) {
+        self.content += weight::of_publication(&publication);
+        self.publications.push_back(publication);
+    }
+
+    /// Lets go of the oldest publication. False, if there is none.
+    fn pop(&mut self) -> bool {
+        let Some(oldest) = self.publications.pop_front() else { return false };
+        self.content -= weight::of_publication(&oldest);
+        let (left, room) = (self.publications.len(), self.publications.capacity());
+        if left == 0 {
+            self.clear();
+        } else if left < room / 4 {
+            self.publications.shrink_to(room / 2);
+        }
+        true
+    }
+
+    fn clear(&mut self) {
+        (self.publications, self.content) = (VecDeque::new(), 0);
+    }
+
+    /// What it took and what it takes, in bytes.
+    fn weigh(&mut self, channel: &Channel) -> (usize, usize) {
+        let version = self.version.as_ref().map_or(0, |version| weight::of_bytes(version.epoch.len()));
+        let weight = weight::of_entry::<(Channel, Self)>()
+            + 2 * weight::of_entry::<(Instant, Channel)>()
+            + weight::of_bytes(channel.as_str().len())
+            + version
+            + self.publications.capacity() * size_of::<Publication>()
+            + self.content;
+        (std::mem::replace(&mut self.weight, weight), weight)
+    }
+
     /// Forgets what is over. True if that is everything; otherwise it is `due` again.
     fn forget(&mut self, now: Instant) -> bool {
         if self.expires <= now {
-            self.publications = VecDeque::new();
+            self.clear();
         }
         self.due =
             if self.publications.is_empty() { self.forgotten } else { self.expires.min(self.forgotten) };
         self.forgotten <= now
     }
+}
+
+fn weigh_result(channel: &Channel, key: &str) -> usize {
+    weight::of_entry::<((Channel, String), Option<Position>)>()
+        + weight::of_entry::<(Instant, Channel, String)>()
+        + weight::of_bytes(channel.as_str().len())
+        + 2 * weight::of_bytes(key.len())
 }
 
 fn forgotten(retention: Retention, now: Instant) -> Instant {
@@ -238,89 +376,8 @@ fn later(now: Instant, pause: Duration) -> Instant {
     now + pause.min(CENTURY)
 }
 
-/// So many that hardly ever two channels share one, and so few that it is no matter if all have been used.
-const SHARES: u64 = 4096;
+/// So many that channels seldom share one, and so few that it is no matter if all have been used.
+const SHARES: usize = 1 << 10;
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use fanfare_protocol::Kind;
-
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn publication() -> Publication {
-        Publication::new(Kind::Text, Bytes::from_static(b"x"))
-    }
-
-    #[test]
-    fn everything_goes_in_its_time_and_leaves_nothing() {
-        let start = Instant::now();
-        let at = |seconds: u32| start + SECOND * seconds;
-        let channel = Channel::lobby();
-        let retention = Retention { size: 2, ttl: SECOND * 10, meta_ttl: SECOND * 100 };
-        let once = AppendOptions { idempotency_ttl: SECOND * 5, ..AppendOptions::once("key") };
-        let mut kept = Kept::default();
-        for now in [0, 1, 2, 8] {
-            kept.append(&channel, &publication(), retention, at(now));
-        }
-        kept.remember(&channel, &once, None, at(8));
-        // At, publications kept, results kept, streams kept.
-        for (now, publications, results, streams) in
-            [(12, 2, 1, 1), (13, 2, 0, 1), (17, 2, 0, 1), (18, 0, 0, 1), (107, 0, 0, 1), (108, 0, 0, 0)]
-        {
-            kept.forget(at(now));
-            let found = kept.streams.get(&channel).map_or(0, |stream| stream.publications.len());
-            assert_eq!(
-                (found, kept.results.len(), kept.streams.len()),
-                (publications, results, streams),
-                "{now}"
-            );
-        }
-        assert_eq!(kept.due.len(), 0);
-    }
-
-    #[test]
-    fn a_history_that_comes_back_after_its_life_goes_on_counting_and_expires_again() {
-        let start = Instant::now();
-        let channel = Channel::lobby();
-        let retention = Retention { size: 2, ttl: SECOND, meta_ttl: SECOND * 100 };
-        let mut kept = Kept::default();
-        for round in 0..50 {
-            let now = start + SECOND * round;
-            kept.forget(now);
-            let position = kept.append(&channel, &publication(), retention, now);
-            assert_eq!(position.offset, u64::from(round) + 1);
-            let read = kept.read(&channel, Query::newest(9), retention, now);
-            assert_eq!((read.publications.len(), kept.due.len()), (1, 1));
-        }
-    }
-
-    #[test]
-    fn names_that_nothing_was_published_to_leave_nothing_and_keep_their_place() {
-        let start = Instant::now();
-        let retention = Retention { size: 2, ttl: SECOND, meta_ttl: SECOND * 10 };
-        let named = |number: usize| Channel::new(&format!("made up {number}")).expect("a name");
-        let mut kept = Kept::default();
-        let told: Vec<_> =
-            (0..1000).map(|number| kept.read(&named(number), Query::TOP, retention, start).top).collect();
-        assert_eq!((kept.streams.len(), kept.due.len(), kept.beginnings.forgotten.len()), (0, 0, 0));
-        for (number, told) in told.iter().enumerate() {
-            let channel = named(number);
-            let back = kept.read(&channel, Query::since(*told, 9), retention, start + SECOND * 1000);
-            assert_eq!((back.top, back.epoch_matches, back.publications.len()), (*told, true, 0));
-            let first = kept.append(&channel, &publication(), retention, start + SECOND * 1000);
-            assert_eq!(first, Position { offset: 1, ..*told }, "whoever waited has missed nothing");
-            let missed = kept.read(&channel, Query::since(*told, 9), retention, start + SECOND * 1000);
-            assert_eq!((missed.epoch_matches, missed.publications.len()), (true, 1));
-        }
-        assert_eq!(kept.streams.len(), 1000);
-        kept.forget(start + SECOND * 2000);
-        assert_eq!((kept.streams.len(), kept.due.len()), (0, 0));
-        for (number, told) in told.iter().enumerate() {
-            let back = kept.read(&named(number), Query::since(*told, 9), retention, start + SECOND * 2000);
-            assert!(!back.epoch_matches && back.top.offset == 0, "{number}: what was forgotten is announced");
-        }
-    }
-}
+mod tests;

@@ -62,7 +62,7 @@ pub fn retain() -> Retain {
 impl Instance {
     pub fn memory() -> Self {
         let (id, relay) = (Uuid::new_v4(), Recorder::new());
-        let broker = Memory::new(relay.clone(), retain(), id, &Handle::current());
+        let broker = Memory::new(relay.clone(), retain(), usize::MAX, id, &Handle::current());
         Self { id, broker: Arc::new(broker), relay }
     }
 

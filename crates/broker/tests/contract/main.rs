@@ -295,7 +295,13 @@ async fn publications_keep_their_kind_their_bytes_and_whom_they_leave_out(cluste
     let relay = Arc::new(Whole(parking_lot::Mutex::default()));
     let runtime = tokio::runtime::Handle::current();
     let broker: Box<dyn fanfare_broker::Broker> = match &cluster.server {
-        None => Box::new(fanfare_broker::Memory::new(relay.clone(), retain(), uuid::Uuid::nil(), &runtime)),
+        None => Box::new(fanfare_broker::Memory::new(
+            relay.clone(),
+            retain(),
+            usize::MAX,
+            uuid::Uuid::nil(),
+            &runtime,
+        )),
         Some(server) => {
             let config = RedisConfig::new(server.url());
             Box::new(

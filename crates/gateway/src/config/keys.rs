@@ -15,7 +15,7 @@ use super::api::ErrorMode;
 use super::clients::PersonalChannel;
 use super::compression::Takeover;
 use super::log::{LogFormat, LogLevel};
-use super::memory::MemoryLimit;
+use super::memory::{HistoryMemory, MemoryLimit};
 use super::options::Namespaces;
 use super::origin::OriginPolicy;
 use super::redis::{RedisPrefix, RedisUrl};
@@ -108,6 +108,8 @@ table! {
         max_handshakes_per_address: Option<NonZeroUsize> = "0" in "0" to "10000000", <COUNT>;
         /// The most memory; auto is what the cgroup allows, less a reserve
         memory_limit: MemoryLimit = "auto", <SIZE>;
+        /// All histories without Redis; auto is a quarter of `memory_limit`
+        history_memory: HistoryMemory = "auto", <SIZE>;
         /// What a client that was turned away is told to wait, in whole seconds
         retry_after: Duration = "5s" in "1s" to "1h", <DURATION>;
     }

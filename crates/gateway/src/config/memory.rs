@@ -1,4 +1,5 @@
-//! How much memory an instance may take. What it takes, and what happens near the limit, is not known here.
+//! How much memory an instance may take, and how much of it the histories of channels. What they take, and what happens near
+//! a limit, is not known here.
 
 use super::value::{Hint, Kind, Raw, Value, string};
 
@@ -48,6 +49,62 @@ impl Value for MemoryLimit {
     }
 }
 
+/// Less than this is no history.
+const LEAST_HISTORY: usize = 1 << 20;
+
+/// Without a limit to take a part of.
+const USUAL_HISTORY: usize = 256 << 20;
+
+/// The most memory of all histories of an instance that keeps them itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryMemory {
+    /// A quarter of the instance's limit; without one, 256 MiB.
+    Auto,
+    /// So many bytes.
+    Bytes(usize),
+}
+
+impl HistoryMemory {
+    /// So many bytes, of an instance that may take `limit`: never more than half of it.
+    pub fn within(self, limit: Option<usize>) -> usize {
+        match (self, limit) {
+            (Self::Auto, None) => USUAL_HISTORY,
+            (Self::Auto, Some(limit)) => limit / 4,
+            (Self::Bytes(bytes), limit) => bytes.min(limit.map_or(usize::MAX, |limit| limit / 2)),
+        }
+    }
+}
+
+impl Value for HistoryMemory {
+    const KIND: Kind = Kind::Size;
+    const EXPECTED: &'static str = r#"a size of at least "1MiB", or "auto""#;
+
+    fn parse(text: &str) -> Result<Self, Hint> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => match usize::parse(text)? {
+                0 => Err(Some("to keep no history, leave out `history_size`".into())),
+                bytes if bytes < LEAST_HISTORY => Err(None),
+                bytes => Ok(Self::Bytes(bytes)),
+            },
+        }
+    }
+
+    fn misread(raw: &Raw) -> Result<Self, Hint> {
+        match raw {
+            Raw::Integer(number) => Self::parse(number),
+            _ => Err(None),
+        }
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        match self {
+            Self::Auto => Some(string("auto")),
+            Self::Bytes(bytes) => bytes.to_toml(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +127,34 @@ mod tests {
             if let Some(limit) = parsed {
                 assert_eq!(limit.to_toml().as_deref(), Some(written), "{text:?}");
             }
+        }
+    }
+
+    #[test]
+    fn histories_have_a_part_of_the_memory() {
+        let rows = [
+            ("auto", Some(HistoryMemory::Auto), "\"auto\""),
+            ("1MiB", Some(HistoryMemory::Bytes(1 << 20)), "\"1MiB\""),
+            ("1048575", None, ""),
+            ("0", None, ""),
+            ("none", None, ""),
+            ("", None, ""),
+        ];
+        for (text, expected, written) in rows {
+            let parsed = HistoryMemory::parse(text).ok();
+            assert_eq!(parsed, expected, "{text:?}");
+            if let Some(memory) = parsed {
+                assert_eq!(memory.to_toml().as_deref(), Some(written), "{text:?}");
+            }
+        }
+        for (configured, limit, expected) in [
+            (HistoryMemory::Auto, None, 256 << 20),
+            (HistoryMemory::Auto, Some(96 << 20), 24 << 20),
+            (HistoryMemory::Bytes(8 << 30), None, 8 << 30),
+            (HistoryMemory::Bytes(40 << 20), Some(96 << 20), 40 << 20),
+            (HistoryMemory::Bytes(80 << 20), Some(96 << 20), 48 << 20),
+        ] {
+            assert_eq!(configured.within(limit), expected, "{configured:?} {limit:?}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub use error::ConfigError;
 pub use keys::{Config, KEYS, Key};
 pub use layers::{Layer, Section, Settings, Sources};
 pub use log::{LogFormat, LogLevel};
-pub use memory::MemoryLimit;
+pub use memory::{HistoryMemory, MemoryLimit};
 pub use options::{Namespaces, OPTIONS, Options};
 pub use origin::{OriginPattern, OriginPolicy};
 pub use redis::{RedisPrefix, RedisUrl};

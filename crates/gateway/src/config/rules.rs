@@ -4,7 +4,7 @@
 use super::error::ConfigError;
 use super::keys::{Config, Key};
 use super::layers::{Layer, Section, Settings};
-use super::memory::MemoryLimit;
+use super::memory::{HistoryMemory, MemoryLimit};
 use super::options::{May, MaySubscribe, OPTIONS, Options, SlowConsumers, Wish};
 use super::redis::RedisUrl;
 use crate::identity::MOST_KEYS;
@@ -306,6 +306,30 @@ fn rules(config: &Config) -> Vec<Rule> {
             "must not be larger than a quarter of",
             "memory_limit",
             "what waits for Redis can be twice as much, and is not given up",
+        ),
+        (
+            !no_redis && config.history_memory != default.history_memory,
+            "history_memory",
+            "has no meaning with",
+            "redis",
+            "histories are kept there, within its own `maxmemory`",
+        ),
+        (
+            matches!(config.history_memory, HistoryMemory::Bytes(bytes) if bytes < config.message_limit),
+            "history_memory",
+            "must be at least",
+            "message_limit",
+            "the largest message would never be kept",
+        ),
+        (
+            matches!(
+                (config.history_memory, config.memory_limit),
+                (HistoryMemory::Bytes(bytes), MemoryLimit::Bytes(limit)) if bytes > limit / 2
+            ),
+            "history_memory",
+            "must not be larger than half of",
+            "memory_limit",
+            "connections take memory as well",
         ),
         (
             config.ping_interval >= config.idle_timeout,

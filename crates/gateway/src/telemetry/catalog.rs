@@ -126,6 +126,15 @@ pub const METRICS: &[Metric] = &[
         "fanfare_history_read_seconds",
         "How long a read of a history took, its wait for its turn not counted",
     ),
+    gauge(
+        "fanfare_history_kept_bytes",
+        "Bytes that histories and idempotency keys take in this instance; 0 with Redis",
+    ),
+    counter(
+        "fanfare_history_given_up_total",
+        "Publications that were forgotten before their time, because history_memory was full",
+    ),
+    counter("fanfare_idempotency_keys_given_up_total", "Idempotency keys that were forgotten like that"),
     counter("fanfare_commands_total", "Commands of the client protocol, by method and result")
         .by("method, result"),
     counter(

@@ -197,6 +197,9 @@ fn broker(instance: &Instance) {
     }
     counter!("fanfare_history_reads_total").absolute(status.history_reads);
     counter!("fanfare_history_read_failures_total").absolute(status.history_failures);
+    gauge!("fanfare_history_kept_bytes").set(status.kept_bytes as f64);
+    counter!("fanfare_history_given_up_total").absolute(status.publications_given_up);
+    counter!("fanfare_idempotency_keys_given_up_total").absolute(status.keys_given_up);
     let presence = instance.broker.presence_status();
     gauge!("fanfare_presence_members").set(presence.members as f64);
     counter!("fanfare_presence_reads_total").absolute(presence.reads);
