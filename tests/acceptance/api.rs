@@ -228,6 +228,12 @@ async fn every_wrong_request_says_what_is_wrong() {
             "`version_epoch`",
         ),
         ("publish", json!({ "channel": "a", "data": data, "version": 1 }), none, "version needs a history"),
+        (
+            "publish",
+            json!({ "channel": "a", "data": data, "version": 1, "skip_history": true }),
+            bad,
+            "without `skip_history`",
+        ),
         ("broadcast", json!({ "data": data }), bad, "`channels` is empty"),
         ("broadcast", json!({ "channels": [], "data": data }), bad, "`channels` is empty"),
         ("broadcast", json!({ "channels": ["a"], "b64data": "?" }), bad, "not base64"),

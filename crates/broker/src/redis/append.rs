@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::fault::Fault;
 use super::keys::Keys;
-use super::reads::{millis, read_epoch, unexpected};
+use super::reads::{millis, read_epoch};
 use super::script::Script;
 use crate::history::new_epoch;
 use crate::{AppendOptions, Appended, BrokerError, Retention, Suppressed, Version};
@@ -247,53 +247,71 @@ pub(super) fn once(
 
 /// What became of one that was sent by itself, without a history.
 pub(super) fn read_confirmed(answer: &Value, append: &Append) -> Appended {
-    let repeated = append.once.is_some() && *answer == Value::Int(0);
-    Appended { position: None, suppressed: repeated.then_some(Suppressed::Repeated) }
+    let position = match answer {
+        Value::Array(first) => match &first[..] {
+            [epoch, offset] => read_position(epoch, offset),
+            _ => None,
+        },
+        _ => None,
+    };
+    let repeated = append.once.is_some() && (*answer == Value::Int(0) || position.is_some());
+    Appended { position, suppressed: repeated.then_some(Suppressed::Repeated) }
 }
 
-/// What became of each part: of its appends, or why it was refused.
-pub(super) fn read_answer(answer: Value, parts: &[Part]) -> Result<Vec<Result<Vec<Appended>, Fault>>, Fault> {
-    let Value::Array(values) = answer else { return Err(unexpected()) };
-    if values.len() != parts.len() * 2 {
-        return Err(unexpected());
-    }
+/// Why it cannot be said where the appends of a part are.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Nothing of it was done.
+    Refused(Fault),
+    /// Something else has written to our keys; it may have been published.
+    Unreadable,
+}
+
+/// What became of each part: of its appends, or why that cannot be said.
+pub(super) fn read_answer(answer: Value, parts: &[Part]) -> Vec<Result<Vec<Appended>, Trouble>> {
+    let values = match answer {
+        Value::Array(values) if values.len() == parts.len() * 2 => values,
+        _ => return parts.iter().map(|_| Err(Trouble::Unreadable)).collect(),
+    };
     let part = |(values, part): (&[Value], &Part)| match values {
         [Value::BulkString(name), Value::BulkString(said)] if name.is_empty() => {
-            Ok(Err(Fault::told(&String::from_utf8_lossy(said))))
+            Err(Trouble::Refused(Fault::told(&String::from_utf8_lossy(said))))
         }
-        [epoch, offsets] => read_appended(epoch, offsets, part.appends.len()).map(Ok),
-        _ => Err(unexpected()),
+        [Value::BulkString(name), Value::Array(nowhere)] if name.is_empty() && nowhere.is_empty() => {
+            Ok(vec![Appended { position: None, suppressed: Some(Suppressed::Repeated) }])
+        }
+        [epoch, offsets] => read_appended(epoch, offsets, part.appends.len()).ok_or(Trouble::Unreadable),
+        _ => Err(Trouble::Unreadable),
     };
     values.chunks(2).zip(parts).map(part).collect()
 }
 
-fn read_appended(epoch: &Value, offsets: &Value, count: usize) -> Result<Vec<Appended>, Fault> {
-    let epoch = read_epoch(epoch).ok_or_else(unexpected)?;
-    let read = |offset: &Value| match offset {
-        Value::Int(offset) => {
-            Ok(Position { offset: u64::try_from(*offset).map_err(|_| unexpected())?, epoch })
-        }
-        _ => Err(unexpected()),
-    };
+fn read_appended(epoch: &Value, offsets: &Value, count: usize) -> Option<Vec<Appended>> {
+    let read = |offset: &Value| read_position(epoch, offset);
     let published = |position| Appended::published(Some(position));
     let appended: Vec<_> = match offsets {
         Value::Array(values) => match &values[..] {
             [offset, Value::BulkString(why)] => {
                 let suppressed = Suppressed::ALL.into_iter().find(|one| one.label().as_bytes() == why);
-                let suppressed = Some(suppressed.ok_or_else(unexpected)?);
-                vec![Appended { position: Some(read(offset)?), suppressed }]
+                vec![Appended { position: Some(read(offset)?), suppressed: Some(suppressed?) }]
             }
-            offsets => offsets.iter().map(|offset| read(offset).map(published)).collect::<Result<_, _>>()?,
+            offsets => offsets.iter().map(|offset| read(offset).map(published)).collect::<Option<_>>()?,
         },
         first => {
-            let first = read(first)?.offset;
+            let Position { offset: first, epoch } = read(first)?;
             (first..).take(count).map(|offset| published(Position { offset, epoch })).collect()
         }
     };
-    if appended.len() != count {
-        return Err(unexpected());
+    (appended.len() == count).then_some(appended)
+}
+
+fn read_position(epoch: &Value, offset: &Value) -> Option<Position> {
+    match offset {
+        Value::Int(offset) => {
+            Some(Position { offset: u64::try_from(*offset).ok()?, epoch: read_epoch(epoch)? })
+        }
+        _ => None,
     }
-    Ok(appended)
 }
 
 /// Which argument of a script's command says how many keys follow.
@@ -305,3 +323,44 @@ const MOST_BYTES: usize = 1 << 20;
 /// What is published and kept as one; `read.lua` counts with it.
 pub(super) const MOST_IN_BUNDLE: usize = 16;
 const MOST_BUNDLE_BYTES: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use fanfare_protocol::Kind;
+
+    use super::*;
+
+    /// What cannot be read is said of its own part alone, and never that nothing was done.
+    #[test]
+    fn an_answer_is_read_part_by_part() {
+        let mut appends = Appends::new("mark".to_owned());
+        for name in ["a", "b", "c", "d", "e"] {
+            let publication = Publication::new(Kind::Text, Bytes::from_static(b"x"));
+            let retention = Retention::new(10, Duration::from_secs(60));
+            let append = Append::unconfirmed(&Channel::new(name).unwrap(), publication, retention);
+            appends.add(Uuid::nil(), 1, Arc::new(append), retention);
+        }
+        let parts = appends.into_parts();
+        let bytes = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let why = |why: &str| Value::Array(vec![Value::Int(7), bytes(why)]);
+        let mut values = vec![bytes("epoch"), Value::Int(3), Value::Nil, Value::Int(4)];
+        values.extend([bytes(""), bytes("OOM full"), bytes(""), Value::Array(Vec::new())]);
+        values.extend([bytes("epoch"), why("repeated")]);
+        let told = |answer: &Result<Vec<Appended>, Trouble>| match answer {
+            Ok(appended) => {
+                let [Appended { position, suppressed }] = appended[..] else { panic!("{appended:?}") };
+                format!("{:?} {suppressed:?}", position.map(|position| position.offset))
+            }
+            Err(Trouble::Refused(_)) => "refused".to_owned(),
+            Err(Trouble::Unreadable) => "unreadable".to_owned(),
+        };
+        let read = |answer| read_answer(answer, &parts).iter().map(told).collect::<Vec<_>>();
+        let rows = ["Some(3) None", "unreadable", "refused", "None Some(Repeated)", "Some(7) Some(Repeated)"];
+        assert_eq!(read(Value::Array(values.clone())), rows);
+        values.pop();
+        for answer in [Value::Array(values), Value::Nil] {
+            assert_eq!(read(answer), ["unreadable"; 5]);
+        }
+    }
+}

@@ -14,12 +14,13 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::append::{self, APPEND, Append, Appends, ONCE};
+use super::append::{self, APPEND, Append, Appends, ONCE, Trouble};
 use super::commands::Commands;
 use super::control::Lost;
 use super::fault::Fault;
 use super::lane::Lane;
 use super::log::Message;
+use super::reads::unexpected;
 use super::script::is_noscript;
 use crate::BrokerError;
 
@@ -216,27 +217,40 @@ impl<'a> Batch<'a> {
             (Means::Confirmed(append), Some(fault)) => self.refuse(&[append], &fault),
             (Means::Numbered(appends), refusal) => {
                 let parts = appends.into_parts();
-                let answers = refusal.map_or_else(|| append::read_answer(answer, &parts), Err);
-                match answers {
-                    Ok(answers) => parts.iter().zip(answers).for_each(|(part, answer)| match answer {
+                let answers = match refusal {
+                    None => append::read_answer(answer, &parts),
+                    Some(fault) => {
+                        parts.iter().for_each(|part| self.refuse(&part.appends, &fault));
+                        return;
+                    }
+                };
+                for (part, answer) in parts.iter().zip(answers) {
+                    match answer {
                         Ok(appended) => part.appends.iter().zip(appended).for_each(|(append, appended)| {
                             append.tell(Ok(appended));
                         }),
-                        Err(fault) => self.refuse(&part.appends, &fault),
-                    }),
-                    Err(fault) => parts.iter().for_each(|part| self.refuse(&part.appends, &fault)),
+                        Err(Trouble::Refused(fault)) => self.refuse(&part.appends, &fault),
+                        Err(Trouble::Unreadable) => {
+                            self.give_up(&part.appends, &unexpected(), BrokerError::Unknown);
+                        }
+                    }
                 }
             }
         }
     }
 
     fn refuse(&self, appends: &[Arc<Append>], fault: &Fault) {
+        self.give_up(appends, fault, BrokerError::Refused);
+    }
+
+    /// Tells whoever waits for these, or that something may be missing.
+    fn give_up(&self, appends: &[Arc<Append>], fault: &Fault, tell: fn(String) -> BrokerError) {
         let because = self.lane.because(fault);
         if let Some(times) = self.lane.refusals.happened(std::time::Instant::now()) {
             tracing::warn!(because, times, "a publication was refused");
         }
         for append in appends {
-            if !append.tell(Err(BrokerError::Refused(because.clone()))) {
+            if !append.tell(Err(tell(because.clone()))) {
                 self.lane.refused(&append.channel);
             }
         }

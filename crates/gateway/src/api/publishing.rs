@@ -201,5 +201,10 @@ fn options(
     let version =
         version.map(|version| version.0).filter(|number| *number > 0).map(|number| Version { number, epoch });
     let skip_history = skip_history.unwrap_or_default();
+    if skip_history && version.is_some() {
+        return Err(ApiError::bad(
+            "`version` is held against the history; expected it without `skip_history`",
+        ));
+    }
     Ok(AppendOptions { idempotency_key, skip_history, version, ..AppendOptions::default() })
 }

@@ -9,13 +9,15 @@
 --       and where their number is '0', for one alone:
 --       5 life of the result, ms, or ''  6 version, 20 digits, or ''  7 the version's epoch
 -- Gives two values for each part: the epoch, and the offset of the first or those of all, or where none was published an
--- offset and why not ('repeated', 'outdated'); or '' and a fault.
+-- offset and why not ('repeated', 'outdated'); or '' and a fault, or '' and nothing if what was published under the same key
+-- is in no history.
 --
 -- A sender sends what goes by one mark in the order of its sequences. What is not beyond the mark is sent again because
 -- nobody knew what had become of it: it is neither appended nor numbered twice. Behind that number a mark holds the
 -- sequences that were refused.
 -- A top holds the last offset (8 bytes), when the stream ends (ms since 1970, 8 bytes), the epoch (16), and where
 -- publishers give versions, the newest (20 digits) and its epoch: what is not newer is neither appended nor published.
+-- A result is 'n' with the offset (8) and the epoch's name, or '-' with the sender's origin and sequence (`once.lua`).
 -- An entry of a stream is a bundle, as it was published, by the offset of its last publication. Numbers are big-endian.
 local call, try = redis.call, redis.pcall
 local pack, unpack, sub, format = struct.pack, struct.unpack, string.sub, string.format
@@ -123,8 +125,12 @@ local function append()
       result, key = KEYS[key], key + 1
       local first = call('GET', result)
       if first then
-        local offset = unpack('>I8', first)
-        answer[2 * parts - 1], answer[2 * parts] = sub(first, 9), { offset, 'repeated' }
+        if sub(first, 1, 1) ~= 'n' then
+          answer[2 * parts - 1], answer[2 * parts] = '', {}
+          return
+        end
+        local offset = unpack('>I8', first, 2)
+        answer[2 * parts - 1], answer[2 * parts] = sub(first, 10), { offset, 'repeated' }
         -- Unless it is this very one, sent again.
         each(publications, function(id)
           if again and find(stream)[id] then answer[2 * parts] = offset end
@@ -183,7 +189,7 @@ local function append()
   answer[2 * parts - 1], answer[2 * parts] = name, offsets
   if result then
     local first = type(offsets) == 'table' and offsets[1] or offsets
-    call('SET', result, pack('>I8', first) .. name, 'PX', ARGV[at + 4])
+    call('SET', result, 'n' .. pack('>I8', first) .. name, 'PX', ARGV[at + 4])
   end
 end
 
