@@ -106,6 +106,13 @@ impl Mail {
         }
     }
 
+    /// Resolves when there is a letter.
+    pub async fn letter(&self) {
+        while self.letters.borrow().is_empty() {
+            self.arrived.notified().await;
+        }
+    }
+
     fn post(&self, letter: Letter) {
         let mut letters = self.letters.borrow_mut();
         match letters.len() {

@@ -205,7 +205,8 @@ impl Session {
                 }
                 // Asked just before reading, or all who were silent till now could come in at the same time.
                 if is_pressed(&client.worker) {
-                    Box::pin(wait_for_room(&client.worker, client.key)).await;
+                    // Boxed for the same reason.
+                    Box::pin(client.find_room(&mut Vec::new())).await;
                 }
                 let read = match ears {
                     Ears::Frames(inbound) => inbound.read(&socket, |_, message| client.hear(message)),
@@ -253,9 +254,9 @@ impl Client {
     }
 
     /// The same with what came in a request. It is not listened to while there is no room for what it may say.
-    async fn hear_request(&mut self, said: &[u8]) {
+    async fn hear_request(&mut self, said: &[u8], out: &mut Vec<u8>) {
         if is_pressed(&self.worker) {
-            wait_for_room(&self.worker, self.key).await;
+            self.find_room(out).await;
         }
         let stats = self.worker.shard.stats();
         stats.messages_in.add(1);
@@ -292,21 +293,52 @@ impl Client {
             if out.len() >= PIECE || commands % TURN == 0 || is_pressed(&self.worker) {
                 self.pause(&mut out).await;
             }
-            if let Some(letter) = self.mail.take() {
-                self.open(letter, &mut out).await;
-            } else if let Some(command) = self.heard.pop_front() {
-                self.handle(command, &mut out).await;
-            } else if let Some(said) = self.mail.take_said() {
-                self.hear_request(&said).await;
-            } else {
-                break;
-            }
+            self.look_up(&mut out).await;
             if self.stage == Stage::Over {
                 self.heard = VecDeque::new();
+            }
+            if let Some(command) = self.heard.pop_front() {
+                self.handle(command, &mut out).await;
+            } else if let Some(said) = self.mail.take_said() {
+                self.hear_request(&said, &mut out).await;
+            } else {
+                break;
             }
         }
         self.flush(&mut out);
         self.heard = VecDeque::new();
+    }
+
+    /// Does what has come from elsewhere, in its order, and ends what is over.
+    async fn look_up(&mut self, out: &mut Vec<u8>) {
+        while let Some(letter) = self.mail.take() {
+            self.open(letter, out).await;
+        }
+        self.end_what_is_over(out);
+    }
+
+    /// Waits for what may take as long as the client or others please, and looks up whenever there is something to see: no end
+    /// and no word of the back end waits for whoever reads slowly. Nothing, if the client was told to go. What is waited
+    /// for is to be read anew behind this, for it may have changed.
+    pub(super) async fn meanwhile<T>(
+        &mut self,
+        out: &mut Vec<u8>,
+        awaited: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut awaited = pin!(awaited);
+        loop {
+            self.look_up(out).await;
+            self.flush(out);
+            if self.stage == Stage::Over {
+                return None;
+            }
+            self.set_alarm();
+            tokio::select! {
+                done = awaited.as_mut() => return Some(done),
+                () = self.mail.letter() => {}
+                () = self.alarm.rings() => {}
+            }
+        }
     }
 
     /// Gives the client what it has asked for so far, and everybody else a turn; goes on when the client has taken it and
@@ -314,10 +346,17 @@ impl Client {
     pub(super) async fn pause(&mut self, out: &mut Vec<u8>) {
         self.flush(out);
         yield_now().await;
-        has_taken_it_all(&self.worker, self.key).await;
-        if is_pressed(&self.worker) {
-            wait_for_room(&self.worker, self.key).await;
+        let (worker, key) = (self.worker.clone(), self.key);
+        self.meanwhile(out, has_taken_it_all(&worker, key)).await;
+        if is_pressed(&worker) {
+            self.find_room(out).await;
         }
+    }
+
+    /// Goes on when there is room for what the client may say.
+    async fn find_room(&mut self, out: &mut Vec<u8>) {
+        let (worker, key) = (self.worker.clone(), self.key);
+        self.meanwhile(out, wait_for_room(&worker, key)).await;
     }
 
     /// The next command, if it is one of these.
@@ -388,9 +427,13 @@ impl Client {
             self.alarm = Alarm::default();
             return;
         }
-        let ends = self.subs.iter().filter_map(|sub| sub.expiry).chain(self.expiry);
         let grace = self.worker.instance.config.refresh_grace;
-        self.alarm.set(ends, grace);
+        self.alarm.set(self.first_end().into_iter(), grace);
+    }
+
+    /// The first of all its tokens' ends.
+    pub(super) fn first_end(&self) -> Option<Expiry> {
+        self.subs.iter().filter_map(|sub| sub.expiry).chain(self.expiry).min()
     }
 
     /// The alarm has rung: whatever is over ends.

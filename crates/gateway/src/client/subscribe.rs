@@ -98,6 +98,21 @@ pub(super) struct Established {
     bytes: usize,
 }
 
+impl Plan {
+    /// What the session knows of it.
+    fn sub(&self, told: bool) -> Sub {
+        Sub {
+            channel: self.channel.clone(),
+            told,
+            info: self.grant.info.clone(),
+            expiry: self.grant.expiry,
+            by_server: self.origin != Origin::Client,
+            in_token: self.origin == Origin::Token,
+            presence: self.presence,
+        }
+    }
+}
+
 impl Client {
     /// Subscribes as a client asks for it, and with it to what the client asks for right behind it: a client that comes
     /// back with many subscriptions does not wait for the broker once for each. Answers come in the client's order.
@@ -119,6 +134,8 @@ impl Client {
             Err(refusal) => Err(*refusal),
         });
         let plans: Vec<_> = plans.collect();
+        // From here on what the back end wants, and ends, concern them as well.
+        plans.iter().flatten().for_each(|plan| self.subs.put(plan.sub(false)));
         let established = plans.iter().map(|plan| async {
             match plan {
                 // In its turn: what was missed is held in memory until it is written.
@@ -134,6 +151,7 @@ impl Client {
                 plan.iter().for_each(undo);
                 continue;
             }
+            let channel = wish.as_ref().ok().map(|wish| wish.channel.clone());
             let result = match (wish, plan, established) {
                 (Ok(wish), Ok(plan), Ok(Some(established))) => {
                     self.answer_with(id, &wish, plan, established, out).await
@@ -143,6 +161,7 @@ impl Client {
             };
             self.worker.instance.counts.command(Method::SUBSCRIBE, &result);
             if let Err(refusal) = result {
+                channel.iter().for_each(|channel| self.subs.forget_untold(channel));
                 self.refuse(id, refusal, out);
             }
         }
@@ -156,21 +175,16 @@ impl Client {
         plan: Plan,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
-        has_taken_it_all(&self.worker, self.key).await;
-        let _room = self.room_to_recover().await;
+        let (worker, key) = (self.worker.clone(), self.key);
+        let room = async {
+            // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
+            has_taken_it_all(&worker, key).await;
+            room_to_recover(&worker, key).await
+        };
+        let _room = self.meanwhile(out, room).await.ok_or(DisconnectCode::ConnectionClosed)?;
+        self.is_still_wanted(&plan)?;
         let established = establish(&plan).await?;
         self.answer_with(id, wish, plan, established, out).await
-    }
-
-    /// Resolves when there is room for what a client has missed. What is given counts for that until it is dropped, which is when
-    /// all waits for the socket: there it is weighed.
-    async fn room_to_recover(&self) -> Room {
-        self.worker.instance.memory.tally();
-        if is_pressed(&self.worker) {
-            wait_for_room(&self.worker, self.key).await;
-        }
-        self.worker.recoveries.room().await
     }
 
     /// Makes all of these, whose answers are one. Of what was missed, no more is read than is enough; the rest counts as lost.
@@ -179,7 +193,7 @@ impl Client {
         plans: &[Plan],
     ) -> (Vec<Result<Established, Refusal>>, Option<Room>) {
         let recovers = plans.iter().any(|plan| plan.since.is_some());
-        let room = if recovers { Some(self.room_to_recover().await) } else { None };
+        let room = if recovers { Some(room_to_recover(&self.worker, self.key).await) } else { None };
         let (one, held) = (Semaphore::new(1), Cell::new(0));
         let established = plans.iter().map(|plan| async {
             if plan.since.is_none() {
@@ -230,6 +244,7 @@ impl Client {
         mut established: Established,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
+        self.is_still_wanted(&plan)?;
         for _ in 0..ATTEMPTS {
             if self.worker.shard.is_subscribed(self.key, &wish.channel) {
                 let Established { result, after, .. } = established;
@@ -247,6 +262,19 @@ impl Client {
         }
         undo(&plan);
         Err(ErrorCode::Internal.into())
+    }
+
+    /// What is under way may have been taken back by the back end, which has told the client so, or have come to its end.
+    fn is_still_wanted(&self, plan: &Plan) -> Result<(), Refusal> {
+        match self.subs.get(&plan.channel) {
+            Some(sub) if !sub.told => Ok(()),
+            // And then the back end has made one.
+            Some(_) => Err(ErrorCode::AlreadySubscribed.into()),
+            None => {
+                undo(plan);
+                Err(ErrorCode::Internal.into())
+            }
+        }
     }
 
     /// What a token gives the client in a channel, or that it needs none.
@@ -337,14 +365,7 @@ impl Client {
     /// written, if a gap has ended it meanwhile.
     pub(super) fn install(&mut self, plan: Plan, answer: &Bytes, after: u64) -> bool {
         self.worker.instance.counts.subscription(plan.namespace.index);
-        self.subs.add(Sub {
-            channel: plan.channel.clone(),
-            info: plan.grant.info,
-            expiry: plan.grant.expiry,
-            by_server: plan.origin != Origin::Client,
-            in_token: plan.origin == Origin::Token,
-            presence: plan.presence,
-        });
+        self.subs.put(plan.sub(true));
         // The first publication is whole where others are differences: what is read and what is delivered may overlap.
         self.worker.shard.release(self.key, &plan.channel, answer, after, true)
     }
@@ -371,7 +392,8 @@ impl Client {
 
     /// The hub has ended a subscription because of a gap.
     pub(super) fn lapsed(&mut self, channel: &Channel, out: &mut Vec<u8>) {
-        let Some(sub) = self.subs.get(channel) else { return };
+        // One that is under way is made anew.
+        let Some(sub) = self.subs.get(channel).filter(|sub| sub.told) else { return };
         // News of one that was there before.
         if self.worker.shard.is_subscribed(self.key, channel) {
             return;
@@ -385,6 +407,11 @@ impl Client {
     /// Ends what was not refreshed in time.
     pub(super) fn end_what_is_over(&mut self, out: &mut Vec<u8>) {
         let grace = self.worker.instance.config.refresh_grace;
+        // Asked after each command: one look at the clock must do.
+        let is_due = self.first_end().is_some_and(|end| has_passed(end, grace));
+        if !is_due || self.stage != Stage::Connected {
+            return;
+        }
         if self.expiry.is_some_and(|end| has_passed(end, grace)) {
             return self.end(DisconnectCode::Expired, out);
         }
@@ -398,6 +425,16 @@ impl Client {
             self.end_subscription(&channel, UnsubscribeCode::Expired.into(), out);
         }
     }
+}
+
+/// Resolves when there is room for what a client has missed. What is given counts for that until it is dropped, which is when
+/// all waits for the socket: there it is weighed.
+async fn room_to_recover(worker: &Worker, key: Key) -> Room {
+    worker.instance.memory.tally();
+    if is_pressed(worker) {
+        wait_for_room(worker, key).await;
+    }
+    worker.recoveries.room().await
 }
 
 /// Makes a subscription, up to the answer. Of one that fails, nothing is left.

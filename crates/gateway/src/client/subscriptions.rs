@@ -10,6 +10,8 @@ use crate::identity::Expiry;
 #[derive(Debug)]
 pub struct Sub {
     pub channel: Channel,
+    /// The client has been told that it is subscribed. Until then it may be taken back all the same.
+    pub told: bool,
     /// What others are shown of the subscriber here.
     pub info: Option<Bytes>,
     /// When it has to be refreshed.
@@ -46,7 +48,12 @@ impl Subs {
         self.0.iter_mut().find(|sub| sub.channel == *channel)
     }
 
-    pub fn add(&mut self, sub: Sub) {
+    /// Takes it in; in the place of what there was of it before.
+    pub fn put(&mut self, sub: Sub) {
+        if let Some(before) = self.get_mut(&sub.channel) {
+            *before = sub;
+            return;
+        }
         if self.0.len() < 4 {
             self.0.reserve_exact(1);
         }
@@ -56,6 +63,11 @@ impl Subs {
     pub fn remove(&mut self, channel: &Channel) -> Option<Sub> {
         let place = self.0.iter().position(|sub| sub.channel == *channel)?;
         Some(self.0.swap_remove(place))
+    }
+
+    /// Forgets one that came to nothing.
+    pub fn forget_untold(&mut self, channel: &Channel) {
+        self.0.retain(|sub| sub.told || sub.channel != *channel);
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Sub> {
