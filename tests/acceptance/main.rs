@@ -40,3 +40,4 @@ mod storm;
 mod tls;
 mod tls_certificates;
 mod tls_handshake;
+mod unread;

@@ -36,9 +36,14 @@ impl Caller {
 
     /// One that has said who it is, without a token, and takes little that it does not read.
     pub async fn narrow(address: SocketAddr) -> Self {
+        Self::narrow_as(address, json!({})).await
+    }
+
+    /// The same for whoever says this of itself.
+    pub async fn narrow_as(address: SocketAddr, request: Value) -> Self {
         let mut socket = Socket::connect_narrow(address).await;
         assert_eq!(socket.upgrade_at("/connection/websocket", &[]).await.status, 101);
-        Self { socket, heard: VecDeque::new(), id: 0 }.introduced(json!({})).await
+        Self { socket, heard: VecDeque::new(), id: 0 }.introduced(request).await
     }
 
     /// A connection that has said who it is.

@@ -63,7 +63,7 @@ impl Client {
         self.flush(out);
         drop(room);
         for (plan, established) in plans.into_iter().zip(established) {
-            self.install(plan, &Bytes::new(), established.after);
+            self.install(&plan, &Bytes::new(), established.after);
         }
         self.worker.shard.introduce(self.key, self.heartbeat);
         Ok(())

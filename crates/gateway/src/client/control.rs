@@ -89,7 +89,7 @@ impl Client {
             self.push(out, &Push { id: 0, channel: name.clone(), event: Event::Publication(publication) });
         }
         let words = self.take_carried(out);
-        if !self.install(plan, &words, after) && self.stage == Stage::Connected {
+        if !self.install(&plan, &words, after) && self.stage == Stage::Connected {
             // It has lapsed already, which the client can make good by coming back.
             self.end(DisconnectCode::InsufficientState, out);
         }

@@ -253,7 +253,7 @@ impl Client {
                     return Err(DisconnectCode::InappropriateProtocol.into());
                 }
                 let answer = self.take_carried(out);
-                self.install(plan, &answer, after);
+                self.install(&plan, &answer, after);
                 return Ok(());
             }
             undo(&plan);
@@ -363,7 +363,7 @@ impl Client {
 
     /// Takes in a subscription that is made, and lets go what was held of it, behind `answer`. False, and nothing is
     /// written, if a gap has ended it meanwhile.
-    pub(super) fn install(&mut self, plan: Plan, answer: &Bytes, after: u64) -> bool {
+    pub(super) fn install(&mut self, plan: &Plan, answer: &Bytes, after: u64) -> bool {
         self.worker.instance.counts.subscription(plan.namespace.index);
         self.subs.put(plan.sub(true));
         // The first publication is whole where others are differences: what is read and what is delivered may overlap.

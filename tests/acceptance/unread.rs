@@ -1,0 +1,288 @@
+//! What becomes of a client that asks for much in one frame and does not read the answers, when its time is over or the
+//! back end wants something of it: it is done at once, and what is published afterwards is not for it. How much it may leave unread
+//! is `slow`'s business.
+
+use serde_json::{Value, json};
+
+use crate::centrifuge::now;
+use crate::harness::{API_KEY, Caller, Instance, RedisServer, Setup, eventually, post, token};
+
+/// Nobody is pinged, and nobody is cut for what it leaves unread.
+const CHANNELS: &str = "
+    client_ping_interval = \"1h\"
+    outbox_limit = \"64MiB\"
+    refresh_grace = \"0s\"
+    close_timeout = \"30s\"
+    [channels]
+    may_subscribe = \"client\"
+    presence = true
+    [namespaces.h]
+    may_subscribe = \"client\"
+    may_read_history = \"client\"
+    history_size = 21
+    recovery = \"allow\"
+";
+
+/// Channels of `h`, each with so many publications of such a size: more than two sockets take that nobody reads.
+const CHANNELS_OF_H: usize = 24;
+const PUBLICATIONS: usize = 20;
+const SIZE: usize = 30_000;
+
+/// What it has asked for.
+#[derive(Debug, Clone, Copy)]
+enum Busy {
+    /// Next to nothing.
+    Idle,
+    Histories,
+    Recoveries,
+}
+
+impl Busy {
+    /// The commands, in one frame.
+    fn frame(self) -> String {
+        let ask = |number: usize| match self {
+            Self::Idle | Self::Histories => json!({ "history": { "channel": "h:0", "limit": PUBLICATIONS } }),
+            Self::Recoveries => {
+                json!({ "subscribe": { "channel": format!("h:{number}"), "recover": true, "offset": 0 } })
+            }
+        };
+        let count = if matches!(self, Self::Idle) { 1 } else { CHANNELS_OF_H };
+        let commands = (0..count).map(|number| {
+            let mut command = ask(number);
+            command["id"] = json!(1000 + number);
+            command.to_string()
+        });
+        commands.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Who subscribed the client to `news`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Client,
+    Server,
+}
+
+/// What ends.
+#[derive(Debug)]
+enum Ends {
+    Connection,
+    Subscription,
+    /// Nothing by itself: the back end calls this method.
+    Called(&'static str, Value),
+}
+
+/// What the client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// The code, and the reason that is counted.
+    Closed(u16, &'static str),
+    Unsubscribed(u64),
+}
+
+/// Two instances: the client is at the first, the back end calls the second.
+struct Pair {
+    _redis: RedisServer,
+    near: Instance,
+    far: Instance,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let redis = RedisServer::start().await;
+        let setup = Setup::new(CHANNELS).tokens().api().redis(&redis.url());
+        let (near, far) = (setup.start().await, setup.start().await);
+        let pair = Self { _redis: redis, near, far };
+        let channels: Vec<_> = (0..CHANNELS_OF_H).map(|number| format!("h:{number}")).collect();
+        for _ in 0..PUBLICATIONS {
+            pair.call("broadcast", json!({ "channels": channels, "data": "x".repeat(SIZE) })).await;
+        }
+        pair
+    }
+
+    async fn call(&self, method: &str, body: Value) -> Value {
+        let (path, key) = (format!("/api/{method}"), [("X-API-Key", API_KEY)]);
+        let answer = post(self.far.internal_address(), &path, &key, body.to_string().as_bytes()).await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 200, "{method}: {}", answer.body);
+        assert!(answer.json().get("error").is_none(), "{method}: {}", answer.body);
+        answer.json()
+    }
+
+    async fn publish(&self, channel: &str, data: &str) {
+        self.call("publish", json!({ "channel": channel, "data": data })).await;
+    }
+
+    /// A client that has asked for much, has read the first answer, and reads nothing more.
+    async fn busy(&self, connect: Value, news: Option<Value>, frame: &str) -> Caller {
+        let mut slow = Caller::narrow_as(self.near.address(), connect).await;
+        if let Some(news) = news {
+            slow.result("subscribe", news).await;
+        } else {
+            let (channel, kind, _) = slow.push().await;
+            assert_eq!((&*channel, &*kind), ("news", "subscribe"));
+        }
+        slow.say(frame).await;
+        assert_eq!(slow.message().await.unwrap()["id"], 1000);
+        slow
+    }
+
+    async fn closed(&self, reason: &str) -> f64 {
+        self.near.metric("fanfare_connections_closed_total", &[("reason", reason)]).await
+    }
+
+    async fn listeners(&self, channel: &str) -> u64 {
+        let stats = self.call("presence_stats", json!({ "channel": channel })).await;
+        stats["result"]["num_clients"].as_u64().unwrap_or_default()
+    }
+}
+
+/// What the client finds when it reads at last: the publications of `news`, and how it was told that it is over.
+async fn heard(slow: &mut Caller) -> (Vec<Value>, Option<Told>) {
+    let (mut heard, mut told) = (Vec::new(), None);
+    let last = slow.ask("rpc", json!({})).await;
+    loop {
+        match slow.message().await {
+            Ok(message) if message["id"] == last => return (heard, told),
+            Ok(message) if message["push"]["channel"] == "news" => match &message["push"] {
+                push if push["pub"].is_object() => heard.push(push["pub"]["data"].clone()),
+                push => told = push["unsubscribe"]["code"].as_u64().map(Told::Unsubscribed),
+            },
+            Ok(_) => {}
+            Err((code, _)) => return (heard, Some(Told::Closed(code, ""))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_end_does_not_wait_for_whoever_reads_slowly() {
+    let pair = Pair::start().await;
+    let banned = json!({ "disconnect": { "code": 4503, "reason": "banned" } });
+    let rows = [
+        (By::Client, Ends::Connection, Told::Closed(3005, "token_expired")),
+        (By::Server, Ends::Connection, Told::Closed(3005, "token_expired")),
+        (By::Client, Ends::Subscription, Told::Unsubscribed(2501)),
+        (By::Server, Ends::Subscription, Told::Closed(3006, "subscription_expired")),
+        (By::Client, Ends::Called("disconnect", banned.clone()), Told::Closed(4503, "kicked")),
+        (By::Server, Ends::Called("disconnect", banned), Told::Closed(4503, "kicked")),
+        (By::Client, Ends::Called("unsubscribe", json!({ "channel": "news" })), Told::Unsubscribed(2000)),
+        (By::Server, Ends::Called("unsubscribe", json!({ "channel": "news" })), Told::Unsubscribed(2000)),
+        (
+            By::Client,
+            Ends::Called("refresh", json!({ "expired": true })),
+            Told::Closed(3005, "token_expired"),
+        ),
+    ];
+    for (number, (by, ends, told)) in rows.iter().enumerate() {
+        for busy in [Busy::Idle, Busy::Histories, Busy::Recoveries] {
+            let row = format!("{busy:?} {by:?} {ends:?}");
+            let (user, frame) = (format!("{number}-{busy:?}"), busy.frame());
+            let soon = now() + 2;
+            let claim = format!("expire_at={soon}");
+            let mut of_connection = vec!["--user", &user];
+            let mut of_news = vec!["--user", &user, "--channel", "news"];
+            match ends {
+                Ends::Connection => of_connection.extend(["--claim", &claim]),
+                Ends::Subscription => of_news.extend(["--claim", &claim]),
+                Ends::Called(..) => {}
+            }
+            let connect = json!({ "token": token(&of_connection).await });
+            let before = match told {
+                Told::Closed(_, reason) => pair.closed(reason).await,
+                Told::Unsubscribed(_) => 0.0,
+            };
+            let mut slow = if *by == By::Client {
+                let news = json!({ "channel": "news", "token": token(&of_news).await });
+                pair.busy(connect, Some(news), &frame).await
+            } else {
+                let mut subscribe = json!({ "user": user, "channel": "news" });
+                if matches!(ends, Ends::Subscription) {
+                    subscribe["expire_at"] = json!(soon);
+                }
+                let subscribed = async {
+                    eventually("it is there", async || pair.near.metric("fanfare_users", &[]).await >= 1.0)
+                        .await;
+                    pair.call("subscribe", subscribe).await;
+                };
+                tokio::join!(pair.busy(connect, None, &frame), subscribed).0
+            };
+            pair.publish("news", "before").await;
+            if let Ends::Called(method, body) = ends {
+                let mut body = body.clone();
+                body["user"] = json!(user);
+                pair.call(method, body).await;
+            }
+            match told {
+                Told::Closed(_, reason) => {
+                    let is_closed = async || pair.closed(reason).await > before;
+                    eventually(&row, is_closed).await;
+                }
+                Told::Unsubscribed(_) => {
+                    eventually(&row, async || pair.listeners("news").await == 0).await;
+                }
+            }
+            pair.publish("news", "after").await;
+            let expected = match *told {
+                Told::Closed(code, _) => Told::Closed(code, ""),
+                told => told,
+            };
+            assert_eq!(heard(&mut slow).await, (vec![json!("before")], Some(expected)), "{row}");
+            drop(slow);
+            let is_gone = async || pair.near.metric("fanfare_connections", &[]).await == 0.0;
+            eventually("it is gone", is_gone).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_waits_for_can_be_taken_back() {
+    let pair = Pair::start().await;
+    let connect = json!({ "token": token(&["--user", "ann"]).await });
+    let frame = Busy::Recoveries.frame();
+    let mut slow = pair.busy(connect, Some(json!({ "channel": "news" })), &frame).await;
+    let ann = |channel: &str| json!({ "user": "ann", "channel": channel });
+    // One it waits for, one it has, one it does not know of yet, and one that it gets all the same. All in this order.
+    pair.call("unsubscribe", ann("h:9")).await;
+    pair.call("unsubscribe", ann("h:0")).await;
+    pair.call("subscribe", ann("h:other")).await;
+    pair.call("subscribe", ann("h:10")).await;
+    pair.call("unsubscribe", ann("news")).await;
+    eventually("all that is done", async || pair.listeners("news").await == 0).await;
+    for channel in ["h:0", "h:1", "h:9", "h:10", "h:other"] {
+        pair.publish(channel, "after").await;
+    }
+    let last = slow.ask("rpc", json!({})).await;
+    let (mut answers, mut pushes) = (Vec::new(), Vec::new());
+    loop {
+        let message = slow.message().await.unwrap();
+        if let Some(push) = message["push"].as_object() {
+            let (kind, event) = push.iter().find(|(key, _)| *key != "channel").unwrap();
+            let what = if kind == "pub" { event["data"].clone() } else { event["code"].clone() };
+            pushes.push(json!([push["channel"], kind, what]));
+            continue;
+        }
+        let id = message["id"].as_u64().unwrap();
+        if id == u64::from(last) {
+            break;
+        }
+        answers.push((id, message["error"]["code"].as_u64()));
+        // Or it came early enough to be among what was missed.
+        let missed = message["subscribe"]["publications"].as_array();
+        if missed.is_some_and(|missed| missed.iter().any(|one| one["data"] == "after")) {
+            pushes.push(json!([format!("h:{}", id - 1000), "pub", "after"]));
+        }
+    }
+    let expected = (1001..1000 + CHANNELS_OF_H as u64).map(|id| (id, (id == 1009).then_some(100)));
+    assert_eq!(answers, expected.collect::<Vec<_>>());
+    pushes.sort_by_key(Value::to_string);
+    let expected = [
+        json!(["h:0", "unsubscribe", 2000]),
+        json!(["h:1", "pub", "after"]),
+        json!(["h:10", "pub", "after"]),
+        json!(["h:9", "unsubscribe", 2000]),
+        json!(["h:other", "pub", "after"]),
+        json!(["h:other", "subscribe", null]),
+        json!(["news", "unsubscribe", 2000]),
+    ];
+    assert_eq!(pushes, expected);
+}
