@@ -362,10 +362,16 @@ async fn running_out_of_files_is_survived() {
     }
     let used = instance.cpu_time() - before;
     assert!(used < Duration::from_millis(450), "{used:?} of CPU in a second");
-    // Who comes now is told so, or waits; nobody is left without an end.
-    let answer = flood.last_mut().unwrap();
-    answer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-
+    // Who comes now is told so.
+    eventually("somebody is told", async || {
+        let answer = request(instance.address(), "GET", "/livez", &[]).await;
+        answer.is_ok_and(|answer| {
+            assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
+            assert!(answer.body.contains("no open file left"), "{answer:?}");
+            true
+        })
+    })
+    .await;
     drop(flood);
     eventually("served again", async || {
         request(instance.address(), "GET", "/livez", &[]).await.is_ok_and(|answer| answer.status == 200)
@@ -373,6 +379,7 @@ async fn running_out_of_files_is_survived() {
     .await;
     let metrics = instance.metrics().await;
     assert!(metrics.value("fanfare_accept_errors_total", &[]) > 0.0);
+    assert!(metrics.value("fanfare_handshakes_rejected_total", &[("reason", "out_of_files")]) > 0.0);
     assert!(metrics.value("process_max_fds", &[]) <= f64::from(FILES));
     fence_alone(&mut client).await;
     let mut late = Client::connect(instance.url("files")).await;

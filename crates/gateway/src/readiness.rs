@@ -137,3 +137,29 @@ impl Readiness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_not_moved_for_long_is_stuck() {
+        let now = Instant::now();
+        let Some(long_ago) = now.checked_sub(STUCK * 2) else { return };
+        for (workers, backend, stuck) in [
+            (&[now, now][..], Some(now), &[][..]),
+            (&[now, long_ago, now], Some(now), &["worker 1"]),
+            (&[long_ago], Some(long_ago), &["worker 0", "backend"]),
+            // It has not been looked at yet.
+            (&[], None, &[]),
+        ] {
+            let readiness = Readiness::default();
+            *readiness.0.lock() = State {
+                backend,
+                workers: workers.iter().map(|moved| (1, *moved)).collect(),
+                ..State::default()
+            };
+            assert_eq!(readiness.stuck(), stuck);
+        }
+    }
+}
