@@ -60,7 +60,20 @@ pub(super) fn shapes(field: &Field) -> io::Result<Outcome> {
     shape("two CL in one line", &with(&format!("Content-Length: 0, {length}")), hidden(), Fate::Refused);
     shape("two equal CL in one line", &with("Content-Length: 5, 5"), hidden(), Fate::Refused);
     // A length that is no number, or another one elsewhere.
-    for value in ["+0", "-1", "0x0", "0 0", "0;", "\"0\"", "1e1", "99999999999999999999", "\u{660}", ""] {
+    for value in [
+        "+0",
+        "-1",
+        "0x0",
+        "0 0",
+        "0;",
+        "\"0\"",
+        "1e1",
+        "18446744073709551614",
+        "18446744073709551615",
+        "99999999999999999999",
+        "\u{660}",
+        "",
+    ] {
         shape(&format!("CL {value:?}"), &with(&format!("Content-Length: {value}")), hidden(), Fate::Refused);
     }
     shape(

@@ -1,6 +1,7 @@
 //! Lines of a request's head end in CR LF. RFC 9112 section 2.2 allows a server to take a bare LF for an end, and hyper
 //! does; an intermediary that does not then sees one header where we see the end of a request, and another behind
-//! it. So a bare LF is handed on as NUL, which no head may hold, and hyper answers 400.
+//! it. So a bare LF is handed on as NUL, which no head may hold, and hyper answers 400; and likewise what ends a length that
+//! no body has.
 //!
 //! It looks at heads only: not at bodies, whose length their head says, and not at anything behind a head that asks
 //! for an upgrade or announces chunks. Behind those no request is ever answered (see `http::judge`).
@@ -114,7 +115,9 @@ impl Scan {
     }
 
     fn end_line(&mut self, end: &mut u8) {
-        if self.last != b'\r' {
+        // The longest lengths would be answered as if the head itself were too long.
+        let too_long = self.header == Header::Length && self.length >= u64::MAX - 1;
+        if self.last != b'\r' || too_long {
             *end = 0;
             self.done = true;
         } else if self.line == 1 {
