@@ -430,6 +430,142 @@ async fn one_frame_of_commands_is_answered_piece_by_piece() {
     confined.recovers("commands").await;
 }
 
+/// Clients may subscribe to what they like, and publish.
+const OPEN: &str = "
+    [channels]
+    may_subscribe = \"anonymous\"
+    may_publish = \"anonymous\"
+";
+
+/// An instance that does not ping those who only wait for their turn here.
+fn patient() -> Setup {
+    Setup::new(OPEN).flags(&["--client-ping-interval", "1h"])
+}
+
+/// The name of a channel that nobody else is in, nearly as long as may be.
+fn own_channel(client: usize, number: usize) -> String {
+    format!("{:x<250}", format!("{client}-{number}-"))
+}
+
+/// All of these in one frame; how many were answered with a subscription, and the codes of the errors, or how it was closed.
+async fn subscribe_to(caller: &mut Caller, channels: &[String]) -> Result<(usize, Vec<u64>), (u16, String)> {
+    let commands = channels.iter().enumerate().map(|(number, channel)| {
+        json!({ "id": 1000 + number, "subscribe": { "channel": channel } }).to_string()
+    });
+    caller.say(&commands.collect::<Vec<_>>().join("\n")).await;
+    let (mut made, mut errors) = (0, Vec::new());
+    while made + errors.len() < channels.len() {
+        let answer = caller.message().await?;
+        match answer["error"]["code"].as_u64() {
+            Some(code) => {
+                assert_eq!(answer["error"]["temporary"], true, "{answer}");
+                errors.push(code);
+            }
+            None if answer["subscribe"].is_object() => made += 1,
+            None => panic!("{answer}"),
+        }
+    }
+    Ok((made, errors))
+}
+
+/// As many subscriptions as a client may have, by clients that read every answer: all together would take twice of what there
+/// is. Who has most of them is ended; who has two stays.
+#[tokio::test]
+async fn who_subscribes_to_much_is_ended_before_the_process_is() {
+    const SMALL: u64 = 64 * MIB;
+    const CLIENTS: usize = 800;
+    const EACH: usize = 128;
+    let mut confined = Confined::start_as(patient(), SMALL, None).await;
+    let address = confined.instance.address();
+    let mut modest = Vec::new();
+    for number in 0..BYSTANDERS {
+        let mut caller = Caller::anonymous(address).await;
+        for channel in [own_channel(CLIENTS, number), "shared".to_owned()] {
+            caller.result("subscribe", json!({ "channel": channel })).await;
+        }
+        modest.push(caller);
+    }
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Caller::anonymous(address).await);
+    }
+    let mut told = 0;
+    for (number, client) in clients.iter_mut().enumerate() {
+        let channels: Vec<_> = (0..EACH).map(|channel| own_channel(number, channel)).collect();
+        for some in channels.chunks(32) {
+            match subscribe_to(client, some).await {
+                Ok(answered) => assert_eq!(answered, (some.len(), vec![])),
+                Err(end) => {
+                    assert_eq!(end, (1013, "memory pressure".into()));
+                    told += 1;
+                    break;
+                }
+            }
+        }
+        if number % 100 == 0 {
+            confined.bystanders_are_served().await;
+        }
+    }
+    let ended = confined.ended().await as usize;
+    assert!(ended > CLIENTS / 10 && ended < CLIENTS, "{ended} were ended");
+    assert!(told <= ended);
+    for (number, caller) in modest.iter_mut().enumerate() {
+        let channel = own_channel(CLIENTS, number);
+        caller.result("publish", json!({ "channel": channel, "data": number })).await;
+        let heard = caller.message().await.expect("who has little stays");
+        assert_eq!(heard["push"]["channel"], channel);
+    }
+    drop((clients, modest));
+    confined.recovers("subscriptions").await;
+}
+
+/// So many that nobody has enough to be given up: the instance takes no more subscriptions for a while, and goes on with what
+/// it has.
+#[tokio::test]
+async fn a_full_instance_refuses_subscriptions_for_a_while_and_nothing_else() {
+    const SMALL: u64 = 44 * MIB;
+    const CLIENTS: usize = 6000;
+    const FEW: usize = 4;
+    let mut confined = Confined::start_as(patient(), SMALL, None).await;
+    let address = confined.instance.address();
+    let mut clients = Vec::new();
+    while clients.len() < CLIENTS {
+        let Some(client) = Caller::try_anonymous(address).await else { break };
+        clients.push(client);
+    }
+    let (mut made, mut refused) = (Vec::new(), 0);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let channels: Vec<_> = (0..FEW).map(|channel| own_channel(number, channel)).collect();
+        let (subscribed, errors) = subscribe_to(client, &channels).await.expect("who has little stays");
+        assert!(errors.iter().all(|code| *code == 100), "{errors:?}");
+        made.push(subscribed);
+        refused += errors.len();
+        if number % 500 == 0 {
+            confined.bystanders_are_served().await;
+        }
+    }
+    assert!(refused > CLIENTS, "only {refused} were refused");
+    confined.bystanders_are_served().await;
+    assert_eq!(confined.ended().await, 0.0);
+    // Who is in is served as before.
+    let client = &mut clients[0];
+    assert_eq!(made[0], FEW);
+    client.result("publish", json!({ "channel": own_channel(0, 0), "data": 1 })).await;
+    assert_eq!(client.message().await.expect("its own publication")["push"]["channel"], own_channel(0, 0));
+    let mut last = clients.pop().expect("they are many");
+    // One after the other: for each that goes the kernel takes a page for a moment.
+    while !clients.is_empty() {
+        clients.truncate(clients.len().saturating_sub(100));
+        confined.bystanders_are_served().await;
+    }
+    within(Duration::from_secs(30), "there is room for subscriptions", async || {
+        matches!(subscribe_to(&mut last, &[own_channel(CLIENTS, 0)]).await, Ok((1, _)))
+    })
+    .await;
+    drop(last);
+    confined.recovers("full").await;
+}
+
 /// Each asks for what it has missed in sixteen channels and takes none of it: all together twelve times of what there is.
 #[tokio::test]
 async fn recoveries_that_nobody_takes_are_not_all_held() {

@@ -16,6 +16,7 @@ use crate::format::Format;
 use crate::mailbox::Delivery;
 use crate::outbox::{Chunk, Outbox};
 use crate::socket::Socket;
+use crate::subscription::IN_HUB;
 
 /// The most of a frame that is still written, or of a record that is kept, after its connection was ended for want of memory.
 const LAST_REST: usize = 16 << 10;
@@ -31,6 +32,8 @@ pub(crate) struct Connection {
     pub(crate) flushing: bool,
     /// Its rooms, and its place in each; none once it is closing.
     pub(crate) places: SmallVec<[Place; 1]>,
+    /// What its subscriptions take of memory, in bytes, here and elsewhere; of a closing one, what its session still does.
+    pub(crate) subscribed: u32,
     pub(crate) outbox_limit: usize,
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
     pub(crate) socket: Option<Rc<Socket>>,
@@ -57,7 +60,12 @@ pub(crate) struct Connection {
 pub(crate) struct Place {
     pub(crate) room: u32,
     pub(crate) place: u32,
+    /// What of `Connection::subscribed` is for this one.
+    pub(crate) weight: u32,
 }
+
+// An idle connection is a part of what a machine can hold.
+const _: () = assert!(size_of::<Connection>() <= 208);
 
 /// Publications that wait for their subscriptions to be released, each with its room.
 #[derive(Default)]
@@ -280,25 +288,34 @@ impl Connection {
         outbox.bytes() + self.socket.as_ref().map_or(0, |socket| socket.waiting())
     }
 
+    /// Takes it out of its rooms, as far as it knows of them itself. What its session keeps of them goes when that does.
+    pub(crate) fn take_places(&mut self) -> SmallVec<[Place; 1]> {
+        let places = std::mem::take(&mut self.places);
+        let in_hub = u32::try_from(IN_HUB * places.len()).unwrap_or(u32::MAX);
+        self.subscribed = self.subscribed.saturating_sub(in_hub);
+        places
+    }
+
     /// Ends both directions now; the reader wakes and frees its place.
     pub(crate) fn cut(&mut self) {
         self.outbox = None;
         self.decoder = None;
+        self.subscribed = 0;
         // Not needed any more, and what is cut once does not count again.
         if let Some(socket) = self.socket.take() {
             socket.cut();
         }
     }
 
-    /// The memory that its end would free, if it shares none of it: what waits to be written, and what has
-    /// come of a message or of a record; with `sockets`, also what the kernel holds for it.
+    /// The memory that its end would free, if it shares none of it: what waits to be written, what has come of a message or
+    /// of a record, and what its subscriptions take; with `sockets`, also what the kernel holds for it.
     pub(crate) fn weight(&self, sockets: bool) -> usize {
         let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.weight());
         let decoder = self.decoder.as_ref().map_or(0, Decoder::held_bytes);
         let socket = self.socket.as_ref().filter(|_| sockets).map_or(0, |socket| socket.kernel_bytes());
         let sealed = self.socket.as_ref().map_or(0, |socket| socket.held());
         let held = self.held.as_ref().map_or(0, |held| held.bytes());
-        outbox + decoder + held + sealed + socket
+        outbox + decoder + held + sealed + socket + self.subscribed as usize
     }
 
     /// One line for its end; a `loud` one is seen at the usual level.

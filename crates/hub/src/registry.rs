@@ -100,7 +100,9 @@ pub(crate) struct Registry {
     stats: Arc<Stats>,
     lag: metrics::Histogram,
     connections: Slab<Connection>,
-    rooms: Slab<Room>,
+    /// Boxed: where there are many, to let them all move into a larger slab would take much memory in one moment, and what
+    /// has gone would keep its room.
+    rooms: Slab<Box<Room>>,
     by_channel: HashMap<Channel, u32>,
     /// Rooms in which a round is under way or publications wait, in the order of their turns, each with its serial.
     rounds: VecDeque<(u32, u32)>,
@@ -201,6 +203,7 @@ impl Registry {
             format: opening.format,
             flushing: false,
             places: SmallVec::new(),
+            subscribed: 0,
             outbox_limit: opening.outbox_limit,
             socket: None,
             outbox: None,
@@ -308,8 +311,8 @@ impl Registry {
         let Some(connection) = find(&mut self.connections, key).filter(|c| c.state != State::Closing) else {
             return;
         };
-        let places = std::mem::take(&mut connection.places);
-        places.iter().for_each(|place| self.bring_up_to_date(*place));
+        let places = connection.take_places();
+        places.iter().for_each(|place| self.bring_up_to_date(place.room, place.place));
         let connection = &mut self.connections[key.index as usize];
         if connection.state == State::Joining {
             // It ends before its handshake was answered to the end; it still counts as one of each.
@@ -333,9 +336,9 @@ impl Registry {
     /// The handshake came to nothing: forgets the connection as if it had never been.
     pub(crate) fn abandon(&mut self, key: Key) {
         let Some(connection) = find(&mut self.connections, key) else { return };
-        let places = std::mem::take(&mut connection.places);
+        let places = connection.take_places();
         for place in places {
-            self.bring_up_to_date(place);
+            self.bring_up_to_date(place.room, place.place);
             self.leave_room(place);
         }
         self.remove(key);

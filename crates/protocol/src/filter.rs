@@ -156,9 +156,23 @@ impl Filter {
     pub fn matches(&self, tags: Option<&Tags>) -> bool {
         self.0.matches(tags)
     }
+
+    /// How much memory it takes, in bytes, about.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
 }
 
 impl Node {
+    fn bytes(&self) -> usize {
+        let inside = match self {
+            Self::All(nodes) | Self::Any(nodes) => nodes.iter().map(Self::bytes).sum(),
+            Self::Not(node) => node.bytes(),
+            Self::Tag(key, test) => key.len() + test.bytes(),
+        };
+        size_of::<Self>() + inside
+    }
+
     fn matches(&self, tags: Option<&Tags>) -> bool {
         match self {
             Self::All(nodes) => nodes.iter().all(|node| node.matches(tags)),
@@ -170,6 +184,22 @@ impl Node {
 }
 
 impl Test {
+    /// What it keeps beside itself.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::OneOf(values) | Self::NoneOf(values) => {
+                values.iter().map(|value| size_of::<String>() + value.len()).sum()
+            }
+            Self::Exists | Self::Missing => 0,
+            Self::Equals(value)
+            | Self::Differs(value)
+            | Self::StartsWith(value)
+            | Self::EndsWith(value)
+            | Self::Contains(value)
+            | Self::Compares(_, value) => value.len(),
+        }
+    }
+
     /// What is not there equals nothing, and differs from everything; in a list it counts as empty.
     fn passes(&self, value: Option<&str>) -> bool {
         let among = |list: &[String]| list.iter().any(|one| one == value.unwrap_or_default());

@@ -36,6 +36,10 @@ impl Client {
         if most.is_some_and(|most| wanted.len() > most.get() as usize) {
             return Err(DisconnectCode::ChannelLimit.into());
         }
+        // What would stay, while nothing can be given up for it: the client comes back later, and to another instance.
+        if !wanted.is_empty() && self.worker.instance.memory.is_full() {
+            return Err(ErrorCode::Internal.into());
+        }
         let ttl = seconds_left(identity.expiry, ErrorCode::Expired.into())?;
         let claimed = Claimed::take(&self.worker.instance, &self.user, self.id).await;
         self.claimed = claimed.map_err(|Full| DisconnectCode::ConnectionLimit)?;

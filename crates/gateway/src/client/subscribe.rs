@@ -219,6 +219,10 @@ impl Client {
         let Request::Subscribe(request) = request else { return Err(DisconnectCode::BadRequest.into()) };
         let channel = Channel::new(&request.channel)?;
         let mut others = before.iter().filter_map(|(_, wish)| wish.as_ref().ok());
+        // It would stay, and there is nothing to be given up for it: the client asks again later.
+        if self.worker.instance.memory.is_full() {
+            return Err(ErrorCode::Internal.into());
+        }
         if self.subs.get(&channel).is_some() || others.any(|other| other.channel == channel) {
             return Err(ErrorCode::AlreadySubscribed.into());
         }
@@ -325,6 +329,7 @@ impl Client {
             (true, Wish::Off) => Presence::Quiet,
             (true, _) => Presence::Told,
         };
+        let member = Member::of(self.id, &self.seen(grant.info.as_ref()), presence == Presence::Told);
         let subscription = Subscription {
             held: true,
             on_gap: if positioned { OnGap::Lapse } else { OnGap::Nothing },
@@ -335,6 +340,8 @@ impl Client {
             },
             news,
             filter: filter.map(Rc::new),
+            beside: grant.info.as_ref().map_or(0, Bytes::len)
+                + if presence == Presence::Absent { 0 } else { presence_bytes(&member) },
             ..Subscription::new(channel.clone(), format)
         };
         let since = (recoverable && request.recover)
@@ -344,7 +351,7 @@ impl Client {
             key: self.key,
             id: self.id,
             encoding: self.encoding(),
-            member: Member::of(self.id, &self.seen(grant.info.as_ref()), presence == Presence::Told),
+            member,
             must_recover: request.flag & REJECT_UNRECOVERED != 0,
             channel,
             namespace,
@@ -516,6 +523,12 @@ async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
     }
     let bytes = result.publications.iter().map(|publication| publication.data.len()).sum();
     Ok(Established { result, after: top.offset, bytes })
+}
+
+/// What the broker keeps of a member, in bytes, about. Measured in a channel of its own: 450 bytes beside what others are shown.
+fn presence_bytes(member: &Member) -> usize {
+    const ROW: usize = 450;
+    ROW + member.info.len() + member.user.len()
 }
 
 /// What a client has missed, as it gets it.

@@ -203,7 +203,7 @@ impl Keeper {
                 "memory_limit is passed, and no connection holds any that it could give up"
             );
         }
-        self.budget.relieve(limit.max(used.saturating_add(limit / STEP)));
+        self.budget.relieve(if used <= limit { limit } else { used.saturating_add(limit / STEP) });
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Budget {
     limit: Option<i64>,
     /// What was measured last, less what was allocated then.
     beside: AtomicI64,
-    /// Beyond this, nobody reads. Usually the limit; more if that is passed and there is nothing to give up.
+    /// Beyond this, nobody reads. The limit; more if that is passed and there is nothing to give up.
     ceiling: AtomicI64,
     near: AtomicBool,
     past: AtomicBool,
@@ -103,6 +103,11 @@ impl Budget {
         self.past.load(Ordering::Relaxed)
     }
 
+    /// Whether more is in use than may be, and nobody holds any that could be given up: what would stay is to come later.
+    pub fn is_full(&self) -> bool {
+        self.limit.is_some_and(|limit| self.ceiling.load(Ordering::Relaxed) > limit)
+    }
+
     /// Resolves when that is over.
     pub async fn relieved(&self) {
         loop {
@@ -137,7 +142,7 @@ impl Budget {
         self.beside.store(used.saturating_sub(heap::live()), Ordering::Relaxed);
     }
 
-    /// Lets everybody go on; `ceiling` is where they stop again.
+    /// Lets everybody go on; `ceiling` is where they stop again. Beyond the limit, the instance is full.
     fn relieve(&self, ceiling: i64) {
         self.ceiling.store(ceiling, Ordering::Relaxed);
         if self.past.swap(false, Ordering::Relaxed) {

@@ -87,12 +87,23 @@ impl Registry {
     /// Has the directory forget channels that were deserted a while ago, and are still.
     fn tidy(&mut self) {
         let (now, span) = (self.wheel.now(), self.wheel.ticks(DESERTED).max(1));
-        if self.deserted.is_empty() || !now.is_multiple_of(span) {
+        if now.is_multiple_of(span) {
+            self.forget(|since| now >= since + span);
+        }
+    }
+
+    /// The same with all of them now: their names are memory, too.
+    pub(super) fn forget_deserted(&mut self) {
+        self.forget(|_| true);
+    }
+
+    fn forget(&mut self, is_long_ago: impl Fn(u64) -> bool) {
+        if self.deserted.is_empty() {
             return;
         }
         let (by_channel, directory) = (&self.by_channel, self.hub.directory());
         self.deserted.retain(|channel, since| {
-            let still = now < *since + span;
+            let still = !is_long_ago(*since);
             if !still && !by_channel.contains_key(channel) {
                 directory.tidy(channel);
             }

@@ -39,6 +39,7 @@ impl Registry {
             shed.connections += 1;
             self.end(key, End::MemoryPressure);
         }
+        self.forget_deserted();
         shed.leaving = self.holders(|state| state == State::Closing).map(|(weight, _)| weight).sum();
         shed
     }

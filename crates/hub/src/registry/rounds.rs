@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{Key, Registry, find};
 use crate::batch;
-use crate::connection::{Connection, Place, Sent};
+use crate::connection::{Connection, Sent};
 use crate::context::Context;
 use crate::mailbox::Delivery;
 use crate::outbox::Chunk;
@@ -154,7 +154,7 @@ impl Registry {
 
     /// Brings a member everything that is kept and it has not seen yet, before its turn: before it leaves or gets another
     /// place, and before anything else is said to it.
-    pub(super) fn bring_up_to_date(&mut self, Place { room: index, place }: Place) {
+    pub(super) fn bring_up_to_date(&mut self, index: u32, place: u32) {
         let room = &mut self.rooms[index as usize];
         let mut part = Part::default();
         let member = room.bring(place);

@@ -27,7 +27,9 @@ impl Registry {
         let unconfirmed = !room.confirmed;
         room.count_in(self.hub.directory().join(&subscription.channel, wanted, self.worker));
         let connection = &mut self.connections[key.index as usize];
-        connection.places.push(Place { room: index, place });
+        let weight = subscription.weight(connection.places.is_empty());
+        connection.places.push(Place { room: index, place, weight });
+        connection.subscribed = connection.subscribed.saturating_add(weight);
         if let Some(filter) = &subscription.filter {
             connection.set_filter(index, Some(filter.clone()));
         }
@@ -58,8 +60,8 @@ impl Registry {
         fresh: bool,
     ) -> bool {
         let Some(slot) = self.find_place(key, channel) else { return false };
-        let at @ Place { room, place } = self.connections[key.index as usize].places[slot];
-        self.bring_up_to_date(at);
+        let Place { room, place, .. } = self.connections[key.index as usize].places[slot];
+        self.bring_up_to_date(room, place);
         let its = &mut self.rooms[room as usize];
         let (serial, member) = (its.serial, &mut its.members[place as usize]);
         (member.held, member.fresh, member.after) = (false, fresh, after);
@@ -90,8 +92,8 @@ impl Registry {
     /// Keeps a subscription's publications from now on, until it is released again. False if it has ended.
     pub(crate) fn hold(&mut self, key: Key, channel: &Channel) -> bool {
         let Some(slot) = self.find_place(key, channel) else { return false };
-        let at @ Place { room, place } = self.connections[key.index as usize].places[slot];
-        self.bring_up_to_date(at);
+        let Place { room, place, .. } = self.connections[key.index as usize].places[slot];
+        self.bring_up_to_date(room, place);
         self.rooms[room as usize].members[place as usize].held = true;
         true
     }
@@ -100,11 +102,12 @@ impl Registry {
     pub(crate) fn unsubscribe(&mut self, key: Key, channel: &Channel) -> bool {
         let Some(slot) = self.find_place(key, channel) else { return false };
         let place = self.connections[key.index as usize].places[slot];
-        self.bring_up_to_date(place);
+        self.bring_up_to_date(place.room, place.place);
         let connection = &mut self.connections[key.index as usize];
         connection.take_held(place.room);
         connection.set_filter(place.room, None);
         connection.places.swap_remove(slot);
+        connection.subscribed = connection.subscribed.saturating_sub(place.weight);
         if let Some(moved) = connection.places.get(slot) {
             self.rooms[moved.room as usize].members[moved.place as usize].slot = slot as u16;
         }
@@ -161,15 +164,15 @@ impl Registry {
 
     fn open_room(&mut self, channel: &Channel) -> u32 {
         self.next_room = self.next_room.wrapping_add(1);
-        let room = self.rooms.insert(Room::new(channel.clone(), self.next_room)) as u32;
+        let room = self.rooms.insert(Box::new(Room::new(channel.clone(), self.next_room))) as u32;
         self.by_channel.insert(channel.clone(), room);
         room
     }
 
     /// Takes a member, which is up to date, out of a room. Another gets its place, for whom the round may have passed it.
-    pub(super) fn leave_room(&mut self, Place { room, place }: Place) {
+    pub(super) fn leave_room(&mut self, Place { room, place, .. }: Place) {
         let last = self.rooms[room as usize].members.len() as u32 - 1;
-        self.bring_up_to_date(Place { room, place: last });
+        self.bring_up_to_date(room, last);
         let (moved, unwanted) = self.rooms[room as usize].leave(place);
         self.settle(room);
         let left = &mut self.rooms[room as usize];
@@ -184,7 +187,7 @@ impl Registry {
         if left.members.is_empty() {
             let mut room = self.rooms.remove(room as usize);
             self.deal_with(room.forget_waiting());
-            let Room { channel, .. } = room;
+            let Room { channel, .. } = *room;
             self.by_channel.remove(&channel);
             self.deserted.insert(channel.clone(), self.wheel.now());
             self.news.released.push(channel);

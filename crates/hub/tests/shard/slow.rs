@@ -1,6 +1,10 @@
 //! Those who do not read: what waits for them, what is dropped, and who is ended when memory runs out.
 
-use fanfare_hub::{End, Format, Leaving, Shed, Subscription, WhenSlow};
+use std::rc::Rc;
+
+use fanfare_hub::{End, Format, Heartbeat, Leaving, Shed, Subscription, WhenSlow};
+use fanfare_protocol::Filter;
+use fanfare_protocol::centrifuge::FilterNode;
 use fanfare_websocket::{CloseCode, Limits, close_frame};
 
 use crate::{LIMIT, binary, context, settings, wanting, with_shard};
@@ -164,6 +168,45 @@ fn the_largest_are_ended_first_and_let_go_of_everything() {
         reader.expect(&[binary(b"still here")]).await;
         assert!(!bench.shard.is_closing(reader.key));
     });
+}
+
+/// What one connection subscribes to, and gives up again; and how many are ended for it, if all are who may be.
+#[test]
+fn what_subscriptions_take_counts_and_the_first_does_not() {
+    const MUCH: usize = 8 << 10;
+    let filter = || {
+        let vals = (0..100).map(|number| format!("{number:0>100}")).collect();
+        let node = FilterNode { key: "tag".into(), cmp: "in".into(), vals, ..FilterNode::default() };
+        Some(Rc::new(Filter::parse(node).expect("a filter")))
+    };
+    let long = |number: usize| wanting(Format::PLAIN, &format!("{number:x<250}"));
+    let some = |count: usize| (0..count).map(long).collect::<Vec<_>>();
+    // (what it is, what is subscribed to, how much of that is given up, how many are ended)
+    let rows = [
+        ("one", some(1), 0, 0),
+        ("a few", some(4), 0, 0),
+        ("more", some(9), 0, 1),
+        ("and given up", some(40), 38, 0),
+        ("one with a long filter", vec![Subscription { filter: filter(), ..long(0) }], 0, 1),
+        ("one of which others keep much", vec![Subscription { beside: MUCH, ..long(0) }], 0, 1),
+        ("and given up", vec![Subscription { beside: MUCH, filter: filter(), ..long(0) }], 1, 0),
+    ];
+    for (name, wanted, given_up, ended) in rows {
+        with_shard(settings(), async |bench| {
+            let peer = bench.connected(Format::PLAIN, Heartbeat::AnyFrame, None).await;
+            for subscription in &wanted {
+                assert!(bench.shard.subscribe(peer.key, subscription).is_some());
+            }
+            for subscription in &wanted[..given_up] {
+                assert!(bench.shard.unsubscribe(peer.key, &subscription.channel));
+            }
+            let shed = bench.hub.shed(usize::MAX, Leaving::Wait).await;
+            assert_eq!(shed.connections, ended, "{name}: {shed:?}");
+            assert!(shed.leaving <= shed.bytes, "{name}: {shed:?}");
+            assert_eq!(bench.hub.channels(), if ended > 0 { 0 } else { wanted.len() - given_up }, "{name}");
+            assert_eq!(bench.hub.shed(usize::MAX, Leaving::Cut).await, Shed::default(), "{name}");
+        });
+    }
 }
 
 #[test]
