@@ -708,3 +708,41 @@ async fn histories_of_large_messages_are_forgotten_before_anybody_is_ended() {
 async fn histories_of_one_message_each_are_forgotten_before_anybody_is_ended() {
     histories_are_forgotten_before_anybody_is_ended("one", 1, 5000).await;
 }
+
+/// Twenty who want differences in a hundred channels each: what those are made to would take more than there is.
+#[tokio::test]
+async fn what_differences_are_made_to_is_bounded() {
+    const CLIENTS: usize = 20;
+    const CHANNELS: usize = 100;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 1
+        delta = true
+    ";
+    let setup = Setup::new(file).flags(&["--history-memory", "1MiB", "--client-ping-interval", "10m"]);
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let said = "x".repeat(60_000);
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let mut caller = Caller::anonymous(confined.instance.address()).await;
+        for channel in 0..CHANNELS {
+            let channel = format!("{client}-{channel}");
+            let answer = caller.result("subscribe", json!({ "channel": channel, "delta": "fossil" })).await;
+            assert_eq!(answer["delta"], true);
+            for _ in 0..2 {
+                caller.result("publish", json!({ "channel": channel, "data": said })).await;
+                let (_, kind, _) = caller.push().await;
+                assert_eq!(kind, "pub");
+            }
+        }
+        clients.push(caller);
+        confined.bystanders_are_served().await;
+        assert_eq!(confined.instance.page("/readyz").await.status, 200, "{client}");
+    }
+    let differences = confined.instance.metric("fanfare_differences_total", &[]).await;
+    assert!(differences > 100.0 && differences < (CLIENTS * CHANNELS) as f64, "{differences}");
+    assert_eq!((confined.ended().await, confined.rejected().await), (0.0, 0.0));
+    confined.recovers("differences").await;
+}

@@ -3,6 +3,7 @@
 
 mod carriage;
 mod phrases;
+mod previous;
 mod stream;
 mod wording;
 
@@ -16,10 +17,10 @@ use fanfare_hub::{Audience, Carrier, Delivery, Format, Formats, Frames, Hub};
 use fanfare_protocol::{Channel, Control, PresenceChange, Publication, now_micros};
 use fanfare_websocket::deflate::{Compressor, Level};
 use fanfare_websocket::frame;
-use papaya::HashMap;
 
 pub use self::carriage::{carry, last_words, push_format};
 pub use self::phrases::{PHRASES, gap_notice, place_notice};
+use self::previous::Previous;
 pub use self::stream::{event, gap_event, overture, place_event};
 pub use self::wording::Message;
 use self::wording::Wording;
@@ -34,7 +35,7 @@ pub struct HubRelay {
     memory: Arc<Budget>,
     compression: Option<Compression>,
     /// The last publication of channels in which somebody wants differences to it.
-    previous: HashMap<Channel, Bytes>,
+    previous: Previous,
     gaps: [AtomicU64; GapCause::ALL.len()],
     /// Differences between two publications that were made.
     differences: AtomicU64,
@@ -59,7 +60,8 @@ impl HubRelay {
         memory: Arc<Budget>,
         compression: Option<Compression>,
     ) -> Self {
-        let (previous, gaps, differences, deflated) = Default::default();
+        let previous = Previous::within(memory.limit());
+        let (gaps, differences, deflated) = Default::default();
         Self { hub, sessions, memory, compression, previous, gaps, differences, deflated }
     }
 
@@ -125,7 +127,7 @@ impl HubRelay {
     /// What the publication before this one said, for those who want differences; this one takes its place.
     fn replace_previous(&self, channel: &Channel, payload: &Bytes, formats: Formats) -> Option<Bytes> {
         if formats.iter().any(Format::tells_differences) {
-            return self.previous.pin().insert(channel.clone(), payload.clone()).cloned();
+            return self.previous.replace(channel, payload);
         }
         // What is not kept up to date must not be taken for the one before when somebody wants differences again.
         self.forget(channel);
@@ -134,9 +136,7 @@ impl HubRelay {
 
     /// Forgets what a channel's last publication said: nobody is there who could want a difference to it.
     pub fn forget(&self, channel: &Channel) {
-        if !self.previous.is_empty() {
-            self.previous.pin().remove(channel);
-        }
+        self.previous.forget(channel);
     }
 }
 
