@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::centrifuge::now;
 use crate::harness::{
-    API_KEY, Caller, Client, Event, EventStream, Fault, Instance, RedisServer, Said, Setup, TcpProxy,
-    eventually, post, token, within,
+    API_KEY, Caller, Client, Event, EventStream, Fault, Instance, RedisServer, Response, Said, Setup,
+    TcpProxy, eventually, post, token, within,
 };
 
 const CHANNELS: &str = "
@@ -228,6 +228,44 @@ async fn a_user_has_so_many_connections_over_all_instances() {
         next.try_call("connect", ann.clone()).await.is_ok()
     };
     eventually("there is room again", has_room).await;
+}
+
+#[tokio::test]
+async fn who_comes_back_from_a_killed_instance_is_told_to_come_again() {
+    let mut cluster = Cluster::start("max_connections_per_user = 1").await;
+    let (ann, bob, carl) =
+        (user("ann").await, token(&["--user", "bob"]).await, token(&["--user", "carl"]).await);
+    let bearer = format!("Bearer {carl}");
+    let headers = [("Authorization", bearer.as_str())];
+    let url = |instance: &Instance| format!("{}?token={bob}", instance.url("news"));
+    let _caller = cluster.caller(0, ann.clone()).await;
+    let _socket = Client::connect(url(&cluster.instances[0])).await;
+    let _stream =
+        EventStream::try_connect(cluster.instances[0].address(), "/sse/news", &headers).await.unwrap();
+    cluster.instances[0].kill().await;
+    let there = &cluster.instances[1];
+    let by_protocol = async || {
+        let mut caller = Caller::open(there.address()).await;
+        let answer = caller.try_call("connect", ann.clone()).await.expect("it is not sent away");
+        let error = &answer["error"];
+        assert!(error.is_null() || (error["code"] == 111 && error["temporary"] == true), "{answer}");
+        error.is_null()
+    };
+    let is_in = |answer: Option<Response>| {
+        answer.is_none_or(|answer| {
+            assert_eq!(answer.status, 503, "{}", answer.body);
+            assert!(answer.header("retry-after").is_some());
+            false
+        })
+    };
+    let by_socket = async || is_in(Client::try_connect(&url(there), &[]).await.err());
+    let by_stream =
+        async || is_in(EventStream::try_connect(there.address(), "/sse/news", &headers).await.err());
+    tokio::join!(
+        eventually("there is room for ann", by_protocol),
+        eventually("there is room for bob", by_socket),
+        eventually("there is room for carl", by_stream),
+    );
 }
 
 #[tokio::test]

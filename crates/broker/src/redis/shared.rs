@@ -52,7 +52,7 @@ impl Presence for Redis {
 
 impl Claims for Redis {
     fn claim<'a>(&'a self, user: &'a str, connection: ConnectionId, limit: u32) -> Pending<'a, Claim> {
-        self.ledger.claim(user, connection, limit)
+        Box::pin(self.ledger.claim(user, connection, limit))
     }
 
     fn give_back(&self, user: &str, connection: ConnectionId) {

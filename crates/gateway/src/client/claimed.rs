@@ -9,9 +9,14 @@ use fanfare_protocol::ConnectionId;
 use crate::identity::User;
 use crate::instance::Instance;
 
-/// The user has as many connections as it may have.
-#[derive(Debug)]
-pub struct Full;
+/// Why a connection has no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoPlace {
+    /// The user has as many connections as it may have.
+    Full,
+    /// It seems so, but some of them may have gone with their instance: there may be room soon.
+    InDoubt,
+}
 
 /// A place that is held, or may be: it is given back when this is dropped.
 pub struct Claimed {
@@ -25,18 +30,19 @@ impl Claimed {
     ///
     /// # Errors
     ///
-    /// When all of the user's are taken.
+    /// When all of the user's are taken, or may be.
     pub async fn take(
         instance: &Arc<Instance>,
         user: &User,
         connection: ConnectionId,
-    ) -> Result<Option<Box<Self>>, Full> {
+    ) -> Result<Option<Box<Self>>, NoPlace> {
         let limit = instance.config.max_connections_per_user.filter(|_| !user.is_anonymous());
         let Some(limit) = limit else { return Ok(None) };
         // From here on: the client may go while it waits, and what was asked for is to be given back then.
         let claimed = Box::new(Self { instance: instance.clone(), user: user.clone(), connection });
         match instance.broker.claim(user.as_str(), connection, limit.get()).await {
-            Claim::Full => Err(Full),
+            Claim::Full => Err(NoPlace::Full),
+            Claim::InDoubt => Err(NoPlace::InDoubt),
             // While the bus is away, nobody knows; to turn everybody away would be worse.
             Claim::Held | Claim::Unproven(_) => Ok(Some(claimed)),
         }

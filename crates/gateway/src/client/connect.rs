@@ -11,7 +11,7 @@ use fanfare_protocol::centrifuge::{
     SubscribeRequest, SubscribeResult,
 };
 
-use super::claimed::{Claimed, Full};
+use super::claimed::{Claimed, NoPlace};
 use super::commands::{refusal, seconds_left};
 use super::session::{Client, Stage};
 use super::sessions::Seat;
@@ -42,7 +42,11 @@ impl Client {
         }
         let ttl = seconds_left(identity.expiry, ErrorCode::Expired.into())?;
         let claimed = Claimed::take(&self.worker.instance, &self.user, self.id).await;
-        self.claimed = claimed.map_err(|Full| DisconnectCode::ConnectionLimit)?;
+        self.claimed = claimed.map_err(|why| match why {
+            NoPlace::Full => Refusal::from(DisconnectCode::ConnectionLimit),
+            // With this one it comes again.
+            NoPlace::InDoubt => ErrorCode::TooManyRequests.into(),
+        })?;
         let asked = SubscribeRequest::default();
         let plans = wanted.into_iter().map(|(channel, (grant, origin))| {
             let request = request.subs.get(channel.as_str()).unwrap_or(&asked);

@@ -23,7 +23,7 @@ mod subscribe;
 mod subscriptions;
 mod users;
 
-pub use claimed::Full;
+pub use claimed::NoPlace;
 pub use counts::Counts;
 pub use mail::Roster;
 pub use owner::Owner;

@@ -11,7 +11,7 @@ use fanfare_hub::{End, Format, Key};
 use fanfare_protocol::{Channel, ConnectionId, Control};
 
 use super::alarm::{Alarm, has_passed};
-use super::claimed::{Claimed, Full};
+use super::claimed::{Claimed, NoPlace};
 use super::control::send_away;
 use super::mail::{Letter, Mail, Roster};
 use crate::identity::{Expiry, Identity, User};
@@ -39,14 +39,14 @@ impl Owner {
     ///
     /// # Errors
     ///
-    /// When the user has `max_connections_per_user` of them, over all instances.
+    /// When the user has `max_connections_per_user` of them, over all instances, or may have.
     pub async fn admit(
         worker: &Worker,
         (key, id): (Key, ConnectionId),
         format: Format,
         channel: &Channel,
         identity: Identity,
-    ) -> Result<Box<Self>, Full> {
+    ) -> Result<Box<Self>, NoPlace> {
         let Identity { user, expiry, .. } = identity;
         let (instance, roster, mail) = (worker.instance.clone(), worker.roster.clone(), Mail::new(id));
         roster.enter(key, &user, &mail);

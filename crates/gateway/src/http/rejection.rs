@@ -81,6 +81,8 @@ pub enum Rejection {
     AddressFull,
     #[error("you have as many connections as one user may have; close one of them")]
     UserFull,
+    #[error("you may have as many connections as one user may have, but some may be gone; try again later")]
+    UserInDoubt,
     #[error("this instance has hardly any memory left; try again later")]
     Memory,
     #[error("this instance is being emptied; connect again to reach another")]
@@ -144,6 +146,7 @@ impl Rejection {
             }
             Self::InstanceFull
             | Self::AddressFull
+            | Self::UserInDoubt
             | Self::Memory
             | Self::Draining
             | Self::Flooded
@@ -195,9 +198,12 @@ impl Rejection {
             Self::Origin | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::AddressFull | Self::UserFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout | Self::Crowded(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::InstanceFull | Self::Memory | Self::Draining | Self::OutOfFiles | Self::Flooded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::InstanceFull
+            | Self::UserInDoubt
+            | Self::Memory
+            | Self::Draining
+            | Self::OutOfFiles
+            | Self::Flooded => StatusCode::SERVICE_UNAVAILABLE,
             Self::ProxyHeader | Self::Abandoned | Self::Tls => StatusCode::BAD_REQUEST,
         }
     }
@@ -235,7 +241,7 @@ impl Rejection {
             Self::Forbidden(_) => 15,
             Self::Crowded(Full::Instance) => 16,
             Self::Crowded(Full::Address) => 17,
-            Self::UserFull => 18,
+            Self::UserFull | Self::UserInDoubt => 18,
         }
     }
 }
@@ -258,9 +264,12 @@ impl From<Full> for Rejection {
     }
 }
 
-impl From<client::Full> for Rejection {
-    fn from(client::Full: client::Full) -> Self {
-        Self::UserFull
+impl From<client::NoPlace> for Rejection {
+    fn from(why: client::NoPlace) -> Self {
+        match why {
+            client::NoPlace::Full => Self::UserFull,
+            client::NoPlace::InDoubt => Self::UserInDoubt,
+        }
     }
 }
 

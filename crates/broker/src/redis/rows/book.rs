@@ -8,10 +8,29 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::names::Place;
-use crate::{Away, Claim};
+use crate::Away;
 
 /// Told what came of a claim.
-pub(super) type Claimed = oneshot::Sender<Claim>;
+pub(super) type Claimed = oneshot::Sender<Answer>;
+
+/// What came of a claim, as far as Redis knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Held,
+    Full(Holders),
+    /// It was given back before anything came of it.
+    GivenBack,
+    Unproven(Away),
+}
+
+/// Who has the places of a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Holders {
+    /// How many this instance has.
+    pub here: u64,
+    /// How many others have, by their leases.
+    pub elsewhere: Vec<(Uuid, u64)>,
+}
 
 #[derive(Default)]
 pub(super) struct Book {
@@ -98,7 +117,7 @@ impl Book {
         entry.queued = false;
         let what = match (entry.wanted, entry.row) {
             (true, Row::Here(under)) if under == lease => {
-                entry.answer(&Claim::Held);
+                entry.answer(&Answer::Held);
                 return None;
             }
             (true, _) => What::Claim { limit: entry.limit },
@@ -115,24 +134,24 @@ impl Book {
         Some(Change { user, connection, what, changes })
     }
 
-    /// What came of a change under `lease`; for a claim, whether there was room.
-    pub fn answered(&mut self, change: &Change, room: bool, lease: Uuid) {
+    /// What came of a change under `lease`; for a claim for which there was no room, by whom that is taken.
+    pub fn answered(&mut self, change: &Change, taken: Option<Vec<(Uuid, u64)>>, lease: Uuid) {
         let Some(entry) = self.entry(&change.user, change.connection) else { return };
         let current = entry.changes == change.changes;
-        match change.what {
-            What::Claim { .. } if room => {
+        match (change.what, taken) {
+            (What::Claim { .. }, None) => {
                 entry.row = Row::Here(lease);
                 entry.limit = None;
-                entry.answer(&Claim::Held);
+                entry.answer(&Answer::Held);
             }
-            What::Claim { .. } => {
+            (What::Claim { .. }, Some(taken)) => {
                 entry.row = Row::Never;
-                entry.answer(&Claim::Full);
+                entry.answer(&Answer::Full(Holders::seen_by(lease, taken)));
                 if current {
                     self.remove(&change.user, change.connection);
                 }
             }
-            What::GiveBack => {
+            (What::GiveBack, _) => {
                 entry.row = Row::Never;
                 if current {
                     self.remove(&change.user, change.connection);
@@ -144,7 +163,7 @@ impl Book {
     /// Redis would not write it, and would not the next time.
     pub fn refused(&mut self, change: &Change, why: &Away) {
         let Some(entry) = self.entry(&change.user, change.connection) else { return };
-        entry.answer(&Claim::Unproven(why.clone()));
+        entry.answer(&Answer::Unproven(why.clone()));
         if entry.changes == change.changes && !entry.wanted {
             self.remove(&change.user, change.connection);
         }
@@ -178,7 +197,7 @@ impl Book {
             let Some(entry) = user.claims.get_mut(connection) else { continue };
             if !entry.waiters.is_empty() {
                 entry.limit = None;
-                entry.answer(&Claim::Unproven(away.clone()));
+                entry.answer(&Answer::Unproven(away.clone()));
             }
         }
     }
@@ -245,7 +264,7 @@ impl Book {
     fn remove(&mut self, name: &str, connection: ConnectionId) {
         let Some(user) = self.users.get_mut(name) else { return };
         if let Some(mut entry) = user.claims.remove(&connection) {
-            entry.answer(&Claim::Full);
+            entry.answer(&Answer::GivenBack);
         }
         if user.claims.is_empty() {
             let noted = self.users.remove(name).and_then(|user| user.noted);
@@ -254,9 +273,22 @@ impl Book {
     }
 }
 
+impl Holders {
+    fn seen_by(lease: Uuid, taken: Vec<(Uuid, u64)>) -> Self {
+        let (here, elsewhere): (Vec<_>, _) = taken.into_iter().partition(|(other, _)| *other == lease);
+        Self { here: here.into_iter().map(|(_, places)| places).sum(), elsewhere }
+    }
+
+    /// How many places are those of living instances, as far as that is known.
+    pub fn living(&self, is_alive: impl Fn(Uuid) -> bool) -> u64 {
+        let elsewhere = self.elsewhere.iter().filter(|(lease, _)| is_alive(*lease));
+        self.here + elsewhere.map(|(_, places)| places).sum::<u64>()
+    }
+}
+
 impl Entry {
     /// Whoever waited may have gone.
-    fn answer(&mut self, claim: &Claim) {
-        self.waiters.drain(..).for_each(|waiter| drop(waiter.send(claim.clone())));
+    fn answer(&mut self, answer: &Answer) {
+        self.waiters.drain(..).for_each(|waiter| drop(waiter.send(answer.clone())));
     }
 }

@@ -288,16 +288,16 @@ impl Keeper<'_> {
             }
         }
         for (change, answer) in claims.iter().zip(answers) {
-            match answer.map(i64::from_redis_value) {
-                Ok(Ok(LEASE_LOST)) => {
+            match answer {
+                Ok(Value::Int(LEASE_LOST)) => {
                     rows.book.in_doubt(std::slice::from_ref(change));
                     lost = Err(Lost);
                 }
-                Ok(Ok(FORGOTTEN)) => {
+                Ok(Value::Int(FORGOTTEN)) => {
                     rows.book.in_doubt(std::slice::from_ref(change));
                     rows.book.forgotten(&change.user);
                 }
-                Ok(answer) => rows.book.answered(change, answer != Ok(0), lease),
+                Ok(answer) => rows.book.answered(change, scripts::taken(answer), lease),
                 Err(fault) => rows.book.refused(change, &self.ledger.because(&fault)),
             }
         }

@@ -25,15 +25,18 @@ mod reaper;
 mod roster;
 mod scripts;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanfare_protocol::{Channel, ConnectionId, Member};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use self::book::Book;
 use self::counts::Counts;
@@ -50,6 +53,10 @@ pub(super) struct Ledger {
     rows: Mutex<Rows>,
     /// There is something to be written.
     work: Notify,
+    /// The leases there are, and after which moment each has been renewed, as the reaper has seen it.
+    pulse: watch::Sender<Pulse>,
+    /// Somebody waits for that.
+    doubted: Notify,
     /// The instance is about to end; the keeper answers when it has nothing more to do.
     resigned: watch::Sender<Resignation>,
     names: Names,
@@ -61,6 +68,9 @@ pub(super) struct Ledger {
     leases_ended: AtomicU64,
     rows_cleared: AtomicU64,
 }
+
+/// Leases, and a moment after which each was renewed, if it was since it has been watched.
+type Pulse = HashMap<Uuid, Option<Instant>>;
 
 #[derive(Default)]
 struct Rows {
@@ -86,6 +96,8 @@ impl Ledger {
         Arc::new(Self {
             rows: Mutex::default(),
             work: Notify::new(),
+            pulse: watch::Sender::default(),
+            doubted: Notify::new(),
             resigned: watch::Sender::new(Resignation::No),
             names,
             keys,
@@ -126,17 +138,56 @@ impl Ledger {
         self.work.notify_one();
     }
 
-    pub fn claim(&self, user: &str, connection: ConnectionId, limit: u32) -> Pending<'static, Claim> {
-        let (claimed, waits) = oneshot::channel();
-        let mut rows = self.rows.lock();
-        if let Some(away) = rows.away.clone() {
-            rows.book.take_place(user, connection);
-            return Box::pin(std::future::ready(Claim::Unproven(away)));
+    /// Where a place is that of an instance that may have died, its renewal is waited for: who is told that all are taken stays
+    /// away for good.
+    pub async fn claim(&self, user: &str, connection: ConnectionId, limit: u32) -> Claim {
+        let asked = Instant::now();
+        let deadline = asked + self.lease / DOUBT;
+        let mut pulse = self.pulse.subscribe();
+        loop {
+            let holders = match self.ask_for_place(user, connection, limit).await {
+                book::Answer::Held => return Claim::Held,
+                book::Answer::Unproven(away) => return Claim::Unproven(away),
+                book::Answer::GivenBack => return Claim::Full,
+                book::Answer::Full(holders) => holders,
+            };
+            // Asked again only when one of them has gone: thousands may wait.
+            loop {
+                let (living, gone) = {
+                    let pulse = pulse.borrow_and_update();
+                    let is_living = |lease| pulse.get(&lease).is_some_and(|renewed| *renewed >= Some(asked));
+                    (
+                        holders.living(is_living),
+                        holders.elsewhere.iter().any(|(lease, _)| !pulse.contains_key(lease)),
+                    )
+                };
+                if living >= u64::from(limit) {
+                    return Claim::Full;
+                }
+                self.doubted.notify_one();
+                // An error is impossible while `self` lives.
+                if timeout_at(deadline.into(), pulse.changed()).await.is_err() {
+                    return Claim::InDoubt;
+                }
+                if gone {
+                    break;
+                }
+            }
         }
-        rows.book.claim(user, connection, limit, claimed);
-        drop(rows);
+    }
+
+    async fn ask_for_place(&self, user: &str, connection: ConnectionId, limit: u32) -> book::Answer {
+        let (claimed, waits) = oneshot::channel();
+        {
+            let mut rows = self.rows.lock();
+            if let Some(away) = rows.away.clone() {
+                rows.book.take_place(user, connection);
+                return book::Answer::Unproven(away);
+            }
+            rows.book.claim(user, connection, limit, claimed);
+        }
         self.work.notify_one();
-        Box::pin(async { waits.await.unwrap_or_else(|_| Claim::Unproven(ended())) })
+        waits.await.unwrap_or_else(|_| book::Answer::Unproven(ended()))
     }
 
     pub fn give_back(&self, user: &str, connection: ConnectionId) {
@@ -186,3 +237,7 @@ impl Ledger {
 fn ended() -> Away {
     Away("the broker has ended".to_owned())
 }
+
+/// How many times over the longest doubt about a lease would last it. Of those that are renewed, renewals are seen in a third of
+/// it; and clients' libraries give up after five seconds.
+const DOUBT: u32 = 2;

@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, FromRedisValue, Value};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::super::backoff::Backoff;
 use super::super::fault::Fault;
 use super::line::Line;
 use super::names::Place;
-use super::{Ledger, scripts};
+use super::{Ledger, Pulse, scripts};
 
 /// Runs for as long as the broker lives.
 pub(super) async fn reap(ledger: Arc<Ledger>) {
@@ -41,6 +41,7 @@ struct Reaper<'a> {
 struct Watch {
     seen: HashMap<Uuid, (String, Instant)>,
     looked: Option<Instant>,
+    pulse: Pulse,
 }
 
 impl Watch {
@@ -49,14 +50,18 @@ impl Watch {
         if self.looked.is_some_and(|looked| now.duration_since(looked) > length / 2) {
             self.seen.clear();
         }
-        self.looked = Some(now);
+        let looked = self.looked.replace(now);
         let before = std::mem::take(&mut self.seen);
+        let pulse = std::mem::take(&mut self.pulse);
         let mut silent = Vec::new();
         for (lease, score) in alive {
-            let since = match before.get(&lease) {
-                Some((then, since)) if *then == score => *since,
-                _ => now,
+            let (since, renewed) = match before.get(&lease) {
+                Some((then, since)) if *then == score => (*since, pulse.get(&lease).copied().flatten()),
+                // When it was looked at before, it had yet to be.
+                Some(_) => (now, looked),
+                None => (now, None),
             };
+            self.pulse.insert(lease, renewed);
             if now.duration_since(since) >= length {
                 silent.push((lease, score.clone()));
             }
@@ -88,9 +93,13 @@ impl Reaper<'_> {
             // What was read was true when it was asked for, or later.
             let silent = watch.look(alive.collect(), length, asked);
             match self.end(silent, dying).await {
-                Ok(()) => sleep(length / LOOKS).await,
+                Ok(()) => {}
                 Err(fault) => return fault,
             }
+            self.ledger.pulse.send_replace(watch.pulse.clone());
+            sleep(length / MOST_LOOKS).await;
+            // Who doubts wants to know how it reads now, to see it change.
+            let _ = timeout(length / LOOKS - length / MOST_LOOKS, self.ledger.doubted.notified()).await;
         }
     }
 
@@ -185,6 +194,8 @@ fn command(verb: &str, key: &str) -> Cmd {
 
 /// Looks in the length of a lease.
 const LOOKS: u32 = 9;
+/// The same while somebody doubts that another instance lives.
+const MOST_LOOKS: u32 = 36;
 /// Places or rows that are removed in one go.
 const AT_ONCE: usize = 200;
 

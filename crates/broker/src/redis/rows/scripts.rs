@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use fanfare_protocol::{Channel, JOINED_HEADER, LEFT_HEADER};
-use redis::Cmd;
+use redis::{Cmd, FromRedisValue, Value};
 use uuid::Uuid;
 
 use super::super::keys::Keys;
@@ -130,6 +130,13 @@ pub(super) fn claim(names: &Names, lease: Uuid, change: &book::Change) -> Cmd {
             command
         }
     }
+}
+
+/// By which leases the places of a user are taken, if an answer to a claim says so.
+pub(super) fn taken(answer: Value) -> Option<Vec<(Uuid, u64)>> {
+    let Value::Array(_) = answer else { return None };
+    let pairs = Vec::<(String, u64)>::from_redis_value(answer).unwrap_or_default();
+    Some(pairs.into_iter().filter_map(|(lease, places)| Some((lease.parse().ok()?, places))).collect())
 }
 
 /// Removes up to `rows` rows of a lease from one place; answers how many were removed and how many are left.
