@@ -32,7 +32,8 @@ pub(crate) struct Connection {
     pub(crate) flushing: bool,
     /// Its rooms, and its place in each; none once it is closing.
     pub(crate) places: SmallVec<[Place; 1]>,
-    /// What its subscriptions take of memory, in bytes, here and elsewhere; of a closing one, what its session still does.
+    /// What its subscriptions take of memory, in bytes, here and elsewhere, and what its session has heard and not handled; of
+    /// a closing one, what its session still does.
     pub(crate) subscribed: u32,
     pub(crate) outbox_limit: usize,
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
@@ -65,7 +66,7 @@ pub(crate) struct Place {
 }
 
 // An idle connection is a part of what a machine can hold.
-const _: () = assert!(size_of::<Connection>() <= 208);
+const _: () = assert!(size_of::<Connection>() <= 168);
 
 /// Publications that wait for their subscriptions to be released, each with its room.
 #[derive(Default)]

@@ -165,6 +165,11 @@ impl Shard {
         self.with(|registry| registry.return_decoder(key, decoder));
     }
 
+    /// What its session keeps for it was so many bytes, and is so many now. It counts when memory runs out.
+    pub fn weigh_beside(&self, key: Key, before: u32, now: u32) {
+        self.with(|registry| registry.weigh_beside(key, before, now));
+    }
+
     /// Sends whole frames to one connection.
     pub fn send(&self, key: Key, frames: &Bytes) {
         self.with(|registry| registry.send(key, frames));

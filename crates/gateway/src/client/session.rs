@@ -285,8 +285,11 @@ impl Client {
     }
 
     async fn work(&mut self) {
-        let (mut out, mut commands) = (Vec::new(), 0);
+        let (mut out, mut commands, mut weighed) = (Vec::new(), 0, 0);
         loop {
+            if commands % TURN == 0 {
+                weighed = self.weigh_heard(weighed);
+            }
             commands += 1;
             // What an answer takes is known before the next one is made.
             self.worker.instance.memory.tally();
@@ -307,6 +310,18 @@ impl Client {
         }
         self.flush(&mut out);
         self.heard = VecDeque::new();
+        self.weigh_heard(weighed);
+    }
+
+    /// Has what was heard and not handled yet counted as the client's, in bytes, where `before` was. One turn's commands are a
+    /// message on its way, and are not counted.
+    fn weigh_heard(&self, before: u32) -> u32 {
+        let waiting = if self.heard.len() > TURN as usize { self.heard.capacity() } else { 0 };
+        let now = u32::try_from(waiting * size_of::<Result<Command, Offence>>()).unwrap_or(u32::MAX);
+        if now != before {
+            self.worker.shard.weigh_beside(self.key, before, now);
+        }
+        now
     }
 
     /// Does what has come from elsewhere, in its order, and ends what is over.
@@ -350,6 +365,10 @@ impl Client {
         self.meanwhile(out, has_taken_it_all(&worker, key)).await;
         if is_pressed(&worker) {
             self.find_room(out).await;
+            // It was told to go, maybe for what it has said, which takes what is wanted.
+            if is_pressed(&worker) && worker.shard.is_closing(key) {
+                self.heard = VecDeque::new();
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What connections hold, and the end of those that hold the most. Which of all workers' connections those
 //! are is not decided here.
 
-use super::{Key, Registry};
+use super::{Key, Registry, find};
 use crate::connection::State;
 use crate::end::End;
 use crate::pressure::{LITTLE, Leaving, Shed, Urgent, largest};
@@ -16,6 +16,13 @@ impl Registry {
             Urgent::Shed(count, leaving, answer) => {
                 let _ = answer.send(self.shed(count, leaving));
             }
+        }
+    }
+
+    /// What others keep for a connection has become more or less.
+    pub(crate) fn weigh_beside(&mut self, key: Key, before: u32, now: u32) {
+        if let Some(connection) = find(&mut self.connections, key) {
+            connection.subscribed = connection.subscribed.saturating_sub(before).saturating_add(now);
         }
     }
 
