@@ -152,10 +152,11 @@ impl Keeper {
         {
             let farewell = told.since.elapsed() < FAREWELL;
             let owed = if farewell { told.leaving } else { 0 };
-            // Who is in goes after all who are not; those let go of everything as soon as they hear of it. What they have sent and
+            // Who is in goes after all who are not; those let go of everything when they hear of it. What they have sent and
             // nobody has read is found by whoever would have read it, and they are cut for that.
             if excess > owed
-                && (told.cut(self.unfinished.shed(excess.unsigned_abs() as usize))
+                && (told.takes_leave(self.unfinished.leaving())
+                    || told.cut(self.unfinished.shed(excess.unsigned_abs() as usize))
                     || self.unfinished.count() > 0 && told.waits(excess, limit / STEP))
             {
                 sleep(SETTLE).await;
@@ -214,6 +215,8 @@ struct Told {
     unfinished: usize,
     bytes: usize,
     rounds: u32,
+    /// When the last of those were cut.
+    cut: Option<Instant>,
     /// The excess when others last had their turn to cut whoever is not in, for what had not been read. The least there is,
     /// once that does not help any more.
     unread: Option<i64>,
@@ -234,6 +237,7 @@ impl Default for Told {
             unfinished: 0,
             bytes: 0,
             rounds: 0,
+            cut: None,
             unread: None,
             since: Instant::now(),
             leaving: 0,
@@ -246,9 +250,17 @@ impl Default for Told {
 impl Told {
     /// So many were cut before they had asked. Whether that was anybody.
     fn cut(&mut self, unfinished: usize) -> bool {
-        self.unfinished += unfinished;
-        self.rounds += u32::from(unfinished > 0);
+        if unfinished > 0 {
+            self.unfinished += unfinished;
+            self.rounds += 1;
+            self.cut = Some(Instant::now());
+        }
         unfinished > 0
+    }
+
+    /// Whether those who were cut, of whom so many have not let go yet, should have time for that.
+    fn takes_leave(&mut self, leaving: usize) -> bool {
+        leaving > 0 && self.cut.get_or_insert_with(Instant::now).elapsed() < FAREWELL
     }
 
     /// Whether others should have their turn to cut whoever has sent what they will not read: as long as each such wait
