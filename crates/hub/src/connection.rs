@@ -242,9 +242,13 @@ impl Connection {
     }
 
     /// Keeps publications for a subscription whose position is still being found.
-    pub(crate) fn hold(&mut self, room: u32, deliveries: &[Delivery]) -> Sent {
+    pub(crate) fn hold<'d>(&mut self, room: u32, deliveries: impl Iterator<Item = &'d Delivery>) -> Sent {
+        let mut deliveries = deliveries.peekable();
+        if deliveries.peek().is_none() {
+            return Sent::Whole;
+        }
         let held = self.held.get_or_insert_default();
-        deliveries.iter().for_each(|delivery| held.push(room, delivery.clone()));
+        deliveries.for_each(|delivery| held.push(room, delivery.clone()));
         // Whoever asks for the position does so within a deadline, so this is a flood.
         if held.bytes() > self.outbox_limit { Sent::Overflowed } else { Sent::Whole }
     }

@@ -119,6 +119,12 @@ impl Shard {
         self.with(|registry| registry.hold(key, channel))
     }
 
+    /// The same but for what has an offset, of which nothing is kept, and nothing that was: it will be read when the subscription is
+    /// held again. For those who have yet to wait for something before they read.
+    pub fn defer(&self, key: Key, channel: &Channel) {
+        self.with(|registry| registry.defer(key, channel));
+    }
+
     /// Ends a subscription, after everything that it is owed. Whether there was one.
     pub fn unsubscribe(&self, key: Key, channel: &Channel) -> bool {
         self.with(|registry| registry.unsubscribe(key, channel))

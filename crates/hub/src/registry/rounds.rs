@@ -214,7 +214,7 @@ impl Part {
         }
         let connection = &mut connections[member.connection as usize];
         let sent = if member.held {
-            connection.hold(index, unseen)
+            connection.hold(index, unseen.iter().filter(|delivery| !member.has(delivery)))
         } else {
             let id = Some(connection.id);
             let is_left_out = !member.echo && unseen.iter().any(|delivery| delivery.exclude == id);

@@ -94,8 +94,21 @@ impl Registry {
         let Some(slot) = self.find_place(key, channel) else { return false };
         let Place { room, place, .. } = self.connections[key.index as usize].places[slot];
         self.bring_up_to_date(room, place);
-        self.rooms[room as usize].members[place as usize].held = true;
+        let member = &mut self.rooms[room as usize].members[place as usize];
+        (member.held, member.after) = (true, 0);
         true
+    }
+
+    /// Keeps of a subscription's publications only those without an offset, until it is held again: others will be read.
+    pub(crate) fn defer(&mut self, key: Key, channel: &Channel) {
+        let Some(slot) = self.find_place(key, channel) else { return };
+        let Place { room, place, .. } = self.connections[key.index as usize].places[slot];
+        self.bring_up_to_date(room, place);
+        let member = &mut self.rooms[room as usize].members[place as usize];
+        (member.held, member.after) = (true, u64::MAX);
+        let connection = &mut self.connections[key.index as usize];
+        let held = connection.take_held(room);
+        connection.hold(room, held.iter().filter(|delivery| !member.has(delivery)));
     }
 
     /// Lets a connection out of a room, after everything that it is owed. Whether it was there.

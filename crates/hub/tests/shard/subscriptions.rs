@@ -11,7 +11,7 @@ use fanfare_websocket::{Opcode, frame};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use crate::{SOON, binary, settings, wanting, with_shard, written};
+use crate::{LIMIT, SOON, binary, settings, wanting, with_shard, written};
 
 #[test]
 fn a_gap_is_told_in_its_place_to_those_who_asked() {
@@ -163,6 +163,41 @@ fn what_is_read_elsewhere_passes_by_until_it_is_held_again() {
         let pieces = [piece(b"piece"), afar(), afar(), piece(b"piece"), afar(), afar()];
         peer.expect(&pieces).await;
         peer.expect(&[piece(b"the last"), binary(&[5]), afar(), binary(&[6]), afar(), piece(b"a")]).await;
+    });
+}
+
+/// Who waits to be read to has nothing kept for it but what no history has.
+#[test]
+fn what_will_be_read_is_not_kept_until_it_is_held() {
+    with_shard(settings(), async |bench| {
+        let mut peer = bench.connected(Format::PLAIN, Heartbeat::AnyFrame, None).await;
+        let held = Subscription { held: true, on_gap: OnGap::Lapse, ..wanting(Format::PLAIN, "a") };
+        let mut offset = 0;
+        let mut publish = async |payload: &[u8]| {
+            offset += 1;
+            bench.publish_as(offset, "a", payload, None);
+            bench.hub.census().await;
+        };
+        bench.shard.defer(peer.key, &held.channel);
+        bench.shard.subscribe(peer.key, &held).unwrap();
+        publish(&[0; LIMIT / 2]).await;
+        bench.publish_as(0, "a", b"from afar", None);
+        bench.shard.defer(peer.key, &held.channel);
+        for _ in 0..10 {
+            publish(&[0; LIMIT / 2]).await;
+        }
+        assert!(bench.shard.hold(peer.key, &held.channel));
+        publish(b"read").await;
+        publish(b"kept").await;
+        let read = frame(Opcode::Text, b"up to 12");
+        assert!(bench.shard.release(peer.key, &held.channel, &read, 12, true));
+        publish(b"new").await;
+        peer.expect(&[read, binary(b"from afar"), binary(b"kept"), binary(b"new")]).await;
+        // A gap ends it as it ends one that is held.
+        bench.shard.defer(peer.key, &held.channel);
+        bench.hub.gap(None);
+        bench.hub.census().await;
+        assert!(!bench.shard.hold(peer.key, &held.channel));
     });
 }
 
