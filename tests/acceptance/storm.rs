@@ -1,15 +1,16 @@
 //! Many clients that come at once for what they have missed: they get it at a pace, and hold up neither those who want
 //! something else nor, if they dawdle, one another.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 
-use crate::harness::{Caller, Setup};
+use crate::harness::{Caller, DEADLINE, Fault, Instance, RedisServer, Setup, TcpProxy, eventually};
 
 const FILE: &str = "
     workers = 1
@@ -106,4 +107,137 @@ async fn who_recovers_much_waits_behind_himself() {
     // And newcomers are let in.
     let mut newcomer = Caller::anonymous(address).await;
     newcomer.result("subscribe", json!({ "channel": "neighbours" })).await;
+}
+
+async fn until_up(instance: &Instance) {
+    eventually("Redis is there", async || instance.metric("fanfare_broker_up", &[]).await == 1.0).await;
+}
+
+/// Nobody waits for the answer of somebody else's question, and whoever recovers many channels waits for one answer and
+/// not for one after the other. So how many come back in a second does not depend on how far away Redis is.
+#[tokio::test]
+async fn all_ask_before_the_first_is_answered() {
+    const ALONE: usize = 40;
+    const TOGETHER: usize = 16;
+    let redis = RedisServer::start().await;
+    let proxy = TcpProxy::start(redis.address()).await;
+    let file = FILE.replace("recovery_rate = 20", "");
+    let instance = Setup::new(&file).redis(&format!("redis://{}", proxy.address())).start().await;
+    until_up(&instance).await;
+    let channels: Vec<_> = (0..ALONE + TOGETHER).map(|number| format!("kept-{number}-")).collect();
+    // Somebody is subscribed already, so that there is nothing to ask for but what was missed.
+    let mut resident = Caller::anonymous(instance.address()).await;
+    for channel in &channels {
+        resident.result("subscribe", json!({ "channel": channel, "recoverable": true })).await;
+        resident.result("publish", json!({ "channel": channel, "data": channel })).await;
+    }
+    let mut returners = Vec::new();
+    for _ in 0..=ALONE {
+        returners.push(Caller::anonymous(instance.address()).await);
+    }
+    let (alone, together) = channels.split_at(ALONE);
+    let wish = |channel: &String| json!({ "channel": channel, "recover": true, "offset": 0 });
+    let mut commands = redis.monitor().await;
+    proxy.set(Fault::Mute);
+    for (returner, channel) in returners.iter_mut().zip(alone) {
+        returner.ask("subscribe", wish(channel)).await;
+    }
+    let asks = together.iter().zip(1000..);
+    let asks = asks.map(|(channel, id)| json!({ "id": id, "subscribe": wish(channel) }).to_string());
+    let asks: Vec<_> = asks.collect();
+    returners[ALONE].say(&asks.join("\n")).await;
+    let mut asked = HashSet::new();
+    let all_ask = async {
+        while asked.len() < channels.len() {
+            let command = commands.next_line().await.unwrap().expect("a command");
+            // Not by whoever looks after the channel, who asks for no publications, or for others.
+            let is_asked =
+                |channel: &&String| command.contains(channel.as_str()) && command.contains("\"300\"");
+            asked.extend(channels.iter().filter(is_asked));
+        }
+    };
+    let all_ask = timeout(DEADLINE, all_ask).await;
+    assert!(all_ask.is_ok(), "{} of {} before the first answer", asked.len(), channels.len());
+    proxy.set(Fault::None);
+    for (place, returner) in returners.iter_mut().enumerate() {
+        let its = if place < ALONE { &alone[place..=place] } else { together };
+        for channel in its {
+            let answer = returner.message().await.unwrap();
+            let result = &answer["subscribe"];
+            assert_eq!(
+                (&result["recovered"], &result["publications"][0]["data"]),
+                (&json!(true), &json!(channel))
+            );
+        }
+    }
+}
+
+/// What is more than can be read together with others is read by itself, and comes in its place; for one answer that holds it for
+/// all channels as well. Of that, no more is read than is enough.
+#[tokio::test]
+async fn what_is_much_is_read_by_itself_and_answered_in_its_place() {
+    const EACH: usize = 10_000;
+    const COUNTS: [usize; 8] = [1, 60, 0, 2, 60, 10, 3, 1];
+    let redis = RedisServer::start().await;
+    let file = FILE.replace("recovery_rate = 20", "").replace("size = 10", "size = 100");
+    let setup = Setup::new(&file);
+    for setup in [setup.clone().redis(&redis.url()), setup] {
+        let instance = setup.start().await;
+        until_up(&instance).await;
+        let mut speaker = Caller::anonymous(instance.address()).await;
+        let channels: Vec<_> = (0..COUNTS.len()).map(|number| format!("kept-{number}")).collect();
+        for (channel, count) in channels.iter().zip(COUNTS) {
+            for number in 0..count {
+                let said = format!("{number}{}", "x".repeat(EACH));
+                speaker.result("publish", json!({ "channel": channel, "data": said })).await;
+            }
+        }
+        let check = |result: &Value, channel: &str, count: usize| {
+            assert_eq!(
+                (&result["recovered"], &result["was_recovering"]),
+                (&json!(true), &json!(true)),
+                "{channel}"
+            );
+            let publications = result["publications"].as_array().map_or(&[][..], Vec::as_slice);
+            assert_eq!(publications.len(), count, "{channel}");
+            for (number, publication) in publications.iter().enumerate() {
+                assert_eq!(publication["offset"], number + 1, "{channel}");
+                assert!(
+                    publication["data"].as_str().unwrap().starts_with(&format!("{number}x")),
+                    "{channel}"
+                );
+            }
+        };
+        let wish = |channel: &String| json!({ "channel": channel, "recover": true, "offset": 0 });
+        let mut returner = Caller::anonymous(instance.address()).await;
+        let asks = channels.iter().map(|channel| json!({ "id": 9, "subscribe": wish(channel) }).to_string());
+        returner.say(&asks.collect::<Vec<_>>().join("\n")).await;
+        for (channel, count) in channels.iter().zip(COUNTS) {
+            check(&returner.message().await.unwrap()["subscribe"], channel, count);
+        }
+        let subs: serde_json::Map<_, _> = channels
+            .iter()
+            .map(|channel| (channel.clone(), json!({ "recover": true, "offset": 0 })))
+            .collect();
+        let mut returner = Caller::open(instance.address()).await;
+        let answer = returner.result("connect", json!({ "subs": subs })).await;
+        let mut before = 0;
+        for (channel, count) in channels.iter().zip(COUNTS) {
+            let result = &answer["subs"][channel];
+            if before > 1 << 20 {
+                assert_eq!(
+                    (&result["was_recovering"], result.get("recovered")),
+                    (&json!(true), None),
+                    "{channel}"
+                );
+            } else {
+                check(result, channel, count);
+            }
+            before += count * EACH;
+        }
+        assert!(before > 1 << 20);
+        // And what is published now comes.
+        speaker.result("publish", json!({ "channel": channels[1], "data": "new" })).await;
+        assert_eq!(returner.publication().await, "new");
+    }
 }

@@ -117,28 +117,43 @@ pub struct Query {
     pub limit: usize,
     /// The newest first.
     pub reverse: bool,
+    /// All of it, or if that is more than so many bytes, nothing: whoever asks has room for so much. `usize::MAX` for any
+    /// number.
+    pub bytes: usize,
 }
 
 impl Query {
     /// The top alone.
-    pub const TOP: Self = Self { since: None, limit: 0, reverse: false };
+    pub const TOP: Self = Self { since: None, limit: 0, reverse: false, bytes: usize::MAX };
+
+    /// Everything there is, the oldest first.
+    pub const ALL: Self = Self { since: None, limit: usize::MAX, ..Self::TOP };
 
     /// What is newer than `since`, the oldest first.
     pub fn since(since: Position, limit: usize) -> Self {
-        Self { since: Some(since), limit, reverse: false }
+        Self { since: Some(since), limit, ..Self::TOP }
     }
 
     /// The newest, the newest first.
     pub fn newest(limit: usize) -> Self {
-        Self { since: None, limit, reverse: true }
+        Self { limit, reverse: true, ..Self::TOP }
+    }
+
+    /// The same, if it is not more than so many bytes.
+    pub fn within(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
     }
 }
 
 /// What was read, and where the history stood at that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// In the order that was asked for; none if the epoch was another.
+    /// In the order that was asked for; none if the epoch was another, or if they were more than was asked for.
     pub publications: Vec<Publication>,
+    /// What they take of the memory, about, and if they are too much, what they would. That may be an estimate.
+    pub bytes: usize,
+    /// They are more bytes than was asked for, so none is given.
+    pub too_much: bool,
     /// The position of the newest publication, whether or not it is still kept.
     pub top: Position,
     /// False, if `since` named an epoch that is not the history's.

@@ -18,6 +18,8 @@ pub enum Fault {
     None,
     /// They stay here, in both directions, and new connections are accepted and never answered.
     Blackhole,
+    /// What comes back stays here; what goes there passes.
+    Mute,
     /// Each piece arrives this much later, in order.
     Latency(Duration),
     /// So many bytes a second, for each direction of each connection.
@@ -92,8 +94,8 @@ async fn carry(inside: TcpStream, target: SocketAddr, mut faults: watch::Receive
     let (inside_read, inside_write) = inside.into_split();
     let (outside_read, outside_write) = outside.into_split();
     tokio::select! {
-        () = pump(inside_read, outside_write, faults.clone()) => {}
-        () = pump(outside_read, inside_write, faults) => {}
+        () = pump(inside_read, outside_write, faults.clone(), &[Fault::Blackhole]) => {}
+        () = pump(outside_read, inside_write, faults, &[Fault::Blackhole, Fault::Mute]) => {}
     }
 }
 
@@ -103,12 +105,18 @@ fn abortive(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut faults: watch::Receiver<Fault>) {
+/// Carries one direction, which stands still during some faults.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut faults: watch::Receiver<Fault>,
+    still: &[Fault],
+) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
         let read_at = Instant::now();
-        if faults.wait_for(|fault| *fault != Fault::Blackhole).await.is_err() {
+        if faults.wait_for(|fault| !still.contains(fault)).await.is_err() {
             return;
         }
         let fault = *faults.borrow();
@@ -117,7 +125,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut faults: watch
             Fault::Bandwidth(rate) => {
                 sleep_until(read_at + Duration::from_secs(1).mul_f64(length as f64 / f64::from(rate))).await;
             }
-            Fault::None | Fault::Blackhole => {}
+            Fault::None | Fault::Blackhole | Fault::Mute => {}
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -101,6 +101,15 @@ impl RedisServer {
 
     pub async fn resume(&self) {
         self.running().signal("CONT").await;
+    }
+
+    /// Each command that it does from now on, as it tells it.
+    pub async fn monitor(&self) -> Lines<BufReader<TcpStream>> {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(b"MONITOR\r\n").await.unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("+OK"));
+        lines
     }
 
     /// Runs `redis-cli ARGS` and gives what it printed.

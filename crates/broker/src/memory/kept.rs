@@ -137,14 +137,14 @@ impl Kept {
         let Some(stream) = self.streams.get_mut(channel) else {
             let top = self.beginnings.top(channel);
             let epoch_matches = query.since.is_none_or(|since| since.epoch.matches(&top.epoch));
-            return History { publications: Vec::new(), top, epoch_matches };
+            return History { publications: Vec::new(), bytes: 0, too_much: false, top, epoch_matches };
         };
         stream.forgotten = forgotten(retention, now);
         let top = stream.top();
         let epoch_matches = query.since.is_none_or(|since| since.epoch.matches(&top.epoch));
         let since = query.since.map(|since| since.offset);
         let kept = stream.publications.iter();
-        let publications = match (epoch_matches, query.reverse) {
+        let mut publications: Vec<_> = match (epoch_matches, query.reverse) {
             (false, _) => Vec::new(),
             (true, false) => {
                 let newer = top.offset.saturating_sub(since.unwrap_or(0));
@@ -157,7 +157,13 @@ impl Kept {
                 kept.rev().skip(skip as usize).take(query.limit).cloned().collect()
             }
         };
-        History { publications, top, epoch_matches }
+        // What they are made of is shared with what is kept.
+        let bytes = publications.iter().map(|publication| publication.payload.len() + ENTRY).sum();
+        let too_much = bytes > query.bytes;
+        if too_much {
+            publications = Vec::new();
+        }
+        History { publications, bytes, too_much, top, epoch_matches }
     }
 
     /// Forgets a channel's publications.
@@ -378,6 +384,9 @@ fn later(now: Instant, pause: Duration) -> Instant {
 
 /// So many that channels seldom share one, and so few that it is no matter if all have been used.
 const SHARES: usize = 1 << 10;
+
+/// What a publication takes beside its payload, about: as much as in Redis.
+const ENTRY: usize = 64;
 
 #[cfg(test)]
 mod tests;

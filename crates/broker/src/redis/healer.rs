@@ -51,7 +51,7 @@ pub(super) async fn heal(lane: Arc<Lane>, library: Arc<Library>, idle: Duration)
 async fn run(lane: &Lane, library: &Arc<Library>, errand: Errand, idle: Duration) -> (Errand, Answer) {
     let Some(retention) = (lane.retain)(&errand.channel) else { return (errand, Answer::Refused) };
     let limit = if errand.ask.top_only { 0 } else { PAGE };
-    let query = Query { since: errand.ask.since, limit, reverse: false };
+    let query = Query { since: errand.ask.since, limit, ..Query::TOP };
     let reading =
         Reading::of(&lane.keys, &errand.channel, query, retention).looking_after(errand.ask.reached, idle);
     let answer = match library.read(reading).await {

@@ -1,17 +1,20 @@
 //! Who reads histories when. When thousands of clients come back at once, each wants to read one, and Redis does one
-//! thing after the other: what is published meanwhile would wait behind all of them. So only a few reads are under way at a
+//! thing after the other: what is published meanwhile would wait behind all of them. So only a few reads are before Redis at a
 //! time, the others wait here, and whoever wants the same as somebody who still waits shares his answer. It remembers
 //! no answer: a read begins after everybody who gets it has asked for it.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use super::calls::Calls;
 use super::fault::Fault;
@@ -20,13 +23,21 @@ use super::reads::Reading;
 use crate::{History, Status};
 
 /// Reads under way at a time. Each takes Redis some tens of microseconds, so what is published waits for less than a
-/// millisecond behind them; over a network, so many in each round trip are still some thousands a second.
+/// millisecond behind them.
 const AT_ONCE: usize = 8;
+
+/// After so long Redis has done what is little, and the answer is on its way, which may take many times as long: others may
+/// ask meanwhile. So there are some thousands a second, wherever Redis is.
+const DONE: Duration = Duration::from_millis(1);
+
+/// So many may be on their way, in case that Redis is busy and has not done them.
+const ON_THEIR_WAY: usize = 256;
 
 /// Where histories are read, how often that happened, and how long it took.
 pub(super) struct Library {
     calls: Arc<Calls>,
     turns: Semaphore,
+    on_their_way: Semaphore,
     /// What is to be read, and has not begun to be.
     waiting: Mutex<HashMap<Reading, (u64, WeakShared<Read>)>>,
     /// The number of the next one of those.
@@ -51,6 +62,7 @@ impl Library {
         Self {
             calls,
             turns: Semaphore::new(AT_ONCE),
+            on_their_way: Semaphore::new(ON_THEIR_WAY),
             waiting: Mutex::default(),
             next: AtomicU64::new(0),
             failure: watch::Sender::new(None),
@@ -74,10 +86,10 @@ impl Library {
 
     async fn read_in_turn(self: Arc<Self>, place: Waiting) -> Result<History, Fault> {
         let mut failure = self.failure.subscribe();
-        let turn = tokio::select! {
+        let (_on_its_way, mut turn) = tokio::select! {
             // A turn first: who needs not wait is not told of what went wrong before.
             biased;
-            turn = self.turns.acquire() => turn,
+            turn = async { (self.on_their_way.acquire().await, Some(self.turns.acquire().await)) } => turn,
             _ = failure.changed() => {
                 let fault = failure.borrow().clone();
                 return Err(fault.unwrap_or(Fault::Closed));
@@ -85,7 +97,18 @@ impl Library {
         };
         let reading = place.reading.clone();
         drop(place);
-        let history = self.questions.ask(reading.carry_out(&self.calls)).await;
+        let mut answer = pin!(self.questions.ask(reading.carry_out(&self.calls)));
+        let early = match reading.is_little() {
+            true => timeout(DONE, &mut answer).await.ok(),
+            false => None,
+        };
+        let history = match early {
+            Some(history) => history,
+            None => {
+                turn = turn.filter(|_| !reading.is_little());
+                answer.await
+            }
+        };
         if let Err(fault) = &history
             && !fault.is_refusal()
         {

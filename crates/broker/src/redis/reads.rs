@@ -45,6 +45,11 @@ impl Reading {
         Self { reached, unpublished: (pause * 3).max(if stays { STAYING } else { PASSING }), ..self }
     }
 
+    /// Whether Redis has little to do for it, and the answer is little.
+    pub fn is_little(&self) -> bool {
+        self.query.limit == 0 || self.query.bytes <= LITTLE
+    }
+
     pub async fn carry_out(&self, calls: &Calls) -> Result<History, Fault> {
         let answer =
             calls.script(&READ, &[&self.stream, &self.top], |command| self.complete(command)).await?;
@@ -60,10 +65,12 @@ impl Reading {
         let life = retention.meta_ttl.max(retention.ttl);
         command.arg(&new_epoch().padded()[..]).arg(millis(life)).arg(limit).arg(direction).arg(from(query));
         command.arg(epoch.as_str()).arg(reached).arg(retention.size).arg(MOST_IN_BUNDLE);
-        command.arg(millis(unpublished.min(life)));
+        command.arg(millis(unpublished.min(life))).arg(query.bytes.min(i64::MAX as usize));
     }
 }
 
+/// Bytes.
+const LITTLE: usize = 64 << 10;
 /// How long a numbering without publications outlives whoever came by: long enough to lose a connection and come back,
 /// and for those who stay, until they look after it for the first time.
 const PASSING: Duration = Duration::from_secs(120);
@@ -81,8 +88,8 @@ fn from(query: Query) -> u64 {
 
 fn read_answer(answer: Value, query: Query, retention: Retention) -> Option<History> {
     let Value::Array(parts) = answer else { return None };
-    let [epoch, Value::Int(offset), Value::Int(matches), Value::Array(entries)] =
-        <[Value; 4]>::try_from(parts).ok()?
+    let [epoch, Value::Int(offset), Value::Int(matches), Value::Array(entries), Value::Int(bytes)] =
+        <[Value; 5]>::try_from(parts).ok()?
     else {
         return None;
     };
@@ -107,7 +114,8 @@ fn read_answer(answer: Value, query: Query, retention: Retention) -> Option<Hist
         .filter(is_asked)
         .take(query.limit)
         .collect();
-    Some(History { publications, top, epoch_matches: matches == 1 })
+    let bytes = usize::try_from(bytes).ok()?;
+    Some(History { publications, bytes, too_much: bytes > query.bytes, top, epoch_matches: matches == 1 })
 }
 
 /// Those of one `[id, [field, bundle]]`, without what was written by an instance that is too new for this one.

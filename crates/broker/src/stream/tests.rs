@@ -86,10 +86,16 @@ impl Redis {
         let newer = self.kept.iter().filter(|offset| **offset > since).take(limit);
         History {
             publications: newer.map(|offset| publication(Position { offset: *offset, ..top })).collect(),
+            bytes: 0,
+            too_much: false,
             top,
             epoch_matches,
         }
     }
+}
+
+fn told(top: Position, epoch_matches: bool) -> History {
+    History { publications: Vec::new(), bytes: 0, too_much: false, top, epoch_matches }
 }
 
 /// A stream with everything around it.
@@ -289,7 +295,7 @@ const PAGE: usize = 3;
 #[test]
 fn who_was_promised_the_channel_is_told_that_it_began_later() {
     let top = Position { offset: 7, epoch: Epoch::from_random(1) };
-    let answer = || History { publications: Vec::new(), top, epoch_matches: true };
+    let answer = || told(top, true);
     for (lost, promised, gaps) in
         [(false, None, 0), (true, None, 1), (false, Some(GapCause::Deaf), 1), (true, Some(GapCause::Deaf), 1)]
     {
@@ -330,9 +336,9 @@ fn where_redis_refuses_what_comes_is_all_there_is() {
 #[test]
 fn a_single_difference_is_not_believed() {
     let at = |offset| Position { offset, epoch: Epoch::from_random(1) };
-    let top = |offset| History { publications: Vec::new(), top: at(offset), epoch_matches: true };
+    let top = |offset| told(at(offset), true);
     let anew = Position { offset: 0, epoch: Epoch::from_random(2) };
-    let anew = || History { publications: Vec::new(), top: anew, epoch_matches: false };
+    let anew = || told(anew, false);
     // What the first check finds, what comes between, what the second finds, and what is done then.
     for (first, comes, second, reads, gaps) in [
         (top(2), None, top(2), true, 0),

@@ -118,7 +118,7 @@ pub async fn histories_are_read_as_asked(cluster: Cluster) {
     ];
     for instance in &cluster.instances {
         for &(since, limit, reverse, expected, epoch_matches) in rows {
-            let query = Query { since, limit, reverse };
+            let query = Query { since, limit, reverse, ..Query::TOP };
             let read = instance.broker.history(&channel, query).await.expect("it can be read");
             let offsets: Vec<_> =
                 read.publications.iter().filter_map(|read| Some(read.position?.offset)).collect();
@@ -131,6 +131,54 @@ pub async fn histories_are_read_as_asked(cluster: Cluster) {
         assert_eq!(instance.broker.position(&channel).await, Ok(Position { offset: 8, epoch }));
         assert!(instance.broker.status().history_reads > rows.len() as u64);
     }
+}
+
+/// Who has room for only so many bytes gets all of it or nothing, and is told what all of it would be.
+pub async fn what_is_more_than_there_is_room_for_is_not_given(cluster: Cluster) {
+    const EACH: usize = 1000;
+    const COUNT: u64 = 200;
+    let (channel, broker) = (channel("kept:200:large"), &cluster.instances[0].broker);
+    let epoch = broker.position(&channel).await.expect("it can be read").epoch;
+    for _ in 0..COUNT {
+        cluster.instances[0].append(&channel, &"x".repeat(EACH)).await.expect("it is appended");
+    }
+    // Since, limit, reverse, room; how many there are, and whether they are given.
+    let all = usize::MAX;
+    type Row = (u64, usize, bool, usize, u64, bool);
+    let rows: &[Row] = &[
+        (0, all, false, all, 200, true),
+        (0, all, false, 250 * EACH, 200, true),
+        (0, all, false, 150 * EACH, 200, false),
+        (0, all, false, 2 * EACH, 200, false),
+        (0, all, false, 0, 200, false),
+        (195, all, false, 6 * EACH, 5, true),
+        (195, all, false, 5 * EACH, 5, false),
+        (195, 3, false, 20 * EACH, 3, true),
+        (150, all, false, 20 * EACH, 50, false),
+        (100, 60, false, 20 * EACH, 60, false),
+        (200, all, false, 0, 0, true),
+        (300, all, false, 0, 0, true),
+        (0, 0, false, 0, 0, true),
+        (6, all, true, 30 * EACH, 5, true),
+        (101, all, true, 50 * EACH, 100, false),
+    ];
+    for instance in &cluster.instances {
+        for &(since, limit, reverse, room, count, is_given) in rows {
+            let query = Query { reverse, ..Query::since(Position { offset: since, epoch }, limit) };
+            let query = query.within(room);
+            let read = instance.broker.history(&channel, query).await.expect("it can be read");
+            let given = if is_given { count } else { 0 };
+            assert_eq!((read.publications.len() as u64, read.too_much), (given, !is_given), "{query:?}");
+            assert_eq!((read.top.offset, read.epoch_matches), (COUNT, true), "{query:?}");
+            // About: what is kept together is read together, and of what is much only a part.
+            let (least, most) = (count as usize * EACH, (count as usize + 16) * EACH * 11 / 10);
+            assert!((least..=most.max(1)).contains(&read.bytes) || count == 0, "{query:?}: {}", read.bytes);
+        }
+    }
+    let elsewhere = Position { offset: 0, epoch: Epoch::claimed("other") };
+    let read =
+        broker.history(&channel, Query::since(elsewhere, all).within(0)).await.expect("it can be read");
+    assert_eq!((read.epoch_matches, read.too_much, read.bytes), (false, false, 0));
 }
 
 /// Whatever was published at once is kept together, and is still read one by one.
@@ -147,7 +195,8 @@ pub async fn what_was_published_at_once_is_read_one_by_one(cluster: Cluster) {
     for since in [0, 150, 199, 200, 201, 207, 231, 299, 300] {
         for limit in [1, 2, 15, 16, 17, 99, 1000] {
             for reverse in [false, true] {
-                let query = Query { since: Some(Position { offset: since, epoch }), limit, reverse };
+                let since_then = Some(Position { offset: since, epoch });
+                let query = Query { since: since_then, limit, reverse, ..Query::TOP };
                 let read = instance.broker.history(&channel, query).await.expect("it can be read");
                 let kept = COUNT - SIZE + 1..=COUNT;
                 let expected: Vec<u64> = match reverse {

@@ -109,8 +109,7 @@ impl Instance {
 
     /// The whole history: offsets and texts.
     pub async fn kept(&self, channel: &Channel) -> Vec<(u64, String)> {
-        let query = Query { since: None, limit: usize::MAX, reverse: false };
-        let history = self.broker.history(channel, query).await.expect("it can be read");
+        let history = self.broker.history(channel, Query::ALL).await.expect("it can be read");
         let text = |publication: &Publication| String::from_utf8_lossy(&publication.payload).into_owned();
         let numbered = |publication: Publication| Some((publication.position?.offset, text(&publication)));
         history.publications.into_iter().filter_map(numbered).collect()

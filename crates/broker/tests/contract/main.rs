@@ -27,9 +27,9 @@ use fanfare_broker::RedisConfig;
 use crate::history::{
     a_history_has_a_size_and_a_life, a_key_publishes_once, a_removed_history_goes_on_counting,
     appends_say_where_they_are, histories_are_read_as_asked, numbers_have_no_holes_and_all_see_the_same,
-    what_is_not_newer_is_not_published, what_skips_the_history_stands_outside_of_it,
-    what_was_published_at_once_is_read_one_by_one, what_was_said_of_a_publication_is_kept,
-    whoever_joins_and_reads_misses_nothing,
+    what_is_more_than_there_is_room_for_is_not_given, what_is_not_newer_is_not_published,
+    what_skips_the_history_stands_outside_of_it, what_was_published_at_once_is_read_one_by_one,
+    what_was_said_of_a_publication_is_kept, whoever_joins_and_reads_misses_nothing,
 };
 use crate::instance::{Instance, PATIENCE, channel, eventually, retain};
 use crate::presence::{
@@ -121,6 +121,7 @@ for_every_home!(
     ready_and_flush_resolve,
     numbers_have_no_holes_and_all_see_the_same,
     histories_are_read_as_asked,
+    what_is_more_than_there_is_room_for_is_not_given,
     what_was_published_at_once_is_read_one_by_one,
     appends_say_where_they_are,
     a_key_publishes_once,

@@ -221,7 +221,7 @@ pub async fn history(api: &Api, request: History) -> Result<HistoryResult, ApiEr
             "`since.offset` is 0, and nothing is before that; expected more, or no `reverse`",
         ));
     }
-    let query = Query { since, limit: limit.min(MOST_PUBLICATIONS), reverse };
+    let query = Query { since, limit: limit.min(MOST_PUBLICATIONS), reverse, ..Query::TOP };
     let history = api.instance.broker.history(&channel, query).await?;
     if !history.epoch_matches {
         let top = history.top;

@@ -12,8 +12,9 @@ use fanfare_protocol::{Channel, Member};
 use fanfare_websocket::CloseCode;
 
 use super::commands::seconds_left;
+use super::making::{Established, establish};
 use super::session::{Client, Stage};
-use super::subscribe::{Established, Origin, establish};
+use super::subscribe::Origin;
 use super::subscriptions::Presence;
 use crate::identity::{Expiry, Grant, Overrides};
 use crate::relay::last_words;
@@ -75,7 +76,7 @@ impl Client {
             ..SubscribeRequest::default()
         };
         let plan = self.plan(wanted.channel.clone(), &request, grant, Origin::Server)?;
-        let Established { result, after, .. } = establish(&plan).await?;
+        let Established { result, after } = establish(&plan).await?;
         let name = wanted.channel.as_str().to_owned();
         let event = Event::Subscribe(SubscribePush {
             recoverable: result.recoverable,

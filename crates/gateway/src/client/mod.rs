@@ -13,6 +13,7 @@ mod connect;
 mod control;
 mod counts;
 mod mail;
+mod making;
 mod owner;
 mod publish;
 mod reading;

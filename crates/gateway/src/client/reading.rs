@@ -7,8 +7,8 @@ use fanfare_protocol::centrifuge::{
 };
 use fanfare_protocol::{Channel, Epoch, Position};
 
+use super::making::history_limit;
 use super::session::Client;
-use super::subscribe::history_limit;
 use crate::identity::User;
 use crate::namespace::{Namespace, Refusal as Refused, may_read_history, may_read_presence};
 
@@ -53,7 +53,7 @@ impl Client {
         let limit = usize::try_from(request.limit).unwrap_or(most).min(most);
         let since = request.since.as_ref();
         let since = since.map(|since| Position { offset: since.offset, epoch: Epoch::claimed(&since.epoch) });
-        let query = Query { since, limit, reverse: request.reverse };
+        let query = Query { since, limit, reverse: request.reverse, ..Query::TOP };
         let read = self.worker.instance.broker.history(&channel, query).await;
         let history = read.map_err(|_| ErrorCode::Internal)?;
         if !history.epoch_matches {

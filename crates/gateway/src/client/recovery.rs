@@ -90,6 +90,8 @@ mod tests {
             };
             let history = History {
                 publications: read.iter().map(publication).collect(),
+                bytes: 0,
+                too_much: false,
                 top: Position { offset: *top, epoch },
                 epoch_matches: *epoch_matches,
             };

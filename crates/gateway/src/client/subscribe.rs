@@ -6,25 +6,24 @@
 //! it. If what is held has a gap, the hub has ended the subscription when the answer is ready, and it is made anew.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_broker::Query;
 use fanfare_hub::{Encoding as Written, Key, OnGap, Subscription, WhenSlow};
 use fanfare_protocol::centrifuge::{
-    Answer, Command, DisconnectCode, Encoding, ErrorCode, Event, FOSSIL, Publication, Push, Refusal, Request,
-    SubscribeRequest, SubscribeResult, Unsubscribe, UnsubscribeCode,
+    Answer, Command, DisconnectCode, Encoding, ErrorCode, Event, FOSSIL, Push, Refusal, Request,
+    SubscribeRequest, Unsubscribe, UnsubscribeCode,
 };
 use fanfare_protocol::{Channel, ConnectionId, Epoch, Filter, Member, Position};
 use futures_util::future::join_all;
-use tokio::sync::Semaphore;
 
 use super::alarm::has_passed;
 use super::commands::{refusal, seconds_left};
 use super::counts::Method;
-use super::recovery::{self, Outcome};
+use super::making::{Established, Progress, Share, undo};
 use super::session::{Client, Stage};
 use super::subscriptions::{Presence, Sub};
 use crate::identity::Grant;
@@ -32,17 +31,13 @@ use crate::namespace::{
     Namespace, Refusal as Refused, SlowConsumers, Wish, may_read_presence, may_subscribe,
 };
 use crate::recoveries::Room;
-use crate::session::{has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;
 
-/// How many are made at the same time, of those that have nothing to recover.
+/// How many are made at the same time.
 const AT_ONCE: usize = 16;
-
-/// So much of what a client has missed is read, about, for an answer that holds it for all of its channels.
-const ENOUGH: usize = 1 << 20;
 
 /// Bit 2 of a request's flags: a position that cannot be recovered is an error.
 const REJECT_UNRECOVERED: i64 = 2;
@@ -68,34 +63,58 @@ struct Wished {
 /// A subscription that may be made, and how.
 pub(super) struct Plan {
     pub channel: Channel,
-    worker: Rc<Worker>,
-    key: Key,
-    id: ConnectionId,
-    encoding: Encoding,
+    pub worker: Rc<Worker>,
+    pub key: Key,
+    pub id: ConnectionId,
+    pub encoding: Encoding,
     namespace: Arc<Namespace>,
-    grant: Grant,
-    ttl: Option<u32>,
+    pub grant: Grant,
+    pub ttl: Option<u32>,
     origin: Origin,
-    subscription: Subscription,
-    presence: Presence,
-    member: Member,
-    positioned: bool,
-    recoverable: bool,
-    delta: bool,
+    pub subscription: Subscription,
+    pub presence: Presence,
+    pub member: Member,
+    pub positioned: bool,
+    pub recoverable: bool,
+    pub delta: bool,
     /// From where on the client wants what it has missed.
-    since: Option<Position>,
+    pub since: Option<Position>,
     /// But it cannot have it, since it is given too much already.
-    is_too_much: Cell<bool>,
-    must_recover: bool,
+    pub is_too_much: Cell<bool>,
+    pub must_recover: bool,
 }
 
-/// A subscription that is made, and whose publications are held until its answer is on its way.
-pub(super) struct Established {
-    pub result: SubscribeResult,
-    /// The client has everything up to this offset.
-    pub after: u64,
-    /// What has been read of what was missed.
-    bytes: usize,
+/// A subscription on the way to its answer.
+struct Making {
+    wish: Wished,
+    plan: Plan,
+    progress: Progress,
+    attempt: u32,
+}
+
+impl Making {
+    /// As far as that goes without room for what was missed.
+    async fn begin(wish: Wished, plan: Plan, attempt: u32) -> Self {
+        let progress = Progress::begin(&plan).await;
+        Self { wish, plan, progress, attempt }
+    }
+
+    fn is_unread(&self) -> bool {
+        self.progress.needs().is_some()
+    }
+
+    /// Whether a gap has ended it meanwhile.
+    fn has_lapsed(&self) -> bool {
+        let Plan { worker, key, channel, .. } = &self.plan;
+        !matches!(self.progress, Progress::Refused(_)) && !worker.shard.is_subscribed(*key, channel)
+    }
+}
+
+impl Plan {
+    /// From where on what was missed is read.
+    pub fn wanted(&self) -> Option<Position> {
+        self.since.filter(|_| !self.is_too_much.get())
+    }
 }
 
 impl Plan {
@@ -136,28 +155,38 @@ impl Client {
         let plans: Vec<_> = plans.collect();
         // From here on what the back end wants, and ends, concern them as well.
         plans.iter().flatten().for_each(|plan| self.subs.put(plan.sub(false)));
-        let established = plans.iter().map(|plan| async {
-            match plan {
-                // In its turn: what was missed is held in memory until it is written.
-                Ok(plan) if plan.since.is_some() => Ok(None),
-                Ok(plan) => establish(plan).await.map(Some),
-                Err(refusal) => Err(*refusal),
-            }
+        let begun = asked.into_iter().zip(plans).map(async |((id, wish), plan)| match (wish, plan) {
+            (Ok(wish), Ok(plan)) => (id, Ok(Making::begin(wish, plan, 1).await)),
+            (Err(refusal), _) | (_, Err(refusal)) => (id, Err(refusal)),
         });
-        let established = join_all(established).await;
-        for (((id, wish), plan), established) in asked.into_iter().zip(plans).zip(established) {
-            if self.stage == Stage::Over {
-                // Told to go by one before it.
-                plan.iter().for_each(undo);
+        let mut line: VecDeque<_> = join_all(begun).await.into();
+        // Of what was missed that has been read.
+        let mut room = None;
+        while let Some((_, next)) = line.front() {
+            if self.stage != Stage::Over && next.as_ref().is_ok_and(Making::is_unread) {
+                // Who waits for room holds none.
+                drop(room.take());
+                let made = line.iter_mut().filter_map(|(_, next)| next.as_mut().ok());
+                room = self.read_missed(made.collect(), out).await;
                 continue;
             }
-            let channel = wish.as_ref().ok().map(|wish| wish.channel.clone());
-            let result = match (wish, plan, established) {
-                (Ok(wish), Ok(plan), Ok(Some(established))) => {
-                    self.answer_with(id, &wish, plan, established, out).await
-                }
-                (Ok(wish), Ok(plan), Ok(None)) => self.recover(id, &wish, plan, out).await,
-                (Err(refusal), ..) | (_, Err(refusal), _) | (.., Err(refusal)) => Err(refusal),
+            let Some((id, next)) = line.pop_front() else { break };
+            if self.stage == Stage::Over {
+                // Told to go by one before it.
+                next.iter().for_each(|made| undo(&made.plan));
+                continue;
+            }
+            let channel = next.as_ref().ok().map(|made| made.wish.channel.clone());
+            let result = match next.and_then(|made| self.is_still_wanted(&made.plan).map(|()| made)) {
+                Ok(made) if made.has_lapsed() => match self.begin_anew(made).await {
+                    Ok(made) => {
+                        line.push_front((id, Ok(made)));
+                        continue;
+                    }
+                    Err(refusal) => Err(refusal),
+                },
+                Ok(made) => self.answer_with(id, made, out),
+                Err(refusal) => Err(refusal),
             };
             self.worker.instance.counts.command(Method::SUBSCRIBE, &result);
             if let Err(refusal) = result {
@@ -167,46 +196,32 @@ impl Client {
         }
     }
 
-    /// Makes a subscription in which something may have been missed, and answers with it.
-    async fn recover(
-        &mut self,
-        id: u32,
-        wish: &Wished,
-        plan: Plan,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Refusal> {
-        let (worker, key) = (self.worker.clone(), self.key);
-        let room = async {
-            // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
-            has_taken_it_all(&worker, key).await;
-            room_to_recover(&worker, key).await
-        };
-        let _room = self.meanwhile(out, room).await.ok_or(DisconnectCode::ConnectionClosed)?;
-        self.is_still_wanted(&plan)?;
-        let established = establish(&plan).await?;
-        self.answer_with(id, wish, plan, established, out).await
+    /// Reads what the first of these have missed, as many of them as can be read together. The room for it is to be held until they
+    /// are answered. Nothing, if the client was told to go.
+    async fn read_missed(&mut self, made: Vec<&mut Making>, out: &mut Vec<u8>) -> Option<Room> {
+        let worker = self.worker.clone();
+        let share = Share::of(made.iter().map(|made| &made.progress), worker.instance.config.outbox_limit);
+        let room = self.meanwhile(out, share.room(&worker, self.key)).await?;
+        // Much may have come between.
+        let mut still = Vec::new();
+        for Making { plan, progress, .. } in made.into_iter().filter(|made| made.is_unread()) {
+            match self.is_still_wanted(plan) {
+                Ok(()) => still.push((&*plan, progress)),
+                Err(refusal) => *progress = Progress::Refused(refusal),
+            }
+        }
+        share.read(&worker.recoveries, still).await;
+        Some(room)
     }
 
-    /// Makes all of these, whose answers are one. Of what was missed, no more is read than is enough; the rest counts as lost.
-    pub(super) async fn establish_all(
-        &self,
-        plans: &[Plan],
-    ) -> (Vec<Result<Established, Refusal>>, Option<Room>) {
-        let recovers = plans.iter().any(|plan| plan.since.is_some());
-        let room = if recovers { Some(room_to_recover(&self.worker, self.key).await) } else { None };
-        let (one, held) = (Semaphore::new(1), Cell::new(0));
-        let established = plans.iter().map(|plan| async {
-            if plan.since.is_none() {
-                return establish(plan).await;
-            }
-            // Never closed.
-            let _next = one.acquire().await;
-            plan.is_too_much.set(held.get() > ENOUGH);
-            let established = establish(plan).await?;
-            held.set(held.get() + established.bytes);
-            Ok(established)
-        });
-        (join_all(established).await, room)
+    /// Makes one anew that a gap has ended before it was answered.
+    async fn begin_anew(&self, made: Making) -> Result<Making, Refusal> {
+        undo(&made.plan);
+        if made.attempt == ATTEMPTS {
+            return Err(ErrorCode::Internal.into());
+        }
+        let plan = self.plan_for(&made.wish)?;
+        Ok(Making::begin(made.wish, plan, made.attempt + 1).await)
     }
 
     /// What a client asks for, if it may have it beside what it has asked for just before.
@@ -239,33 +254,17 @@ impl Client {
         self.plan(channel.clone(), request, grant.clone(), Origin::Client)
     }
 
-    /// Answers with a subscription that is made; makes it anew if a gap has ended it meanwhile.
-    async fn answer_with(
-        &mut self,
-        id: u32,
-        wish: &Wished,
-        mut plan: Plan,
-        mut established: Established,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Refusal> {
-        self.is_still_wanted(&plan)?;
-        for _ in 0..ATTEMPTS {
-            if self.worker.shard.is_subscribed(self.key, &wish.channel) {
-                let Established { result, after, .. } = established;
-                if self.encoding().put_answer(out, id, &Answer::Subscribe(result)).is_err() {
-                    undo(&plan);
-                    return Err(DisconnectCode::InappropriateProtocol.into());
-                }
-                let answer = self.take_carried(out);
-                self.install(&plan, &answer, after);
-                return Ok(());
-            }
+    /// Answers with a subscription that is made, and lets go what was held of it.
+    fn answer_with(&mut self, id: u32, made: Making, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let Making { plan, progress, .. } = made;
+        let Established { result, after } = progress.conclude(&plan)?;
+        if self.encoding().put_answer(out, id, &Answer::Subscribe(result)).is_err() {
             undo(&plan);
-            plan = self.plan_for(wish)?;
-            established = establish(&plan).await?;
+            return Err(DisconnectCode::InappropriateProtocol.into());
         }
-        undo(&plan);
-        Err(ErrorCode::Internal.into())
+        let answer = self.take_carried(out);
+        self.install(&plan, &answer, after);
+        Ok(())
     }
 
     /// What is under way may have been taken back by the back end, which has told the client so, or have come to its end.
@@ -434,114 +433,8 @@ impl Client {
     }
 }
 
-/// Resolves when there is room for what a client has missed. What is given counts for that until it is dropped, which is when
-/// all waits for the socket: there it is weighed.
-async fn room_to_recover(worker: &Worker, key: Key) -> Room {
-    worker.instance.memory.tally();
-    if is_pressed(worker) {
-        wait_for_room(worker, key).await;
-    }
-    worker.recoveries.room().await
-}
-
-/// Makes a subscription, up to the answer. Of one that fails, nothing is left.
-pub(super) async fn establish(plan: &Plan) -> Result<Established, Refusal> {
-    let established = try_establish(plan).await;
-    if established.is_err() {
-        undo(plan);
-    }
-    established
-}
-
-/// Takes back what was made.
-pub(super) fn undo(plan: &Plan) {
-    plan.worker.shard.unsubscribe(plan.key, &plan.channel);
-    if plan.presence != Presence::Absent {
-        plan.worker.instance.broker.leave(&plan.channel, plan.id, Duration::ZERO);
-    }
-}
-
-async fn try_establish(plan: &Plan) -> Result<Established, Refusal> {
-    let (shard, broker) = (&plan.worker.shard, &plan.worker.instance.broker);
-    // Nothing, if the connection is closing: what the command comes to does not matter any more.
-    let unconfirmed =
-        shard.subscribe(plan.key, &plan.subscription).ok_or(DisconnectCode::ConnectionClosed)?;
-    if unconfirmed {
-        broker.subscribe(&plan.channel).await;
-        shard.confirm(&plan.channel);
-    }
-    if plan.presence != Presence::Absent {
-        // While the bus is away others will see it later.
-        let _ = broker.enter(&plan.channel, plan.member.clone()).await;
-    }
-    let mut result = SubscribeResult {
-        expires: plan.ttl.is_some(),
-        ttl: plan.ttl.unwrap_or(0),
-        data: plan.grant.data.clone().unwrap_or_default(),
-        positioned: plan.positioned,
-        recoverable: plan.recoverable,
-        delta: plan.delta,
-        ..SubscribeResult::default()
-    };
-    if !plan.positioned {
-        return Ok(Established { result, after: 0, bytes: 0 });
-    }
-    let wanted = plan.since.filter(|_| !plan.is_too_much.get());
-    let query = match wanted {
-        None => Query::TOP,
-        Some(since) => Query::since(since, history_limit(&plan.worker)),
-    };
-    // Asked when it is its turn: an answer that is there already would wait in memory.
-    let reading = async { broker.history(&plan.channel, query).await };
-    let read = match wanted {
-        None => reading.await,
-        Some(_) => plan.worker.recoveries.in_turn(reading).await,
-    };
-    let history = read.map_err(|error| {
-        tracing::debug!(channel = plan.channel.as_str(), "a subscription fails: {error}");
-        ErrorCode::Internal
-    })?;
-    let top = history.top;
-    (result.offset, result.epoch) = (top.offset, top.epoch.to_string());
-    if let Some(since) = plan.since {
-        let outcome = match wanted {
-            Some(_) => recovery::judge(since.offset, &history),
-            None => Outcome::TooFar,
-        };
-        plan.worker.instance.counts.recovery(outcome);
-        if plan.must_recover && !outcome.is_whole() {
-            return Err(ErrorCode::UnrecoverablePosition.into());
-        }
-        result.was_recovering = true;
-        if outcome.is_whole() {
-            result.recovered = true;
-            result.offset = since.offset;
-        }
-        if outcome == Outcome::Recovered {
-            result.publications = missed(plan, &history.publications)?;
-        }
-    }
-    let bytes = result.publications.iter().map(|publication| publication.data.len()).sum();
-    Ok(Established { result, after: top.offset, bytes })
-}
-
 /// What the broker keeps of a member, in bytes, about: 1,280 were measured in a channel of its own, from memory.
 fn presence_bytes(member: &Member) -> usize {
     const ROW: usize = 1280;
     ROW + member.info.len() + member.user.len()
-}
-
-/// What a client has missed, as it gets it.
-fn missed(plan: &Plan, publications: &[fanfare_protocol::Publication]) -> Result<Vec<Publication>, Refusal> {
-    let filter = plan.subscription.filter.as_deref();
-    let wanted = publications
-        .iter()
-        .filter(|publication| filter.is_none_or(|filter| filter.matches(publication.tags.as_deref())));
-    let said: Vec<_> = wanted.map(Publication::from).collect();
-    if plan.delta { Ok(plan.encoding.with_differences(&said)?) } else { Ok(said) }
-}
-
-/// The most publications that a client gets at a time.
-pub(super) fn history_limit(worker: &Worker) -> usize {
-    worker.instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
 }

@@ -4,8 +4,9 @@
 -- ARGV  1 the epoch, if a new one begins, 16 bytes as in an envelope  2 life of the numbering, ms  3 most publications
 --       4 'newer' or 'older'  5 the first or last offset  6 the epoch that is asked for, or ''
 --       7 an offset that was surely reached in that epoch  8 publications that are kept  9 the most that a bundle has
---       10 life of a numbering without publications, ms
--- Gives epoch, offset, whether the epoch is the one, entries: all that hold what is asked for, and some more.
+--       10 life of a numbering without publications, ms  11 if all are more than so many bytes, none is given
+-- Gives epoch, offset, whether the epoch is the one, entries: all that hold what is asked for, and some more; and how many
+-- bytes these are, or would be.
 -- What streams and tops hold is said in `append.lua`.
 local function plain(number) return string.format('%.0f', number) end
 local top, offset, epoch = redis.call('GET', KEYS[2]), 0, nil
@@ -24,7 +25,8 @@ else
   if redis.call('PTTL', KEYS[2]) < life / 2 then redis.call('PEXPIRE', KEYS[2], life) end
 end
 local matches = ARGV[6] == '' or ARGV[6] == epoch
-local entries = {}
+local entries, bytes, room = {}, 0, tonumber(ARGV[11])
+local function size(entry) return #entry[2][2] end
 local oldest = math.max(offset - tonumber(ARGV[8]) + 1, 1)
 local from, most, reach = tonumber(ARGV[5]), tonumber(ARGV[3]), tonumber(ARGV[9]) - 1
 if matches and most > 0 and ARGV[4] == 'older' then
@@ -32,6 +34,7 @@ if matches and most > 0 and ARGV[4] == 'older' then
   if from >= oldest then
     local count = math.min(most + reach, from - oldest + 1 + reach)
     entries = redis.call('XREVRANGE', KEYS[1], plain(from + reach), plain(oldest), 'COUNT', plain(count))
+    for _, entry in ipairs(entries) do bytes = bytes + size(entry) end
   end
 elseif matches and most > 0 then
   from = math.max(from, oldest)
@@ -41,8 +44,20 @@ elseif matches and most > 0 then
     local first = redis.call('XRANGE', KEYS[1], plain(from), '+', 'COUNT', 1)[1]
     to = first and tonumber(string.match(first[1], '^%d+')) + most - 1 + reach or 0
   end
-  if from <= to then
-    entries = redis.call('XRANGE', KEYS[1], plain(from), plain(to))
+  -- Piece by piece, so that what is too much costs Redis little; how much it is is told from what was read of it.
+  local at, count = from, room < 2 ^ 53 and 16 or 2 ^ 30
+  while at <= to and bytes <= room do
+    local piece = redis.call('XRANGE', KEYS[1], plain(at), plain(to), 'COUNT', plain(count))
+    for _, entry in ipairs(piece) do
+      bytes = bytes + size(entry)
+      entries[#entries + 1] = entry
+    end
+    at = #piece < count and to + 1 or tonumber(string.match(piece[#piece][1], '^%d+')) + 1
+    count = count * 2
+  end
+  if bytes > room and at <= to then
+    local first = math.max(from, tonumber(string.match(entries[1][1], '^%d+')) - reach)
+    bytes = math.ceil(bytes / (at - first) * (to - first + 1))
   end
 end
-return { epoch, offset, matches and 1 or 0, entries }
+return { epoch, offset, matches and 1 or 0, bytes > room and {} or entries, bytes }

@@ -1,0 +1,346 @@
+//! How a subscription is made out of its plan: it is confirmed, presence is entered, and the history is read. Many are made
+//! at the same time, and cost as many round trips as one. What was missed may be megabytes for each, so it is read into
+//! room that was waited for: little of each at first, and what turns out to be more by itself, with room for that. Who waits for it
+//! has nothing kept for him, for it will be read. Nothing is answered here.
+
+use std::time::Duration;
+
+use fanfare_broker::{History, Query};
+use fanfare_hub::Key;
+use fanfare_protocol::centrifuge::{DisconnectCode, ErrorCode, Publication, Refusal, SubscribeResult};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+
+use super::recovery::{self, Outcome};
+use super::session::Client;
+use super::subscribe::Plan;
+use super::subscriptions::Presence;
+use crate::recoveries::{Recoveries, Room};
+use crate::session::{has_taken_it_all, is_pressed, wait_for_room};
+use crate::worker::Worker;
+
+/// So many bytes of what was missed in a channel are read whatever it is: most have missed less, and are answered after one
+/// read.
+const LITTLE: usize = 16 << 10;
+
+/// What is read together must fit into an outbox together, also where an answer takes more than what it is made of.
+const PART_OF_OUTBOX: usize = 4;
+
+/// So much of what a client has missed is read, about, for an answer that holds it for all of its channels.
+const ENOUGH: usize = 1 << 20;
+
+/// The least that is read of each of those, however many they are.
+const LEAST: usize = 128;
+
+/// How far one has come.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// It is confirmed. What was missed has yet to be read, with room for so many bytes.
+    Unread(usize),
+    /// Where the channel stands and what was missed, if that was asked for.
+    Read(Option<History>),
+    Refused(Refusal),
+}
+
+/// A subscription that is made, and whose publications are held until its answer is on its way.
+pub(super) struct Established {
+    pub result: SubscribeResult,
+    /// The client has everything up to this offset.
+    pub after: u64,
+}
+
+impl Progress {
+    /// Of one that has just been asked for. Nothing is read yet where something may have been missed.
+    pub async fn begin(plan: &Plan) -> Self {
+        match (confirm(plan).await, plan.since) {
+            (Err(refusal), _) => Self::refuse(plan, refusal),
+            (Ok(()), Some(_)) => Self::Unread(LITTLE),
+            (Ok(()), None) => Self::look(plan, usize::MAX).await,
+        }
+    }
+
+    /// The room that it needs to be read.
+    pub fn needs(&self) -> Option<usize> {
+        if let Self::Unread(bytes) = self { Some(*bytes) } else { None }
+    }
+
+    /// Reads up to so many bytes. If there are more, it comes to nothing yet.
+    async fn look(plan: &Plan, bytes: usize) -> Self {
+        match read(plan, bytes).await {
+            Ok(Some(history)) if history.too_much && !is_lost(plan, &history) => {
+                plan.worker.shard.defer(plan.key, &plan.channel);
+                // More of it may come meanwhile, and it may have been estimated. Who has been wrong once takes all room.
+                let is_told = bytes <= LITTLE;
+                Self::Unread(if is_told { allowance(history.bytes, LITTLE) } else { usize::MAX })
+            }
+            Ok(history) => Self::Read(history),
+            Err(refusal) => Self::refuse(plan, refusal),
+        }
+    }
+
+    /// Forgets what was read, if it was: it will be read again.
+    fn forget(&mut self, plan: &Plan) {
+        if matches!(self, Self::Read(_)) {
+            plan.worker.shard.defer(plan.key, &plan.channel);
+            *self = Self::Unread(LITTLE);
+        }
+    }
+
+    /// What the client is told, once it has been read. Of what fails, nothing is left.
+    pub fn conclude(self, plan: &Plan) -> Result<Established, Refusal> {
+        let answer = match self {
+            Self::Refused(refusal) => return Err(refusal),
+            Self::Unread(_) => Err(ErrorCode::Internal.into()),
+            Self::Read(history) => answer(plan, history.as_ref()),
+        };
+        answer.inspect_err(|_| undo(plan))
+    }
+
+    fn refuse(plan: &Plan, refusal: Refusal) -> Self {
+        undo(plan);
+        Self::Refused(refusal)
+    }
+}
+
+/// What the first of those whose answers come one after the other get together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
+    /// Bytes.
+    each: usize,
+    count: usize,
+}
+
+impl Share {
+    /// Of as many as take little, or of the first, if that takes more.
+    pub fn of<'p>(these: impl Iterator<Item = &'p Progress>, outbox_limit: usize) -> Self {
+        let mut needs = these.filter_map(Progress::needs);
+        let first = needs.next().unwrap_or(0);
+        if first > LITTLE {
+            return Self { each: first, count: 1 };
+        }
+        let count = 1 + needs.take_while(|needs| *needs <= LITTLE).count();
+        Self { each: first.min(outbox_limit / PART_OF_OUTBOX / count), count }
+    }
+
+    /// Resolves when there is room for it. What is read counts for that until it is dropped, which is to be when all of it waits for
+    /// the socket: there it is weighed.
+    pub async fn room(self, worker: &Worker, key: Key) -> Room {
+        // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
+        has_taken_it_all(worker, key).await;
+        wait_for_memory(worker, key).await;
+        worker.recoveries.room(self.each.saturating_mul(self.count)).await
+    }
+
+    /// Reads what the first of these have missed, as many of them at the same time as have a turn before the first answer. The
+    /// first of all may turn out to need more room, and has yet to be read then.
+    pub async fn read(self, recoveries: &Recoveries, mut these: Vec<(&Plan, &mut Progress)>) {
+        let fits = |(_, progress): &&mut (&Plan, &mut Progress)| {
+            self.count == 1 || progress.needs().is_some_and(|needs| needs <= LITTLE)
+        };
+        recoveries.turn().await;
+        let mut looking = FuturesUnordered::new();
+        let mut looks = these.iter_mut().take(self.count).take_while(fits).peekable();
+        while let Some((plan, progress)) = looks.next() {
+            looking.push(async { **progress = Progress::look(plan, self.each).await });
+            // Where many wait for their turns, what was read is answered before this one's next turn has come.
+            tokio::select! {
+                biased;
+                () = recoveries.turn(), if looks.peek().is_some() => {}
+                _ = looking.next() => break,
+            }
+        }
+        while looking.next().await.is_some() {}
+        drop((looking, looks));
+        // One that is more waits for room of its own, and nobody holds any meanwhile: what comes behind it is read again.
+        let more = these.iter().position(|(_, progress)| progress.needs().is_some());
+        for (plan, progress) in these.iter_mut().skip(more.unwrap_or(usize::MAX)) {
+            progress.forget(plan);
+        }
+    }
+}
+
+impl Client {
+    /// Makes all of these, whose answers are one. Of what was missed, no more is read than is enough; the rest counts as lost.
+    pub(super) async fn establish_all(
+        &self,
+        plans: &[Plan],
+    ) -> (Vec<Result<Established, Refusal>>, Option<Room>) {
+        let mut made = join_all(plans.iter().map(Progress::begin)).await;
+        let unread = |(_, progress): &(&Plan, &mut Progress)| progress.needs().is_some();
+        let mut missed: Vec<_> = plans.iter().zip(&mut made).filter(unread).collect();
+        let least = (ENOUGH / missed.len().max(1)).clamp(LEAST, LITTLE);
+        missed.iter_mut().for_each(|(_, progress)| **progress = Progress::Unread(least));
+        let mut room = None;
+        let mut is_first = true;
+        while !missed.is_empty() {
+            wait_for_memory(&self.worker, self.key).await;
+            for _ in &missed {
+                self.worker.recoveries.turn().await;
+            }
+            let needs = missed.iter().filter_map(|(_, progress)| progress.needs());
+            let all = needs.fold(0, usize::saturating_add);
+            room = Some(self.worker.recoveries.room(all).await);
+            let looks = missed.iter_mut().map(|(plan, progress)| async {
+                let bytes = progress.needs().unwrap_or(0);
+                **progress = Progress::look(plan, bytes).await;
+            });
+            join_all(looks).await;
+            missed.retain(|(_, progress)| !matches!(progress, Progress::Refused(_)));
+            if missed.iter().all(|(_, progress)| progress.needs().is_none()) {
+                break;
+            }
+            // Nobody waits for more room while he holds some: all is read again, with what it needs.
+            let mut before: usize = 0;
+            for (plan, progress) in &mut missed {
+                let (bytes, needs) = match progress {
+                    Progress::Read(Some(history)) => (history.bytes, allowance(history.bytes, least)),
+                    ref other => (other.needs().unwrap_or(0), other.needs().unwrap_or(0)),
+                };
+                if is_first {
+                    plan.is_too_much.set(before > ENOUGH);
+                    before = before.saturating_add(bytes);
+                }
+                progress.forget(plan);
+                **progress = Progress::Unread(match (plan.is_too_much.get(), is_first) {
+                    (true, _) => 0,
+                    (false, true) => needs,
+                    (false, false) => usize::MAX,
+                });
+            }
+            is_first = false;
+            room = None;
+        }
+        drop(missed);
+        let established = plans.iter().zip(made).map(|(plan, progress)| progress.conclude(plan));
+        (established.collect(), room)
+    }
+}
+
+/// Makes what the back end wants, in its turn and whatever it takes: it comes while others wait for room, the same client's commands
+/// among them.
+pub(super) async fn establish(plan: &Plan) -> Result<Established, Refusal> {
+    let mut progress = Progress::begin(plan).await;
+    if progress.needs().is_some() {
+        progress = plan.worker.recoveries.in_turn(Progress::look(plan, usize::MAX)).await;
+    }
+    progress.conclude(plan)
+}
+
+/// While memory is short, nothing more is read.
+async fn wait_for_memory(worker: &Worker, key: Key) {
+    worker.instance.memory.tally();
+    if is_pressed(worker) {
+        wait_for_room(worker, key).await;
+    }
+}
+
+/// Takes back what was made.
+pub(super) fn undo(plan: &Plan) {
+    plan.worker.shard.unsubscribe(plan.key, &plan.channel);
+    if plan.presence != Presence::Absent {
+        plan.worker.instance.broker.leave(&plan.channel, plan.id, Duration::ZERO);
+    }
+}
+
+/// From now on the hub holds what is published. Of what will be read it need not, until it is.
+async fn confirm(plan: &Plan) -> Result<(), Refusal> {
+    let (shard, broker) = (&plan.worker.shard, &plan.worker.instance.broker);
+    // Nothing, if the connection is closing: what the command comes to does not matter any more.
+    let unconfirmed =
+        shard.subscribe(plan.key, &plan.subscription).ok_or(DisconnectCode::ConnectionClosed)?;
+    if plan.since.is_some() {
+        shard.defer(plan.key, &plan.channel);
+    }
+    if unconfirmed {
+        broker.subscribe(&plan.channel).await;
+        shard.confirm(&plan.channel);
+    }
+    if plan.presence != Presence::Absent {
+        // While the bus is away others will see it later.
+        let _ = broker.enter(&plan.channel, plan.member.clone()).await;
+    }
+    Ok(())
+}
+
+async fn read(plan: &Plan, bytes: usize) -> Result<Option<History>, Refusal> {
+    if !plan.positioned {
+        return Ok(None);
+    }
+    let shard = &plan.worker.shard;
+    if plan.since.is_some() && !shard.hold(plan.key, &plan.channel) {
+        // A gap has ended it while it waited.
+        confirm(plan).await?;
+        shard.hold(plan.key, &plan.channel);
+    }
+    let query = match plan.wanted() {
+        None => Query::TOP,
+        Some(since) => Query::since(since, history_limit(&plan.worker)).within(bytes),
+    };
+    let read = plan.worker.instance.broker.history(&plan.channel, query).await;
+    let history = read.map_err(|error| {
+        tracing::debug!(channel = plan.channel.as_str(), "a subscription fails: {error}");
+        ErrorCode::Internal
+    })?;
+    Ok(Some(history))
+}
+
+/// Whether so much was missed that the client does not get it, whatever room there is.
+fn is_lost(plan: &Plan, history: &History) -> bool {
+    let missed = plan.since.map_or(0, |since| history.top.offset.saturating_sub(since.offset));
+    missed > history_limit(&plan.worker) as u64
+}
+
+/// The room for so many bytes, about, and for some that may come meanwhile.
+fn allowance(bytes: usize, more: usize) -> usize {
+    bytes.saturating_add(bytes / 8).saturating_add(more)
+}
+
+fn answer(plan: &Plan, history: Option<&History>) -> Result<Established, Refusal> {
+    let mut result = SubscribeResult {
+        expires: plan.ttl.is_some(),
+        ttl: plan.ttl.unwrap_or(0),
+        data: plan.grant.data.clone().unwrap_or_default(),
+        positioned: plan.positioned,
+        recoverable: plan.recoverable,
+        delta: plan.delta,
+        ..SubscribeResult::default()
+    };
+    let Some(history) = history else { return Ok(Established { result, after: 0 }) };
+    let top = history.top;
+    (result.offset, result.epoch) = (top.offset, top.epoch.to_string());
+    if let Some(since) = plan.since {
+        let outcome = match plan.wanted() {
+            Some(_) => recovery::judge(since.offset, history),
+            None => Outcome::TooFar,
+        };
+        plan.worker.instance.counts.recovery(outcome);
+        if plan.must_recover && !outcome.is_whole() {
+            return Err(ErrorCode::UnrecoverablePosition.into());
+        }
+        result.was_recovering = true;
+        if outcome.is_whole() {
+            result.recovered = true;
+            result.offset = since.offset;
+        }
+        if outcome == Outcome::Recovered {
+            result.publications = missed(plan, &history.publications)?;
+        }
+    }
+    Ok(Established { result, after: top.offset })
+}
+
+/// What a client has missed, as it gets it.
+fn missed(plan: &Plan, publications: &[fanfare_protocol::Publication]) -> Result<Vec<Publication>, Refusal> {
+    let filter = plan.subscription.filter.as_deref();
+    let wanted = publications
+        .iter()
+        .filter(|publication| filter.is_none_or(|filter| filter.matches(publication.tags.as_deref())));
+    let said: Vec<_> = wanted.map(Publication::from).collect();
+    if plan.delta { Ok(plan.encoding.with_differences(&said)?) } else { Ok(said) }
+}
+
+/// The most publications that a client gets at a time.
+pub(super) fn history_limit(worker: &Worker) -> usize {
+    worker.instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
+}
