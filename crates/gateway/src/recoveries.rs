@@ -2,9 +2,9 @@
 //! come here, they could keep every core busy for seconds, and everybody else would wait for them. So each worker
 //! takes `recovery_rate` a second and no more, in the order in which they ask; and while some wait, it takes fewer new
 //! connections, so that most wait in the kernel, where they cost nothing and no deadline of their clients' runs yet. Nobody
-//! holds up anybody by being slow: counted are those who wait for us, not those for whom we wait, and Redis may be far away. Nor
-//! by asking for much: a session waits for a turn or for room once, and what else it wants waits behind that. It weighs
-//! nothing.
+//! holds up anybody by being slow: counted are those who wait for us, not those for whom we wait. Nor
+//! by asking for much: a session waits for a turn or for room once, and what else it wants waits behind that. Nor by asking
+//! again and again: newcomers wait for those who have come back, and not for who stays. It weighs nothing.
 
 use std::cell::Cell;
 use std::num::NonZeroU32;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-use crate::crowd::Crowd;
+use crate::crowd::{Crowd, Member};
 
 /// So many are taken at once after a pause: ordinary clients that come back wait for nothing.
 const BURST: u32 = 32;
@@ -27,6 +27,35 @@ const ROOM: usize = 8 << 20;
 
 /// That is given away in pieces of so many.
 const PIECE: usize = 1 << 10;
+
+/// One more channel of the same client takes so many times less than the first: it has been waited for, and its answer goes with
+/// the first one's.
+const MORE: u32 = 4;
+
+/// What a connection asks for first, in channels, is what it has missed elsewhere.
+const FIRST: u8 = 128;
+
+/// Whether newcomers wait for somebody who recovers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// It has come back. It is one of the crowd.
+    Returning,
+    /// It has been here for long, and could go on for ever.
+    Staying,
+}
+
+/// How much one connection has recovered.
+#[derive(Debug, Default)]
+pub struct Stay(u8);
+
+impl Stay {
+    /// It recovers so many channels more.
+    pub fn recovers(&mut self, channels: usize) -> Guest {
+        let guest = if self.0 < FIRST { Guest::Returning } else { Guest::Staying };
+        self.0 = self.0.saturating_add(u8::try_from(channels).unwrap_or(u8::MAX));
+        guest
+    }
+}
 
 /// One worker's.
 #[derive(Debug)]
@@ -62,23 +91,32 @@ impl Recoveries {
     /// Resolves when there is room for so many bytes of what somebody has missed, first come, first served. It is to be held until
     /// all of that waits for his socket; who waits for more must not hold any, or two might wait for each other. Nobody gets more
     /// than all there is, whatever he asks for.
-    pub async fn room(&self, bytes: usize) -> Room {
+    pub async fn room(&self, guest: Guest, bytes: usize) -> Room {
         let pieces = bytes.min(ROOM).div_ceil(PIECE);
-        let _waiting = self.crowd.join();
+        let _waiting = self.join(guest);
         let permit = self.room.clone().acquire_many_owned(pieces as u32).await;
         Room { _permit: permit.expect("it is never closed") }
     }
 
-    /// Reads what somebody has missed in a channel, in his turn.
+    /// Reads what somebody who has come back has missed in a channel, in his turn.
     pub async fn in_turn<T>(&self, reading: impl Future<Output = T>) -> T {
-        self.turn().await;
+        self.turn(Guest::Returning).await;
         reading.await
     }
 
     /// Resolves when it is somebody's turn to read what he has missed in a channel. It is nobody's if that is not waited for.
-    pub async fn turn(&self) {
+    pub async fn turn(&self, guest: Guest) {
+        self.wait(guest, 1).await;
+    }
+
+    /// The same for one more channel of his.
+    pub async fn another_turn(&self, guest: Guest) {
+        self.wait(guest, MORE).await;
+    }
+
+    async fn wait(&self, guest: Guest, part: u32) {
         let Some(spacing) = self.spacing else { return };
-        let _waiting = self.crowd.join();
+        let _waiting = self.join(guest);
         // Never closed.
         let _head = self.line.acquire().await;
         let now = Instant::now();
@@ -86,7 +124,12 @@ impl Recoveries {
         if due > now {
             sleep_until(due).await;
         }
-        self.next.set(due + spacing);
+        self.next.set(due + spacing / part);
+    }
+
+    /// Somebody is being given what he has missed, for as long as this lives.
+    pub fn join(&self, guest: Guest) -> Option<Member<'_>> {
+        (guest == Guest::Returning).then(|| self.crowd.join())
     }
 
     /// Those who wait for what they missed.
@@ -104,9 +147,11 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many_bytes_and_who_waits_for_it_is_one_of_the_crowd() {
         let recoveries = Recoveries::new(None);
-        let mut held: Vec<_> =
-            (0..4).map(|_| recoveries.room(ROOM / 4).now_or_never().expect("room")).collect();
-        let mut waiting: Vec<_> = (0..MANY).map(|_| Box::pin(recoveries.room(ROOM / 4))).collect();
+        let mut held: Vec<_> = (0..4)
+            .map(|_| recoveries.room(Guest::Returning, ROOM / 4).now_or_never().expect("room"))
+            .collect();
+        let mut waiting: Vec<_> =
+            (0..MANY).map(|_| Box::pin(recoveries.room(Guest::Returning, ROOM / 4))).collect();
         assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
         assert!(recoveries.crowd().are_many());
         held.pop();
@@ -117,9 +162,9 @@ mod tests {
         assert!(waiting[1].as_mut().now_or_never().is_none());
         drop((next, waiting));
         // Who asks for more than there is waits for all of it, and those behind him for him.
-        let mut all = Box::pin(recoveries.room(usize::MAX));
+        let mut all = Box::pin(recoveries.room(Guest::Returning, usize::MAX));
         assert!(all.as_mut().now_or_never().is_none());
-        let mut little = Box::pin(recoveries.room(1));
+        let mut little = Box::pin(recoveries.room(Guest::Returning, 1));
         assert!(little.as_mut().now_or_never().is_none());
         drop(held);
         let all = all.now_or_never().expect("all of it");
@@ -129,17 +174,47 @@ mod tests {
     }
 
     #[test]
+    fn who_stays_is_none_of_the_crowd() {
+        let recoveries = Recoveries::new(NonZeroU32::new(1));
+        recoveries.next.set(Instant::now() + Duration::from_secs(60));
+        let mut stays: Vec<_> = (0..MANY).map(|_| Stay::default()).collect();
+        for (channels, guest, many) in [
+            (100, Guest::Returning, true),
+            (100, Guest::Returning, true),
+            (1, Guest::Staying, false),
+            (usize::MAX, Guest::Staying, false),
+        ] {
+            let guests: Vec<_> = stays.iter_mut().map(|stay| stay.recovers(channels)).collect();
+            assert_eq!(guests, [guest; MANY]);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            runtime.expect("a runtime").block_on(async {
+                let mut turns: Vec<_> =
+                    guests.iter().map(|guest| Box::pin(recoveries.turn(*guest))).collect();
+                let mut rooms: Vec<_> =
+                    guests.iter().map(|guest| Box::pin(recoveries.room(*guest, ROOM))).collect();
+                assert!(turns.iter_mut().all(|turn| turn.now_or_never().is_none()));
+                assert_eq!(recoveries.crowd().are_many(), many, "{channels} channels");
+                turns.clear();
+                let _held = rooms.remove(0).now_or_never().expect("room");
+                let waiting = rooms.iter_mut().filter_map(FutureExt::now_or_never).count();
+                assert_eq!(waiting, 0);
+            });
+        }
+    }
+
+    #[test]
     fn a_turn_that_is_not_waited_for_is_the_next_ones() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.expect("a runtime").block_on(async {
             let recoveries = Recoveries::new(NonZeroU32::new(1));
             recoveries.next.set(Instant::now() - Duration::from_secs(1) * BURST);
-            let at_once = (0..100).take_while(|_| recoveries.turn().now_or_never().is_some()).count();
+            let at_once =
+                (0..100).take_while(|_| recoveries.turn(Guest::Returning).now_or_never().is_some()).count();
             assert_eq!(at_once, BURST as usize + 1);
             let next = recoveries.next.get();
-            let mut waiting = Box::pin(recoveries.turn());
+            let mut waiting = Box::pin(recoveries.turn(Guest::Returning));
             assert!(waiting.as_mut().now_or_never().is_none());
-            assert!(recoveries.turn().now_or_never().is_none());
+            assert!(recoveries.turn(Guest::Returning).now_or_never().is_none());
             drop(waiting);
             assert_eq!(recoveries.next.get(), next);
         });

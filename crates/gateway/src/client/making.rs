@@ -16,7 +16,7 @@ use super::recovery::{self, Outcome};
 use super::session::Client;
 use super::subscribe::Plan;
 use super::subscriptions::Presence;
-use crate::recoveries::{Recoveries, Room};
+use crate::recoveries::{Guest, Recoveries, Room};
 use crate::session::{has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
 
@@ -108,7 +108,7 @@ impl Progress {
 pub(super) struct Share {
     /// Bytes.
     each: usize,
-    count: usize,
+    pub count: usize,
 }
 
 impl Share {
@@ -125,20 +125,21 @@ impl Share {
 
     /// Resolves when there is room for it. What is read counts for that until it is dropped, which is to be when all of it waits for
     /// the socket: there it is weighed.
-    pub async fn room(self, worker: &Worker, key: Key) -> Room {
+    pub async fn room(self, worker: &Worker, key: Key, guest: Guest) -> Room {
         // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
         has_taken_it_all(worker, key).await;
         wait_for_memory(worker, key).await;
-        worker.recoveries.room(self.each.saturating_mul(self.count)).await
+        worker.recoveries.room(guest, self.each.saturating_mul(self.count)).await
     }
 
     /// Reads what the first of these have missed, as many of them at the same time as have a turn before the first answer. The
     /// first of all may turn out to need more room, and has yet to be read then.
-    pub async fn read(self, recoveries: &Recoveries, mut these: Vec<(&Plan, &mut Progress)>) {
+    pub async fn read(self, recoveries: &Recoveries, guest: Guest, mut these: Vec<(&Plan, &mut Progress)>) {
         let fits = |(_, progress): &&mut (&Plan, &mut Progress)| {
             self.count == 1 || progress.needs().is_some_and(|needs| needs <= LITTLE)
         };
-        recoveries.turn().await;
+        let _waiting = recoveries.join(guest);
+        recoveries.turn(guest).await;
         let mut looking = FuturesUnordered::new();
         let mut looks = these.iter_mut().take(self.count).take_while(fits).peekable();
         while let Some((plan, progress)) = looks.next() {
@@ -146,7 +147,7 @@ impl Share {
             // Where many wait for their turns, what was read is answered before this one's next turn has come.
             tokio::select! {
                 biased;
-                () = recoveries.turn(), if looks.peek().is_some() => {}
+                () = recoveries.another_turn(guest), if looks.peek().is_some() => {}
                 _ = looking.next() => break,
             }
         }
@@ -175,12 +176,13 @@ impl Client {
         let mut is_first = true;
         while !missed.is_empty() {
             wait_for_memory(&self.worker, self.key).await;
-            for _ in &missed {
-                self.worker.recoveries.turn().await;
+            self.worker.recoveries.turn(Guest::Returning).await;
+            for _ in &missed[1..] {
+                self.worker.recoveries.another_turn(Guest::Returning).await;
             }
             let needs = missed.iter().filter_map(|(_, progress)| progress.needs());
             let all = needs.fold(0, usize::saturating_add);
-            room = Some(self.worker.recoveries.room(all).await);
+            room = Some(self.worker.recoveries.room(Guest::Returning, all).await);
             let looks = missed.iter_mut().map(|(plan, progress)| async {
                 let bytes = progress.needs().unwrap_or(0);
                 **progress = Progress::look(plan, bytes).await;

@@ -25,6 +25,7 @@ use crate::admission::Permit;
 use crate::identity::{Expiry, User};
 use crate::inbound::{Inbound, Read};
 use crate::listening::Listening;
+use crate::recoveries::Stay;
 use crate::relay::{carry, push_format};
 use crate::session::{Bucket, has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
@@ -105,6 +106,7 @@ pub(super) struct Client {
     /// It is in the worker's roster.
     pub entered: bool,
     pub claimed: Option<Box<Claimed>>,
+    pub stay: Stay,
     /// Commands that were heard and not handled yet. What is no command ends the connection in its turn.
     heard: VecDeque<Result<Command, Offence>>,
     alarm: Alarm,
@@ -153,6 +155,7 @@ impl Session {
             subs: Subs::default(),
             mail,
             entered: false,
+            stay: Stay::default(),
             claimed: None,
             heard: greeting.into(),
             alarm: Alarm::default(),

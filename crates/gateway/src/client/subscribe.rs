@@ -201,7 +201,8 @@ impl Client {
     async fn read_missed(&mut self, made: Vec<&mut Making>, out: &mut Vec<u8>) -> Option<Room> {
         let worker = self.worker.clone();
         let share = Share::of(made.iter().map(|made| &made.progress), worker.instance.config.outbox_limit);
-        let room = self.meanwhile(out, share.room(&worker, self.key)).await?;
+        let guest = self.stay.recovers(share.count);
+        let room = self.meanwhile(out, share.room(&worker, self.key, guest)).await?;
         // Much may have come between.
         let mut still = Vec::new();
         for Making { plan, progress, .. } in made.into_iter().filter(|made| made.is_unread()) {
@@ -210,7 +211,7 @@ impl Client {
                 Err(refusal) => *progress = Progress::Refused(refusal),
             }
         }
-        share.read(&worker.recoveries, still).await;
+        share.read(&worker.recoveries, guest, still).await;
         Some(room)
     }
 
