@@ -94,7 +94,8 @@ async fn client(address: SocketAddr, log: Log, mut cut: mpsc::Receiver<()>) {
 /// Holds what a client has seen against the rules, and against what all others have seen.
 fn judge(log: &[Seen], all: &mut HashMap<(String, u64), u64>, seed: u64) {
     let (mut at, mut last): (Option<(String, u64)>, u64) = (None, 0);
-    for seen in log {
+    for (n, seen) in log.iter().enumerate() {
+        let around = || &log[n.saturating_sub(6)..(n + 6).min(log.len())];
         match seen {
             Seen::Place { epoch, offset, whole } => {
                 if *whole {
@@ -105,7 +106,7 @@ fn judge(log: &[Seen], all: &mut HashMap<(String, u64), u64>, seed: u64) {
             }
             Seen::Publication(offset, number) => {
                 let (epoch, before) = at.as_mut().expect("nothing comes before the answer");
-                assert_eq!(*offset, *before + 1, "seed {seed}: a hole, or twice, at number {number}");
+                assert_eq!(*offset, *before + 1, "seed {seed}: a hole, or twice: {:?}", around());
                 assert!(*number > last, "seed {seed}: {number} after {last}");
                 let known = *all.entry((epoch.clone(), *offset)).or_insert(*number);
                 assert_eq!(known, *number, "seed {seed}: others have seen something else at {offset}");

@@ -47,6 +47,11 @@ pub trait Relay: Send + Sync + 'static {
     /// make good what was missed before it says so: they are in no history any more.
     fn gap(&self, gap: Gap);
 
+    /// Resolves when all subscribers of this instance have been given what was said before.
+    fn heard(&self) -> Pending<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// Whether anybody of this instance is subscribed now.
     fn wanted(&self, channel: &Channel) -> bool;
 

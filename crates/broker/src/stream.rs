@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use fanfare_protocol::{Position, Publication};
+use fanfare_protocol::{Epoch, Position, Publication};
 
 use crate::{GapCause, History};
 
@@ -47,6 +47,8 @@ struct Reading {
     arrivals: u64,
     ask: Ask,
     wish: Wish,
+    /// In which epoch somebody else has found the channel meanwhile. An answer out of another one may be older.
+    met: Option<Epoch>,
 }
 
 /// What is to be read next; the greater includes the less.
@@ -110,6 +112,16 @@ impl Stream {
         }
     }
 
+    /// Somebody else has read where the channel stands. In another epoch, all that comes of this one is lost. Whether it is.
+    pub fn meet(&mut self, top: Position, step: &mut impl FnMut(Step)) -> bool {
+        self.reading.iter_mut().for_each(|reading| reading.met = Some(top.epoch));
+        let moves = self.at.is_some_and(|at| at.epoch != top.epoch);
+        if moves {
+            self.move_to(top, |held| held.position.epoch == top.epoch, step);
+        }
+        moves
+    }
+
     /// Nothing has come for a while: does it still stand where it should?
     pub fn check(&mut self) {
         if self.at.is_some() {
@@ -148,7 +160,7 @@ impl Stream {
             reached: reached.unwrap_or(0),
             top_only: wish < Wish::Entries || self.at.is_none(),
         };
-        self.reading = Some(Reading { arrivals: self.arrivals, ask, wish });
+        self.reading = Some(Reading { arrivals: self.arrivals, ask, wish, met: None });
         Some(ask)
     }
 
@@ -193,8 +205,11 @@ impl Stream {
 
     /// The answer to what was asked.
     pub fn answer(&mut self, history: History, heals: &mut Heals, step: &mut impl FnMut(Step)) {
-        let Some(reading) = self.reading.take() else { return };
         let top = history.top;
+        if self.reading.and_then(|reading| reading.met).is_some_and(|met| met != top.epoch) {
+            return self.failed();
+        }
+        let Some(reading) = self.reading.take() else { return };
         match self.at {
             None => {
                 self.at = Some(top);
@@ -227,9 +242,15 @@ impl Stream {
 
     /// The history has a new epoch: whatever there was of the old one that had not come is lost.
     fn begin_anew(&mut self, top: Position, reading: Reading, step: &mut impl FnMut(Step)) {
+        let newer = |held: &Held| held.position.epoch == top.epoch || held.arrival > reading.arrivals;
+        self.move_to(top, newer, step);
+    }
+
+    /// To the beginning of `top`'s epoch; what is held and not to be kept goes.
+    fn move_to(&mut self, top: Position, keep: impl Fn(&Held) -> bool, step: &mut impl FnMut(Step)) {
         self.at = Some(Position { offset: 0, epoch: top.epoch });
         self.suspected = false;
-        self.held.retain(|held| held.position.epoch == top.epoch || held.arrival > reading.arrivals);
+        self.held.retain(keep);
         self.held_bytes = self.held.iter().map(|held| held.publication.payload.len() + ENTRY).sum();
         if top.offset > 0 {
             self.wish = Wish::Entries;

@@ -157,9 +157,17 @@ impl Broker for Redis {
     ) -> Pending<'a, Result<History, BrokerError>> {
         Box::pin(async move {
             let retention = (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
-            let keys = &self.lane(channel).keys;
-            let history = self.library.read(Reading::of(keys, channel, query, retention)).await;
-            history.map_err(|fault| self.explain(&fault))
+            let lane = self.lane(channel);
+            let read = self.library.read(Reading::of(&lane.keys, channel, query, retention)).await;
+            let history = read.map_err(|fault| self.explain(&fault))?;
+            // Before it is answered: what is still on its way out of an older epoch is nothing for whoever asks.
+            let moved = lane.order.lock().streams.meet(channel, history.top, &*lane.relay);
+            if moved {
+                lane.heal.notify_one();
+                // Who asks may be subscribed himself, and held what is worth nothing now.
+                lane.relay.heard().await;
+            }
+            Ok(history)
         })
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use fanfare_protocol::{Channel, Publication};
+use fanfare_protocol::{Channel, Position, Publication};
 use tokio::sync::oneshot;
 
 use crate::stream::{Ask, Heals, Step, Stream};
@@ -118,6 +118,17 @@ impl Streams {
         entry.touched = now;
         entry.stream.hear(position, publication, ROOM, &mut self.heals, &mut steps(channel, relay));
         self.open && entry.push_due(channel, &mut self.due)
+    }
+
+    /// Somebody has read where a channel stands. True if that is in another epoch, which the relay has been told; and there
+    /// may be something to read.
+    pub fn meet(&mut self, channel: &Channel, top: Position, relay: &dyn Relay) -> bool {
+        let Some(entry) = self.channels.get_mut(channel) else { return false };
+        let moved = entry.stream.meet(top, &mut steps(channel, relay));
+        if moved && self.open {
+            entry.push_due(channel, &mut self.due);
+        }
+        moved
     }
 
     /// Asks where those stand of whom nothing was heard for `idle`. True if there are any.

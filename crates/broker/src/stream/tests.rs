@@ -31,6 +31,8 @@ enum Event {
     Flush,
     /// The last publications are lost with their numbers, as in a failover.
     RollBack(u64),
+    /// Somebody else reads where the channel stands.
+    Meet,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -53,6 +55,7 @@ fn disaster() -> impl Strategy<Value = Event> {
         12 => event(),
         1 => Just(Event::Flush),
         1 => (1..4_u64).prop_map(Event::RollBack),
+        2 => Just(Event::Meet),
     ]
 }
 
@@ -116,6 +119,8 @@ struct World {
     excused: bool,
     /// The bus has lost something without breaking.
     vanished: bool,
+    /// The epoch in which somebody else has found the channel, and how much had been relayed then.
+    met: Option<(Epoch, usize)>,
 }
 
 impl World {
@@ -132,6 +137,7 @@ impl World {
             established: None,
             excused: false,
             vanished: false,
+            met: None,
         }
     }
 
@@ -190,6 +196,14 @@ impl World {
                 self.redis.begin_anew();
                 (self.excused, self.vanished) = (true, true);
             }
+            Event::Meet => {
+                let top = self.redis.top;
+                let relayed = &mut self.relayed;
+                self.stream.meet(top, &mut |step| relayed.push(relay(step)));
+                if self.stream.is_established() {
+                    self.met = Some((top.epoch, self.relayed.len()));
+                }
+            }
             Event::RollBack(count) => {
                 let offset = self.redis.top.offset.saturating_sub(count);
                 self.redis.top.offset = offset;
@@ -235,6 +249,11 @@ impl World {
                 assert_eq!(*position, next, "{:?}", self.relayed);
             }
             last = *relayed;
+        }
+        // Whoever has a place in an epoch gets nothing of another without hearing of a gap.
+        let behind = self.met.map(|(epoch, before)| (epoch, &self.relayed[before..]));
+        if let Some((epoch, Some(Some(next)))) = behind.map(|(epoch, behind)| (epoch, behind.first())) {
+            assert_eq!(next.epoch, epoch, "{:?}", self.relayed);
         }
     }
 }

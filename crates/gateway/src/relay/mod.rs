@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use fanfare_broker::{Gap, GapCause, Relay};
+use fanfare_broker::{Gap, GapCause, Pending, Relay};
 use fanfare_hub::{Audience, Carrier, Delivery, Format, Formats, Frames, Hub};
 use fanfare_protocol::{Channel, Control, PresenceChange, Publication, now_micros};
 use fanfare_websocket::deflate::{Compressor, Level};
@@ -170,6 +170,11 @@ impl Relay for HubRelay {
             "publications may have been missed"
         );
         self.hub.gap(gap.channels);
+    }
+
+    fn heard(&self) -> Pending<'_, ()> {
+        // Each worker is asked behind all that it was told.
+        Box::pin(async { drop(self.hub.census().await) })
     }
 
     fn wanted(&self, channel: &Channel) -> bool {
