@@ -134,6 +134,11 @@ impl Stream {
         self.at.is_some()
     }
 
+    /// The epoch of what is delivered.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.at.map(|at| at.epoch)
+    }
+
     /// Whether a check has found a difference and is to be made once more.
     pub fn is_suspected(&self) -> bool {
         self.suspected

@@ -161,7 +161,8 @@ impl Broker for Redis {
             let read = self.library.read(Reading::of(&lane.keys, channel, query, retention)).await;
             let history = read.map_err(|fault| self.explain(&fault))?;
             // Before it is answered: what is still on its way out of an older epoch is nothing for whoever asks.
-            let moved = lane.order.lock().streams.meet(channel, history.top, &*lane.relay);
+            let (now, relay) = (std::time::Instant::now(), &*lane.relay);
+            let moved = lane.order.lock().streams.meet(channel, history.top, now, relay);
             if moved {
                 lane.heal.notify_one();
                 // Who asks may be subscribed himself, and held what is worth nothing now.

@@ -29,6 +29,8 @@ struct Entry {
     /// In `due`.
     due: bool,
     touched: Instant,
+    /// When it was found in another epoch.
+    moved: Option<Instant>,
     /// Who waits until it is known where the channel stands.
     waiters: Vec<oneshot::Sender<()>>,
 }
@@ -59,6 +61,7 @@ impl Streams {
                 stream: Stream::default(),
                 due: false,
                 touched: now,
+                moved: None,
                 waiters: Vec::new(),
             };
             self.channels.insert(channel.clone(), entry);
@@ -120,15 +123,17 @@ impl Streams {
         self.open && entry.push_due(channel, &mut self.due)
     }
 
-    /// Somebody has read where a channel stands. True if that is in another epoch, which the relay has been told; and there
-    /// may be something to read.
-    pub fn meet(&mut self, channel: &Channel, top: Position, relay: &dyn Relay) -> bool {
+    /// Somebody has read where a channel stands. True if it came to another epoch just now, of which the relay has been told and
+    /// not everybody may have heard; there may be something to read then.
+    pub fn meet(&mut self, channel: &Channel, top: Position, now: Instant, relay: &dyn Relay) -> bool {
         let Some(entry) = self.channels.get_mut(channel) else { return false };
-        let moved = entry.stream.meet(top, &mut steps(channel, relay));
-        if moved && self.open {
-            entry.push_due(channel, &mut self.due);
+        if entry.stream.meet(top, &mut steps(channel, relay)) {
+            entry.moved = Some(now);
+            if self.open {
+                entry.push_due(channel, &mut self.due);
+            }
         }
-        moved
+        entry.moved.is_some_and(|moved| now.saturating_duration_since(moved) < HEARD)
     }
 
     /// Asks where those stand of whom nothing was heard for `idle`. True if there are any.
@@ -165,6 +170,7 @@ impl Streams {
     pub fn answer(&mut self, channel: &Channel, id: u64, answer: Answer, now: Instant, relay: &dyn Relay) {
         let Some(entry) = self.channels.get_mut(channel).filter(|entry| entry.id == id) else { return };
         entry.touched = now;
+        let before = entry.stream.epoch();
         let steps = &mut steps(channel, relay);
         match answer {
             Answer::Read(history) => entry.stream.answer(history, &mut self.heals, steps),
@@ -173,6 +179,9 @@ impl Streams {
                 entry.stream.refused(&mut self.heals, steps);
                 entry.waiters.clear();
             }
+        }
+        if before.is_some() && entry.stream.epoch() != before {
+            entry.moved = Some(now);
         }
         if entry.stream.is_established() {
             entry.waiters.clear();
@@ -208,5 +217,7 @@ fn steps<'a>(channel: &'a Channel, relay: &'a dyn Relay) -> impl FnMut(Step) + '
 
 /// Bytes that are held for one channel; what is more is read again.
 const ROOM: usize = 1 << 20;
+/// By then everybody has heard what the relay was told.
+const HEARD: Duration = Duration::from_secs(2);
 /// When a difference is looked at for the second time.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
