@@ -140,21 +140,25 @@ async fn presence_is_one_over_all_instances_and_has_no_ghosts() {
     assert_eq!(heard, ["join watcher", "join ann", "join bob"]);
     let stats = json!({ "num_clients": 3, "num_users": 3 });
     assert_eq!(watcher.result("presence_stats", json!({ "channel": "room" })).await, stats);
-    let present = bob.result("presence", json!({ "channel": "room" })).await;
-    let mut users: Vec<_> =
-        present["presence"].as_object().unwrap().values().map(|who| who["user"].clone()).collect();
-    users.sort_by_key(ToString::to_string);
-    assert_eq!(users, ["ann", "bob", "watcher"]);
+    let present = async |caller: &mut Caller| {
+        let present = caller.result("presence", json!({ "channel": "room" })).await;
+        let members = present["presence"].as_object().unwrap().values();
+        let mut users: Vec<_> = members.map(|who| who["user"].as_str().unwrap().to_owned()).collect();
+        users.sort();
+        users
+    };
+    assert_eq!(present(&mut bob).await, ["ann", "bob", "watcher"]);
     // Ann comes back through another instance: nobody hears of it. Bob does not, and that is told once.
     cluster.instances[1].kill().await;
     let mut again = cluster.caller(0, user("ann").await).await;
     again.result("subscribe", json!({ "channel": "room" })).await;
     let gone = Duration::from_secs(15);
     within(gone, "bob is gone", async || {
-        let present = watcher.result("presence_stats", json!({ "channel": "room" })).await;
-        present == json!({ "num_clients": 2, "num_users": 2 })
+        let stats = watcher.result("presence_stats", json!({ "channel": "room" })).await;
+        stats == json!({ "num_clients": 2, "num_users": 2 })
     })
     .await;
+    assert_eq!(present(&mut watcher).await, ["ann", "watcher"], "no row stays behind");
     let (_, kind, event) = watcher.push().await;
     assert_eq!((&*kind, &event["info"]["user"]), ("leave", &json!("bob")));
     again.leave().await;
