@@ -24,6 +24,7 @@ mod handshake;
 mod harness;
 mod health;
 mod heartbeat;
+mod holdings;
 mod hostile;
 mod identity;
 mod limits;

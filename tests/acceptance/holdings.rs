@@ -1,0 +1,363 @@
+//! An instance in a cgroup that would kill it, and what clients of the protocol have it hold: answers, subscriptions, what
+//! they have missed, histories. It stays below, and who holds little does not notice.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{
+    BYSTANDERS, Caller, Confined, LIMIT, MIB, RedisServer, Setup, Socket, eventually, within,
+};
+
+/// Two kilobytes of commands ask for three times of what there is; who reads gets it all, in order.
+#[tokio::test]
+async fn one_frame_of_commands_is_answered_piece_by_piece() {
+    const COMMANDS: usize = 200;
+    const KEPT: usize = 20;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        may_read_history = \"anonymous\"
+        history_size = 20
+    ";
+    let mut confined = Confined::start_as(Setup::new(file), LIMIT, None).await;
+    let mut caller = Caller::anonymous(confined.instance.address()).await;
+    for _ in 0..KEPT {
+        caller.result("publish", json!({ "channel": "kept", "data": "x".repeat(60_000) })).await;
+    }
+    let commands: Vec<_> = (1..=COMMANDS)
+        .map(|number| {
+            json!({ "id": 1000 + number, "history": { "channel": "kept", "limit": KEPT } }).to_string()
+        })
+        .collect();
+    caller.say(&commands.join("\n")).await;
+    for number in 1..=COMMANDS {
+        let heard = caller.socket().next_but_pings().await.expect("an answer");
+        let begins = format!("{{\"id\":{},\"history\"", 1000 + number);
+        assert!(heard.payload.starts_with(begins.as_bytes()) && heard.payload.len() > KEPT * 60_000);
+        if number % 50 == 0 {
+            confined.bystanders_are_served().await;
+        }
+    }
+    assert_eq!(confined.ended().await, 0.0);
+    caller.leave().await;
+    confined.recovers("commands").await;
+}
+
+/// Clients may subscribe to what they like, and publish.
+const OPEN: &str = "
+    [channels]
+    may_subscribe = \"anonymous\"
+    may_publish = \"anonymous\"
+";
+
+/// An instance that does not ping those who only wait for their turn here.
+fn patient() -> Setup {
+    Setup::new(OPEN).flags(&["--client-ping-interval", "1h"])
+}
+
+/// The name of a channel that nobody else is in, nearly as long as may be.
+fn own_channel(client: usize, number: usize) -> String {
+    format!("{:x<250}", format!("{client}-{number}-"))
+}
+
+/// All of these in one frame; how many were answered with a subscription, and the codes of the errors, or how it was closed.
+async fn subscribe_to(caller: &mut Caller, channels: &[String]) -> Result<(usize, Vec<u64>), (u16, String)> {
+    let commands = channels.iter().enumerate().map(|(number, channel)| {
+        json!({ "id": 1000 + number, "subscribe": { "channel": channel } }).to_string()
+    });
+    caller.say(&commands.collect::<Vec<_>>().join("\n")).await;
+    let (mut made, mut errors) = (0, Vec::new());
+    while made + errors.len() < channels.len() {
+        let answer = caller.message().await?;
+        match answer["error"]["code"].as_u64() {
+            Some(code) => {
+                assert_eq!(answer["error"]["temporary"], true, "{answer}");
+                errors.push(code);
+            }
+            None if answer["subscribe"].is_object() => made += 1,
+            None => panic!("{answer}"),
+        }
+    }
+    Ok((made, errors))
+}
+
+/// As many subscriptions as a client may have, by clients that read every answer: all together would take twice of what there
+/// is. Who has most of them is ended; who has two stays.
+#[tokio::test]
+async fn who_subscribes_to_much_is_ended_before_the_process_is() {
+    const SMALL: u64 = 64 * MIB;
+    const CLIENTS: usize = 800;
+    const EACH: usize = 128;
+    let mut confined = Confined::start_as(patient(), SMALL, None).await;
+    let address = confined.instance.address();
+    let mut modest = Vec::new();
+    for number in 0..BYSTANDERS {
+        let mut caller = Caller::anonymous(address).await;
+        for channel in [own_channel(CLIENTS, number), "shared".to_owned()] {
+            caller.result("subscribe", json!({ "channel": channel })).await;
+        }
+        modest.push(caller);
+    }
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Caller::anonymous(address).await);
+    }
+    let mut told = 0;
+    for (number, client) in clients.iter_mut().enumerate() {
+        let channels: Vec<_> = (0..EACH).map(|channel| own_channel(number, channel)).collect();
+        for some in channels.chunks(32) {
+            match subscribe_to(client, some).await {
+                Ok(answered) => assert_eq!(answered, (some.len(), vec![])),
+                Err(end) => {
+                    assert_eq!(end, (1013, "memory pressure".into()));
+                    told += 1;
+                    break;
+                }
+            }
+        }
+        if number % 100 == 0 {
+            confined.bystanders_are_served().await;
+        }
+    }
+    let ended = confined.ended().await as usize;
+    assert!(ended > CLIENTS / 10 && ended < CLIENTS, "{ended} were ended");
+    assert!(told <= ended);
+    for (number, caller) in modest.iter_mut().enumerate() {
+        let channel = own_channel(CLIENTS, number);
+        caller.result("publish", json!({ "channel": channel, "data": number })).await;
+        let heard = caller.message().await.expect("who has little stays");
+        assert_eq!(heard["push"]["channel"], channel);
+    }
+    drop((clients, modest));
+    confined.recovers("subscriptions").await;
+}
+
+/// So many that nobody has enough to be given up: the instance takes no more subscriptions for a while, and goes on with what
+/// it has.
+#[tokio::test]
+async fn a_full_instance_refuses_subscriptions_for_a_while_and_nothing_else() {
+    const SMALL: u64 = 44 * MIB;
+    const CLIENTS: usize = 6000;
+    const FEW: usize = 4;
+    let mut confined = Confined::start_as(patient(), SMALL, None).await;
+    let address = confined.instance.address();
+    let mut clients = Vec::new();
+    while clients.len() < CLIENTS {
+        let Some(client) = Caller::try_anonymous(address).await else { break };
+        clients.push(client);
+    }
+    let (mut made, mut refused) = (Vec::new(), 0);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let channels: Vec<_> = (0..FEW).map(|channel| own_channel(number, channel)).collect();
+        let (subscribed, errors) = subscribe_to(client, &channels).await.expect("who has little stays");
+        assert!(errors.iter().all(|code| *code == 100), "{errors:?}");
+        made.push(subscribed);
+        refused += errors.len();
+        if number % 500 == 0 {
+            confined.bystanders_are_served().await;
+        }
+    }
+    assert!(refused > CLIENTS, "only {refused} were refused");
+    confined.bystanders_are_served().await;
+    assert_eq!(confined.ended().await, 0.0);
+    // Who is in is served as before.
+    let client = &mut clients[0];
+    assert_eq!(made[0], FEW);
+    client.result("publish", json!({ "channel": own_channel(0, 0), "data": 1 })).await;
+    assert_eq!(client.message().await.expect("its own publication")["push"]["channel"], own_channel(0, 0));
+    let mut last = clients.pop().expect("they are many");
+    // One after the other: for each that goes the kernel takes a page for a moment.
+    while !clients.is_empty() {
+        clients.truncate(clients.len().saturating_sub(100));
+        confined.bystanders_are_served().await;
+    }
+    within(Duration::from_secs(30), "there is room for subscriptions", async || {
+        matches!(subscribe_to(&mut last, &[own_channel(CLIENTS, 0)]).await, Ok((1, _)))
+    })
+    .await;
+    drop(last);
+    confined.recovers("full").await;
+}
+
+/// Each asks for what it has missed in sixteen channels and takes none of it: all together twelve times of what there is.
+#[tokio::test]
+async fn recoveries_that_nobody_takes_are_not_all_held() {
+    const CHANNELS: usize = 16;
+    const KEPT: usize = 60;
+    const CLIENTS: usize = 30;
+    let redis = RedisServer::start().await;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 60
+        recovery = \"allow\"
+    ";
+    let setup = Setup::new(file).redis(&redis.url());
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let address = confined.instance.address();
+    let mut speaker = Caller::anonymous(address).await;
+    for channel in 0..CHANNELS {
+        for _ in 0..KEPT {
+            let said = json!({ "channel": format!("kept-{channel}"), "data": "x".repeat(60_000) });
+            speaker.result("publish", said).await;
+        }
+    }
+    let asks: Vec<_> = (0..CHANNELS)
+        .map(|channel| {
+            let asked = json!({ "channel": format!("kept-{channel}"), "recover": true, "offset": 0 });
+            json!({ "id": 100 + channel, "subscribe": asked }).to_string()
+        })
+        .collect();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Caller::narrow(address).await);
+    }
+    for client in &mut clients {
+        client.say(&asks.join("\n")).await;
+    }
+    eventually("some are ended", async || confined.ended().await > 0.0).await;
+    confined.bystanders_are_served().await;
+    drop(clients);
+    within(Duration::from_secs(60), "clients are let in again", async || {
+        confined.instance.page("/readyz").await.status == 200
+    })
+    .await;
+    // Whoever reads gets everything.
+    let mut reader = Caller::anonymous(address).await;
+    reader.say(&asks.join("\n")).await;
+    for channel in 0..CHANNELS {
+        let heard = reader.socket().next_but_pings().await.expect("an answer");
+        let begins = format!("{{\"id\":{},\"subscribe\"", 100 + channel);
+        assert!(heard.payload.starts_with(begins.as_bytes()) && heard.payload.len() > KEPT * 60_000);
+    }
+    reader.leave().await;
+    confined.recovers("recoveries").await;
+}
+
+/// Two and a half times of what there is, in ever new channels: what was published longest ago is forgotten, and whoever
+/// comes back for it is told so.
+async fn histories_are_forgotten_before_anybody_is_ended(by: &str, each: usize, bytes: usize) {
+    const ALL: usize = 240 * MIB as usize;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 10000
+        recovery = \"allow\"
+    ";
+    let setup = Setup::new(file).flags(&["--client-ping-interval", "10m"]);
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let address = confined.instance.address();
+    // It listens to a quiet channel throughout.
+    let mut listener = Caller::anonymous(address).await;
+    let place = listener.result("subscribe", json!({ "channel": "quiet", "recoverable": true })).await;
+    let mut publisher = Caller::anonymous(address).await;
+    for said in ["one", "two"] {
+        publisher.result("publish", json!({ "channel": "quiet", "data": said })).await;
+        listener.publication().await;
+    }
+    let said = "x".repeat(bytes);
+    let mut most = 0.0_f64;
+    for number in 0..ALL / bytes {
+        let channel = format!("{by}-{}", number / each);
+        let answer = publisher.call("publish", json!({ "channel": channel, "data": said })).await;
+        assert_eq!(answer.get("error"), None, "{by}: {number}");
+        if number % (ALL / bytes / 20) == 0 {
+            confined.bystanders_are_served().await;
+            most = most.max(confined.instance.metric("fanfare_history_kept_bytes", &[]).await);
+            assert_eq!(confined.instance.page("/readyz").await.status, 200, "{by}: {number}");
+        }
+    }
+    let bound = (LIMIT - LIMIT / 4) / 4;
+    assert!(most > (bound / 2) as f64 && most <= bound as f64 + 1e6, "{by}: {most} of {bound}");
+    assert!(confined.instance.metric("fanfare_history_given_up_total", &[]).await > 0.0);
+    assert_eq!(
+        (confined.ended().await, confined.rejected().await),
+        (0.0, 0.0),
+        "{by}: nobody was in the way"
+    );
+    // Whoever comes back to where nothing is kept any more is told so, and where it stands now.
+    let since = json!({ "channel": "quiet", "recover": true, "offset": 1, "epoch": place["epoch"] });
+    let mut back = Caller::anonymous(address).await;
+    let answer = back.result("subscribe", since).await;
+    assert_eq!((&answer["was_recovering"], answer.get("recovered")), (&json!(true), None), "{answer}");
+    assert_eq!(answer.get("publications"), None, "{answer}");
+    let counted = confined.instance.metric("fanfare_recoveries_total", &[("outcome", "too_far")]).await;
+    assert_eq!(counted, 1.0, "{by}");
+    let strict =
+        json!({ "channel": "quiet", "recover": true, "offset": 1, "epoch": place["epoch"], "flag": 2 });
+    let answer = Caller::anonymous(address).await.error("subscribe", strict).await;
+    assert_eq!(answer, 112, "{by}");
+    let since = format!("quiet?notices=true&since=1:{}", place["epoch"].as_str().unwrap());
+    let mut raw = Socket::join(address, &since).await;
+    let notice = raw.next_but_pings().await.expect("a notice").payload;
+    assert!(String::from_utf8_lossy(&notice).contains("gap"), "{}", String::from_utf8_lossy(&notice));
+    // Nobody is told of a gap who has been there: numbers go on behind all that were given.
+    publisher.result("publish", json!({ "channel": "quiet", "data": "three" })).await;
+    let (_, kind, heard) = listener.push().await;
+    assert_eq!((&kind[..], &heard["data"]), ("pub", &json!("three")), "{heard}");
+    assert!(heard["offset"].as_u64() > Some(2), "{heard}");
+    let again = json!({
+        "channel": "quiet", "recover": true, "offset": heard["offset"], "epoch": place["epoch"]
+    });
+    publisher.result("publish", json!({ "channel": "quiet", "data": "four" })).await;
+    let answer = Caller::anonymous(address).await.result("subscribe", again).await;
+    assert_eq!((&answer["recovered"], &answer["publications"][0]["data"]), (&json!(true), &json!("four")));
+    confined.recovers(by).await;
+}
+
+#[tokio::test]
+async fn histories_of_small_messages_are_forgotten_before_anybody_is_ended() {
+    histories_are_forgotten_before_anybody_is_ended("small", 2000, 2500).await;
+}
+
+#[tokio::test]
+async fn histories_of_large_messages_are_forgotten_before_anybody_is_ended() {
+    histories_are_forgotten_before_anybody_is_ended("large", 50, 60_000).await;
+}
+
+#[tokio::test]
+async fn histories_of_one_message_each_are_forgotten_before_anybody_is_ended() {
+    histories_are_forgotten_before_anybody_is_ended("one", 1, 5000).await;
+}
+
+/// Twenty who want differences in a hundred channels each: what those are made to would take more than there is.
+#[tokio::test]
+async fn what_differences_are_made_to_is_bounded() {
+    const CLIENTS: usize = 20;
+    const CHANNELS: usize = 100;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 1
+        delta = true
+    ";
+    let setup = Setup::new(file).flags(&["--history-memory", "1MiB", "--client-ping-interval", "10m"]);
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let said = "x".repeat(60_000);
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let mut caller = Caller::anonymous(confined.instance.address()).await;
+        for channel in 0..CHANNELS {
+            let channel = format!("{client}-{channel}");
+            let answer = caller.result("subscribe", json!({ "channel": channel, "delta": "fossil" })).await;
+            assert_eq!(answer["delta"], true);
+            for _ in 0..2 {
+                caller.result("publish", json!({ "channel": channel, "data": said })).await;
+                let (_, kind, _) = caller.push().await;
+                assert_eq!(kind, "pub");
+            }
+        }
+        clients.push(caller);
+        confined.bystanders_are_served().await;
+        assert_eq!(confined.instance.page("/readyz").await.status, 200, "{client}");
+    }
+    let differences = confined.instance.metric("fanfare_differences_total", &[]).await;
+    assert!(differences > 100.0 && differences < (CLIENTS * CHANNELS) as f64, "{differences}");
+    assert_eq!((confined.ended().await, confined.rejected().await), (0.0, 0.0));
+    confined.recovers("differences").await;
+}
