@@ -4,7 +4,7 @@
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush, deflate::compress_to_vec};
 
-use crate::harness::{Client, Frame, Instance, Said, Socket, fence, frame, run_to_end};
+use crate::harness::{Client, Frame, Instance, Said, Socket, eventually, fence, frame, run_to_end};
 
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
 
@@ -88,6 +88,14 @@ impl Receiver {
         Self { name, socket, inflater: InflateState::new_boxed(DataFormat::Raw), keeps_context }
     }
 
+    /// What is said next, as far as it is text.
+    async fn text(&mut self) -> String {
+        match self.next().await.1 {
+            Said::Text(text) => text,
+            Said::Binary(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        }
+    }
+
     /// The next message: as it came, and as it was meant.
     async fn next(&mut self) -> (Frame, Said) {
         let frame = self.socket.next_but_pings().await.expect("a message comes");
@@ -162,6 +170,63 @@ async fn everybody_gets_every_message_however_it_is_compressed() {
     assert!(metric("fanfare_deflated_frame_bytes_total").await < deflated_once as f64 / 2.0);
     assert_eq!(metric("fanfare_compressed_subscriptions").await, 4.0);
     assert_eq!(metric("fanfare_subscriptions").await, 6.0);
+}
+
+/// Six subscribers who each want another encoding or window make six times the work, and nobody else waits for all of it: what is said
+/// behind it elsewhere is heard before the last of the six.
+#[tokio::test]
+async fn a_large_publication_in_many_formats_lets_others_go_first() {
+    const CONNECT: &str = r#"{"id":1,"connect":{}}"#;
+    let instance = Instance::start(&["--compression", "--workers", "1"]).await;
+    let wide = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    let narrow = format!("{wide}; server_max_window_bits=9");
+    let join = async |name, path: &str, offer: &str| {
+        let mut socket = Socket::connect(instance.address()).await;
+        let headers = [("Sec-WebSocket-Extensions", offer)];
+        assert_eq!(socket.upgrade_at(path, &headers).await.status, 101, "{name}");
+        Receiver { name, socket, inflater: InflateState::new_boxed(DataFormat::Raw), keeps_context: false }
+    };
+    // Connects, subscribes to these channels, and has been answered.
+    let subscribed = async |receiver: &mut Receiver, channels: &[&str]| {
+        let mut said = CONNECT.to_owned();
+        for (number, channel) in (2..).zip(channels) {
+            said += &format!("\n{{\"id\":{number},\"subscribe\":{{\"channel\":\"{channel}\"}}}}");
+        }
+        receiver.socket.send(Frame::TEXT, said.as_bytes()).await.unwrap();
+        while !receiver.text().await.contains(&format!("\"id\":{}", channels.len() + 1)) {}
+    };
+    let mut receivers = Vec::new();
+    for offer in [wide, &narrow] {
+        receivers.push(join("raw", "/ws/large", offer).await);
+        let mut json = join("json", "/connection/websocket", offer).await;
+        subscribed(&mut json, &["large"]).await;
+        let mut protobuf = join("protobuf", "/connection/websocket?format=protobuf", offer).await;
+        // Its commands 1, to connect, and 2, to subscribe to "large", each behind its length.
+        let said = b"\x04\x08\x01\x22\x00\x0b\x08\x02\x2a\x07\x0a\x05large";
+        protobuf.socket.send(Frame::BINARY, said).await.unwrap();
+        receivers.extend([json, protobuf]);
+    }
+    eventually("all six are subscribed", async || instance.metric("fanfare_subscriptions", &[]).await == 6.0)
+        .await;
+    let mut watcher = join("watcher", "/connection/websocket", &narrow).await;
+    subscribed(&mut watcher, &["large", "small"]).await;
+
+    let large = format!("\"{}\"", "words and words ".repeat(3_750));
+    let publish = |id, channel, data: &str| {
+        format!(r#"{{"id":{id},"publish":{{"channel":"{channel}","data":{data}}}}}"#)
+    };
+    let said = [CONNECT, &publish(2, "large", &large), &publish(3, "small", "1")].join("\n");
+    let mut publisher = join("publisher", "/connection/websocket", "").await;
+    publisher.socket.send(Frame::TEXT, said.as_bytes()).await.unwrap();
+    let first = watcher.text().await;
+    assert!(first.contains(r#""channel":"small""#), "{} bytes come first", first.len());
+    assert!(watcher.text().await.contains(&large));
+    for receiver in &mut receivers {
+        // In Protobuf the answers come first.
+        while !receiver.text().await.contains(&large) {}
+    }
+    let made = instance.metric("fanfare_deflated_payload_bytes_total", &[]).await / large.len() as f64;
+    assert!((6.0..7.0).contains(&made), "each is made once, and not {made}");
 }
 
 /// A compressed message as a client sends it.

@@ -11,6 +11,7 @@ use fanfare_protocol::{ConnectionId, Kind, now_micros};
 use fanfare_websocket::{CloseCode, Event, Limits, Offence, Opcode, frame};
 
 use crate::pace::{Pace, Taken};
+use crate::relay::work;
 use crate::worker::Worker;
 
 /// The reading side of one connection.
@@ -118,6 +119,8 @@ impl Inbound {
         };
         let (mut pongs, mut end, mut taken) = (BytesMut::new(), None, Taken::default());
         let control_rate = control_rate(&worker);
+        // What came before was not this one's doing.
+        work::take();
         let mut inflater = worker.inflater.borrow_mut();
         while !self.deaf && end.is_none() {
             match decoder.next_inflating(&mut bytes, &self.limits, &mut inflater) {
@@ -156,6 +159,7 @@ impl Inbound {
                 self.deaf = true;
             }
         }
+        taken.work = work::take();
         shard.return_decoder(self.key, decoder);
         if !pongs.is_empty() {
             shard.send(self.key, &pongs.freeze());

@@ -7,6 +7,7 @@ use fanfare_hub::Toll;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
+use crate::relay::work::TURN;
 use crate::worker::SCRATCH;
 
 /// What a frame costs at least, as bytes of a large one: a hundred of them take a quarter of a millisecond.
@@ -32,6 +33,8 @@ const DEAF: Duration = Duration::from_millis(10);
 pub struct Pace {
     /// So many bytes' worth of work have been read without a pause.
     rush: u32,
+    /// Others have so many more turns when it gives way: what was published wants as many, of this worker or another.
+    turns: u16,
     /// The last read was more than it looked.
     crumbs: bool,
 }
@@ -43,12 +46,14 @@ pub struct Taken {
     pub frames: usize,
     /// The messages' bytes, as they are after inflating.
     pub bytes: usize,
+    /// What there was to encode and to deflate of what they published, as bytes that are written.
+    pub work: usize,
 }
 
 impl Pace {
     /// Of a connection that may send anything: a little of it shows what.
     pub const fn new() -> Self {
-        Self { rush: 0, crumbs: true }
+        Self { rush: 0, turns: 0, crumbs: true }
     }
 
     /// The most bytes that the next read may take.
@@ -57,12 +62,19 @@ impl Pace {
     }
 
     /// So many bytes were read, this was in them, and this did it take.
-    pub fn took(&mut self, read: usize, Taken { frames, bytes }: &Taken, toll: Toll) {
+    pub fn took(&mut self, read: usize, Taken { frames, bytes, work: made }: &Taken, toll: Toll) {
         let read = read.max(toll.sealed as usize);
         let records = toll.records as usize * RECORD + toll.empty as usize * EMPTY_RECORD;
         let work = frames * FRAME + records;
         self.crumbs = work > read || *bytes > read * SWOLLEN;
         self.rush = self.rush.saturating_add(read.max(work).max(*bytes) as u32);
+        self.owe(*made);
+    }
+
+    /// What was published takes so much work: so many turns are others' before more is published.
+    pub fn owe(&mut self, work: usize) {
+        self.rush = self.rush.saturating_add(u32::try_from(work).unwrap_or(u32::MAX));
+        self.turns = self.turns.saturating_add(u16::try_from(work / TURN).unwrap_or(u16::MAX));
     }
 
     /// Nothing is left to be read: what comes next may be anything.
@@ -78,11 +90,14 @@ impl Pace {
             return;
         }
         self.rush = 0;
+        let turns = std::mem::take(&mut self.turns);
         if deaf {
             // Boxed, or every idle connection would keep the room for it.
             Box::pin(sleep(DEAF)).await;
         } else {
-            yield_now().await;
+            for _ in 0..=turns {
+                yield_now().await;
+            }
         }
     }
 }
@@ -108,6 +123,8 @@ mod tests {
         most: usize,
         /// After how many reads others have their turn.
         reads: usize,
+        /// And how many turns those are.
+        turns: usize,
     }
 
     #[tokio::test]
@@ -115,11 +132,13 @@ mod tests {
         let row = |name, read, frames, bytes, most, reads| Row {
             name,
             read,
-            taken: Taken { frames, bytes },
+            taken: Taken { frames, bytes, work: 0 },
             toll: Toll::default(),
             most,
             reads,
+            turns: 1,
         };
+        let made = |row: Row, work, turns| Row { taken: Taken { work, ..row.taken }, turns, ..row };
         let sealed = |row, bytes: usize, records, empty| Row {
             toll: Toll { sealed: bytes as u32, records, empty },
             ..row
@@ -133,6 +152,10 @@ mod tests {
             // 128 of them are as much work as 64 KiB in one.
             row("one small message at a time", 20, 1, 10, CRUMBS, 128),
             row("crumbs", 4 * KIB, 680, 0, CRUMBS, 1),
+            made(row("what is encoded", 16 * KIB, 1, 16 * KIB, SCRATCH, 2), 16 * KIB, 1),
+            made(row("what is deflated", 16 * KIB, 1, 16 * KIB, SCRATCH, 1), 64 * KIB, 1),
+            made(row("what is deflated in six ways", 64 * KIB, 1, 64 * KIB, SCRATCH, 1), 6 * TURN, 7),
+            made(row("and small", 20, 1, 10, CRUMBS, 98), 160, 1),
             row("what inflates a little", 4 * KIB, 1, 16 * KIB, SCRATCH, 4),
             row("what inflates a lot", 4 * KIB, 1, 16 * KIB + 1, CRUMBS, 4),
             row("a bomb", 4 * KIB, 1, 4096 * KIB, CRUMBS, 1),
@@ -142,7 +165,7 @@ mod tests {
             sealed(row("new keys", 4, 0, 0, CRUMBS, 1), 4 * KIB, 150, 146),
             sealed(row("one new key at a time", 0, 0, 0, CRUMBS, 57), 27, 1, 1),
         ];
-        for Row { name, read, taken, toll, most, reads } in rows {
+        for Row { name, read, taken, toll, most, reads, turns } in rows {
             let mut pace = Pace::new();
             assert_eq!(pace.most(), CRUMBS, "{name}");
             for number in 1..=reads {
@@ -150,7 +173,12 @@ mod tests {
                 pace.took(read, &taken, toll);
                 assert_eq!(pace.most(), most, "{name}");
             }
-            assert_eq!(pace.give_way(false).now_or_never(), None, "{name}: after read {reads}");
+            let mut way = Box::pin(pace.give_way(false));
+            for turn in 0..turns {
+                assert_eq!(way.as_mut().now_or_never(), None, "{name}: after read {reads}, turn {turn}");
+            }
+            assert_eq!(way.as_mut().now_or_never(), Some(()), "{name}: after {turns} turns");
+            drop(way);
             // That was its rest.
             assert_eq!(pace.give_way(false).now_or_never(), Some(()), "{name}");
             pace.took(60 * KIB, &taken, toll);

@@ -16,8 +16,13 @@ impl Context {
         Self { compressor, threshold }
     }
 
+    /// Whether this is deflated.
+    pub(crate) fn deflates(&self, plain: &Bytes) -> bool {
+        plain.len() >= self.threshold
+    }
+
     /// This connection's frame, from the plain one that others share. To be asked once for each, in order.
     pub(crate) fn frame(&mut self, plain: &Bytes) -> Bytes {
-        if plain.len() < self.threshold { plain.clone() } else { self.compressor.compress_again(plain) }
+        if self.deflates(plain) { self.compressor.compress_again(plain) } else { plain.clone() }
     }
 }

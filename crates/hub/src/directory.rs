@@ -33,6 +33,10 @@ impl Workers {
         })
     }
 
+    pub(crate) fn of_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     fn with(self, worker: usize) -> Self {
         Self(self.0 | 1 << worker)
     }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::unmade::Unmade;
+
 /// How a subscriber wants its publications written: what a message says, and what carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
@@ -186,26 +188,74 @@ impl Formats {
     }
 }
 
-/// One publication in every format that somebody wanted when it was delivered. Cloning shares the bytes. In a format in
-/// which it cannot be said there is no frame, and whoever wants that format must go.
+/// One publication in every format that somebody wanted when it was delivered. Cloning shares the bytes.
 #[derive(Debug, Clone)]
-pub struct Frames(Arc<[(Format, Option<Bytes>)]>);
+pub struct Frames(Arc<[(Format, Frame)]>);
+
+/// One publication in one format.
+#[derive(Debug)]
+pub enum Frame {
+    /// Ready to be written.
+    Made(Bytes),
+    /// It is made when somebody is to get it.
+    Later(Box<Unmade>),
+    /// It cannot be said in this format, and whoever wants that must go.
+    Unsayable,
+}
+
+impl Frame {
+    /// What it counts for while it waits: always the same, whether it is made or not.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Made(frame) => frame.len(),
+            Self::Later(unmade) => unmade.bytes(),
+            Self::Unsayable => 0,
+        }
+    }
+}
+
+impl From<Option<Bytes>> for Frame {
+    fn from(frame: Option<Bytes>) -> Self {
+        frame.map_or(Self::Unsayable, Self::Made)
+    }
+}
 
 impl Frames {
-    /// Whole frames, each with its format; nothing where it cannot be said in that.
-    pub fn new(frames: impl IntoIterator<Item = (Format, Option<Bytes>)>) -> Self {
-        Self(frames.into_iter().collect())
+    /// Whole frames, each with its format.
+    pub fn new(frames: impl IntoIterator<Item = (Format, impl Into<Frame>)>) -> Self {
+        Self(frames.into_iter().map(|(format, frame)| (format, frame.into())).collect())
     }
 
-    /// The frame in this format, if it can be said in it. Nothing at all, if nobody wanted it when the publication was
-    /// delivered: whoever wants it now has come later.
+    /// The frame in this format, if it can be said in it, made now if need be. Nothing at all, if nobody wanted it when the
+    /// publication was delivered: whoever wants it now has come later.
     pub(crate) fn of(&self, format: Format) -> Option<Option<&Bytes>> {
-        self.0.iter().find(|(other, _)| *other == format).map(|(_, frame)| frame.as_ref())
+        Some(match self.find(format)? {
+            Frame::Made(frame) => Some(frame),
+            Frame::Later(unmade) => Some(unmade.now()),
+            Frame::Unsayable => None,
+        })
+    }
+
+    /// What has yet to be made before somebody can get it in this format.
+    pub(crate) fn unmade(&self, format: Format) -> Option<&Unmade> {
+        match self.find(format)? {
+            Frame::Later(unmade) if !unmade.is_made() => Some(unmade),
+            _ => None,
+        }
+    }
+
+    /// Whether there is a format in which it has yet to be made.
+    pub(crate) fn are_unmade(&self) -> bool {
+        self.0.iter().any(|(_, frame)| matches!(frame, Frame::Later(unmade) if !unmade.is_made()))
     }
 
     /// Bytes in all formats together.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.iter().map(|(_, frame)| frame.as_ref().map_or(0, Bytes::len)).sum()
+        self.0.iter().map(|(_, frame)| frame.bytes()).sum()
+    }
+
+    fn find(&self, format: Format) -> Option<&Frame> {
+        self.0.iter().find(|(other, _)| *other == format).map(|(_, frame)| frame)
     }
 }
 

@@ -78,6 +78,8 @@ impl Delivery {
 pub enum Event {
     /// A publication for the channel's members.
     Deliver(Channel, Delivery),
+    /// Another worker has made a frame for which the channel's members wait.
+    Made(Channel),
     /// Publications of these channels may have been missed; `None` is everywhere.
     Gap(Option<Arc<[Channel]>>),
     /// End one connection, wherever it is; whoever has it answers.
@@ -273,6 +275,11 @@ impl Hub {
         self.mailboxes.len()
     }
 
+    /// These workers need not wait any more for a frame that another has made.
+    pub(crate) fn tell_made(&self, workers: Workers, channel: &Channel) {
+        workers.iter().for_each(|worker| self.mailboxes[worker].send(Event::Made(channel.clone())));
+    }
+
     pub(crate) fn urge(&self, worker: usize, urgent: Urgent) {
         // A worker that has ended has nothing left to free.
         let _ = self.mailboxes[worker].urgent.send(urgent);
@@ -357,7 +364,7 @@ impl Event {
                 Control::Uplink(uplink) => EVENT + uplink.data.len(),
                 _ => 0,
             },
-            Self::Gap(_) | Self::Kick(..) | Self::Census(_) => 0,
+            Self::Made(_) | Self::Gap(_) | Self::Kick(..) | Self::Census(_) => 0,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! news for the shard to look after.
 
 mod heartbeat;
+mod laid;
 mod loudness;
 mod pressure;
 mod rounds;
@@ -22,6 +23,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use self::loudness::Loudness;
+pub use self::rounds::DEFLATING;
 use crate::connection::{Connection, Sent, State};
 use crate::context::Context;
 use crate::end::End;

@@ -11,6 +11,7 @@ use crate::directory::Subscribers;
 use crate::format::{Format, Formats};
 use crate::mailbox::Delivery;
 use crate::subscription::{OnGap, Subscription, WhenSlow};
+use crate::unmade::Unmade;
 
 /// When so many bytes or publications are kept for a round, what comes waits for its end. A client that keeps up
 /// reads between two rounds, so no round may bring as much as an outbox holds, nor take long for one member.
@@ -104,6 +105,8 @@ pub(crate) struct Room {
     /// Publications that somebody has not seen yet, numbered from `base` on.
     kept: Vec<Delivery>,
     kept_bytes: usize,
+    /// Some of those have yet to be made in some format.
+    unmade: bool,
     base: u64,
     /// Publications behind those, which wait until there is room for them.
     waiting: VecDeque<Delivery>,
@@ -131,6 +134,7 @@ impl Room {
             confirmed: false,
             kept: Vec::new(),
             kept_bytes: 0,
+            unmade: false,
             base: 0,
             waiting: VecDeque::new(),
             in_turn: false,
@@ -190,6 +194,7 @@ impl Room {
     /// Keeps a publication for everybody.
     pub(crate) fn keep(&mut self, delivery: Delivery) {
         self.kept_bytes += delivery.frames.bytes();
+        self.unmade |= delivery.frames.are_unmade();
         self.kept.push(delivery);
         self.owed = self.members.len();
         self.everywhere_at.push(self.visits + self.owed as u64);
@@ -222,6 +227,20 @@ impl Room {
     /// How many visits the round still takes.
     pub(crate) fn owed(&self) -> usize {
         self.owed
+    }
+
+    /// What the next member of the round will get that has yet to be made, if anything.
+    pub(crate) fn first_unmade(&self) -> Option<&Unmade> {
+        if !self.unmade || self.owed == 0 {
+            return None;
+        }
+        let member = self.members.get(self.cursor)?;
+        let unseen = self.unseen(member).iter().filter(|delivery| member.news || !delivery.news);
+        // Also what is held for it: it is written later, and all at once.
+        unseen.filter(|delivery| !member.has(delivery)).find_map(|delivery| {
+            let whole = || delivery.frames.unmade(member.format.whole()).filter(|_| member.fresh);
+            delivery.frames.unmade(member.format).or_else(whole)
+        })
     }
 
     /// The next member of the round, as it was, and its place; it will have seen everything.
@@ -270,6 +289,7 @@ impl Room {
         self.everywhere_at.clear();
         self.everywhere_at.shrink_to(64);
         self.measured = 0;
+        self.unmade = false;
         std::mem::take(&mut self.kept_bytes)
     }
 

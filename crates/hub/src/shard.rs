@@ -348,6 +348,7 @@ fn handle(registry: &mut Registry, event: Event) {
     let bytes = event.bytes();
     match event {
         Event::Deliver(channel, delivery) => registry.queue(&channel, delivery),
+        Event::Made(channel) => registry.go_on(&channel),
         Event::Gap(channels) => registry.gap(channels.as_deref()),
         Event::Kick(id, found) => {
             if let Some(key) = registry.find_id(id) {

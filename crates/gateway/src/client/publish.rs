@@ -7,6 +7,7 @@ use super::counts::Method;
 use super::session::Client;
 use crate::namespace::{Refusal as Refused, may_publish};
 use crate::publish::{Rules, Unpublished, publish};
+use crate::relay::work;
 use bytes::Bytes;
 use fanfare_broker::AppendOptions;
 use fanfare_protocol::centrifuge::{
@@ -15,14 +16,19 @@ use fanfare_protocol::centrifuge::{
 use fanfare_protocol::{Channel, Kind, Publication};
 use futures_util::future::join_all;
 
-/// So many are handed over together.
+/// So many are handed over together, and so many bytes of them: what they are encoded and deflated to is done in one turn,
+/// but for what is put off.
 const TOGETHER: usize = 256;
+const BYTES: usize = 64 << 10;
 
 impl Client {
     /// Publishes, and with it what the client wants to publish right behind it.
     pub(super) async fn publish(&mut self, id: u32, request: Request, out: &mut Vec<u8>) {
-        let mut asked = vec![(id, self.publication(request))];
+        let first = self.publication(request);
+        let mut bytes = length_of(&first);
+        let mut asked = vec![(id, first)];
         while asked.len() < TOGETHER
+            && bytes < BYTES
             && asked.last().is_some_and(|(_, last)| !matches!(last, Err(Refusal::Disconnect(_))))
             && let Some(Command { id, request }) =
                 self.next_if(|request| matches!(request, Request::Publish(_)))
@@ -31,6 +37,7 @@ impl Client {
                 true => self.publication(request),
                 false => Err(DisconnectCode::TooManyRequests.into()),
             };
+            bytes += length_of(&publication);
             asked.push((id, publication));
         }
         let instance = self.worker.instance.clone();
@@ -42,7 +49,11 @@ impl Client {
             });
             async move { published?.await.map_err(|error| unpublished(&error)) }
         });
-        for ((id, _), result) in asked.iter().zip(join_all(appends).await) {
+        // What came before was not this one's doing.
+        work::take();
+        let results = join_all(appends);
+        let turns = work::take() / work::TURN;
+        for ((id, _), result) in asked.iter().zip(results.await) {
             self.worker.instance.counts.command(Method::PUBLISH, &result);
             match result {
                 Ok(_) => {
@@ -52,10 +63,13 @@ impl Client {
                 Err(refusal) => self.refuse(*id, refusal, out),
             }
         }
+        for _ in 0..turns {
+            self.pause(out).await;
+        }
     }
 
     /// What is published, if it may be.
-    fn publication(&self, request: Request) -> Result<(Channel, Rules, Publication), Refusal> {
+    fn publication(&self, request: Request) -> Asked {
         request.check()?;
         let Request::Publish(PublishRequest { channel, data, .. }) = request else {
             return Err(DisconnectCode::BadRequest.into());
@@ -72,6 +86,12 @@ impl Client {
         let publication = Publication { info: Some(Arc::new(info)), ..Publication::new(kind(&data), data) };
         Ok((channel, (&**namespace).into(), publication))
     }
+}
+
+type Asked = Result<(Channel, Rules, Publication), Refusal>;
+
+fn length_of(asked: &Asked) -> usize {
+    asked.as_ref().map_or(0, |(.., publication)| publication.payload.len())
 }
 
 /// To clients of the raw endpoints text is text.

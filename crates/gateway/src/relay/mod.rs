@@ -6,6 +6,7 @@ mod phrases;
 mod previous;
 mod stream;
 mod wording;
+pub mod work;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fanfare_broker::{Gap, GapCause, Pending, Relay};
-use fanfare_hub::{Audience, Carrier, Delivery, Format, Formats, Frames, Hub};
+use fanfare_hub::{Audience, Carrier, DEFLATING, Delivery, Format, Formats, Frame, Frames, Hub, Unmade};
 use fanfare_protocol::{Channel, Control, PresenceChange, Publication, now_micros};
 use fanfare_websocket::deflate::{Compressor, Level};
-use fanfare_websocket::frame;
+use fanfare_websocket::{frame, take_apart};
 
 pub use self::carriage::{carry, last_words, push_format};
 pub use self::phrases::{PHRASES, gap_notice, place_notice};
@@ -40,7 +41,7 @@ pub struct HubRelay {
     /// Differences between two publications that were made.
     differences: AtomicU64,
     /// Bytes of the payloads that were deflated, and of the frames that they became.
-    deflated: [AtomicU64; 2],
+    deflated: Arc<[AtomicU64; 2]>,
 }
 
 /// Which publications are deflated, and how hard.
@@ -78,11 +79,12 @@ impl HubRelay {
     /// Bytes of the payloads that were deflated since the start, and of the frames that they became: once
     /// each, whatever the number of receivers.
     pub fn deflated_bytes(&self) -> (u64, u64) {
-        let [payloads, frames] = &self.deflated;
+        let [payloads, frames] = &*self.deflated;
         (payloads.load(Ordering::Relaxed), frames.load(Ordering::Relaxed))
     }
 
-    /// The whole frame of a message in every format that is wanted; `message` makes it for one encoding.
+    /// The whole frame of a message in every format that is wanted; `message` makes it for one encoding. What is to be
+    /// deflated and is more than a turn's work is made later, by the worker that first needs it.
     fn frames<'m>(
         &self,
         formats: impl IntoIterator<Item = Format>,
@@ -92,36 +94,45 @@ impl HubRelay {
         let mut last: Option<(Format, Option<Message>, Option<Bytes>)> = None;
         Frames::new(formats.into_iter().map(|format| {
             if last.as_ref().is_none_or(|(other, ..)| other.encoding != format.encoding) {
+                // Encoded as often as there are encodings, and that at once: it takes a quarter of what deflating does.
                 last = Some((format, message(format), None));
             }
             let carried = last.as_mut().and_then(|(_, message, plain)| {
                 let message = message.as_ref()?;
+                let whole = |message: &Message| {
+                    work::add(message.bytes.len());
+                    frame(message.opcode, &message.bytes)
+                };
                 Some(match format.carrier {
-                    Carrier::Stream => stream::line(format.encoding, message),
-                    Carrier::Events => event(format.encoding, message),
-                    Carrier::Frame | Carrier::Deflated | Carrier::DeflatedNarrowly => {
-                        let plain = plain.get_or_insert_with(|| frame(message.opcode, &message.bytes));
-                        self.carry(format.carrier, message, plain)
+                    Carrier::Stream => Frame::Made(stream::line(format.encoding, message)),
+                    Carrier::Events => Frame::Made(event(format.encoding, message)),
+                    Carrier::Frame => Frame::Made(plain.get_or_insert_with(|| whole(message)).clone()),
+                    Carrier::Deflated | Carrier::DeflatedNarrowly => {
+                        let plain = plain.get_or_insert_with(|| whole(message));
+                        self.deflate(format.carrier, message.bytes.len(), plain)
                     }
                 })
             });
-            (format, carried)
+            (format, carried.unwrap_or(Frame::Unsayable))
         }))
     }
 
-    fn carry(&self, carrier: Carrier, message: &Message, plain: &Bytes) -> Bytes {
-        let is_deflated = matches!(carrier, Carrier::Deflated | Carrier::DeflatedNarrowly);
-        let deflating = self
-            .compression
-            .filter(|compression| message.bytes.len() >= compression.threshold && is_deflated);
-        let Some(Compression { level, .. }) = deflating else { return plain.clone() };
-        let frame = DEFLATERS.with_borrow_mut(|deflaters| {
-            deflaters.of(carrier, level).compress_frame(message.opcode, &message.bytes)
-        });
-        for (count, bytes) in self.deflated.iter().zip([message.bytes.len(), frame.len()]) {
-            count.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// The frame of so long a message, deflated if it is worth it: at once, or when somebody is to get it.
+    fn deflate(&self, carrier: Carrier, length: usize, plain: &Bytes) -> Frame {
+        let Some(Compression { level, .. }) =
+            self.compression.filter(|compression| length >= compression.threshold)
+        else {
+            return Frame::Made(plain.clone());
+        };
+        let is_later = work::is_a_turn();
+        let work = length * DEFLATING;
+        work::add(work);
+        if !is_later {
+            return Frame::Made(deflate(carrier, level, plain, &self.deflated));
         }
-        frame
+        let (plain, counts) = (plain.clone(), self.deflated.clone());
+        let make = move || deflate(carrier, level, &plain, &counts);
+        Frame::Later(Box::new(Unmade::new(length, work, make)))
     }
 
     /// What the publication before this one said, for those who want differences; this one takes its place.
@@ -205,6 +216,17 @@ impl Relay for HubRelay {
     fn subscribers(&self, channel: &Channel) -> u64 {
         self.hub.subscribers(channel)
     }
+}
+
+/// A whole frame deflated, and counted: the bytes of its payload, and of what it becomes.
+fn deflate(carrier: Carrier, level: Level, plain: &Bytes, counts: &[AtomicU64; 2]) -> Bytes {
+    let (opcode, message) = take_apart(plain);
+    let frame =
+        DEFLATERS.with_borrow_mut(|deflaters| deflaters.of(carrier, level).compress_frame(opcode, message));
+    for (count, bytes) in counts.iter().zip([message.len(), frame.len()]) {
+        count.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+    frame
 }
 
 thread_local! {

@@ -34,7 +34,7 @@ use crate::listening::attend;
 use crate::memory::Budget;
 use crate::newcomers::Newcomers;
 use crate::recoveries::Recoveries;
-use crate::relay::HubRelay;
+use crate::relay::{HubRelay, work};
 use crate::session::Session;
 use crate::tls::Reckoning;
 
@@ -81,6 +81,7 @@ pub fn start(
 ) -> io::Result<JoinHandle<usize>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        work::count();
         LocalSet::new().block_on(&runtime, async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a bound listener is valid");
             Worker::new(number, inbox, instance).serve(listener, phase, drained).await

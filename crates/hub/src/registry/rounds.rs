@@ -1,25 +1,24 @@
 //! How publications get from the rooms to the members: rounds, a part of each in turn. The bookkeeping of a
 //! round is the room's; here it is written out.
 
-use bytes::Bytes;
 use fanfare_protocol::control::Unsubscribe;
 use fanfare_protocol::{Channel, Control, now_micros};
 use slab::Slab;
-use smallvec::SmallVec;
 
+use super::laid::{Laid, Written};
 use super::{Key, Registry, find};
-use crate::batch;
 use crate::connection::{Connection, Sent};
-use crate::context::Context;
 use crate::mailbox::Delivery;
-use crate::outbox::Chunk;
 use crate::room::{Membership, Room};
-use crate::subscription::WhenSlow;
+use crate::unmade::Found;
 
 /// How many members are visited, and how many bytes are written to them, before readers get their turn: a millisecond
 /// at most.
 const VISITS: usize = 256;
 const WRITTEN: usize = 256 << 10;
+
+/// To deflate a byte is as much work as to write so many.
+pub const DEFLATING: usize = 4;
 
 /// The most of it for one room while others wait for theirs.
 const SHARE: usize = 4;
@@ -61,9 +60,18 @@ impl Registry {
             let share = if self.rounds.is_empty() { 1 } else { SHARE };
             let part =
                 Effort { visits: left.visits.min(VISITS / share), bytes: left.bytes.min(WRITTEN / share) };
-            let spent = self.visit(index, part);
+            let (spent, waits) = self.visit(index, part);
             left.visits = left.visits.saturating_sub(spent.visits);
             left.bytes = left.bytes.saturating_sub(spent.bytes);
+            if !waits {
+                self.take_turn(index);
+            }
+        }
+    }
+
+    /// What another worker was at has been made, so the room's round may go on.
+    pub(crate) fn go_on(&mut self, channel: &Channel) {
+        if let Some(&index) = self.by_channel.get(channel) {
             self.take_turn(index);
         }
     }
@@ -130,26 +138,43 @@ impl Registry {
         }
     }
 
-    /// Until everybody in the room has seen everything that is kept.
-    fn finish_round(&mut self, room: u32) {
-        self.visit(room, Effort { visits: usize::MAX, bytes: usize::MAX });
+    /// Until everybody in the room has seen everything that is kept, be it much.
+    fn finish_round(&mut self, index: u32) {
+        let room = &mut self.rooms[index as usize];
+        let mut part = Part::default();
+        while let Some((place, member)) = room.advance() {
+            part.serve(index, room, place, &member, &mut self.connections);
+        }
+        self.account(index, part);
     }
 
     /// A part of a room's round: visits, each with everything that is kept and the member has not seen yet. Gives what
-    /// it took.
-    fn visit(&mut self, index: u32, most: Effort) -> Effort {
+    /// it took, and whether the rest waits until another worker has made something.
+    fn visit(&mut self, index: u32, most: Effort) -> (Effort, bool) {
         let room = &mut self.rooms[index as usize];
-        let mut part = Part::default();
+        let (mut part, mut waits) = (Part::default(), false);
         let mut visits = 0;
-        while visits < most.visits
-            && (part.written.bytes as usize) < most.bytes
-            && let Some((place, member)) = room.advance()
-        {
+        while visits < most.visits && part.bytes() < most.bytes {
+            match room.first_unmade().map(|unmade| unmade.find(self.worker)) {
+                // A large one takes all that there is of a turn, so there is one turn for each format.
+                Some(Found::MadeNow(work, workers)) => {
+                    part.work += work;
+                    self.hub.tell_made(workers, &room.channel);
+                    continue;
+                }
+                Some(Found::BeingMade) => {
+                    waits = true;
+                    break;
+                }
+                Some(Found::Made) => continue,
+                None => {}
+            }
+            let Some((place, member)) = room.advance() else { break };
             visits += 1;
             part.serve(index, room, place, &member, &mut self.connections);
         }
         let bytes = self.account(index, part);
-        Effort { visits, bytes }
+        (Effort { visits, bytes }, waits)
     }
 
     /// Brings a member everything that is kept and it has not seen yet, before its turn: before it leaves or gets another
@@ -162,14 +187,16 @@ impl Registry {
         self.account(index, part);
     }
 
-    /// Counts what a part of a round came to, and ends the round if it was the last. Gives the bytes that were written.
+    /// Counts what a part of a round came to, and ends the round if it was the last. Gives the bytes that were written, or
+    /// could have been.
     fn account(&mut self, index: u32, part: Part) -> usize {
         self.settle(index);
         self.count(&part.written);
+        let bytes = part.bytes();
         for (member, sent) in part.unlucky {
             self.note(member, sent);
         }
-        part.written.bytes as usize
+        bytes
     }
 
     /// Measures what has been everywhere, and forgets it at the end of a round.
@@ -193,12 +220,19 @@ impl Registry {
 #[derive(Default)]
 struct Part {
     written: Written,
+    /// What was made for it, as bytes.
+    work: usize,
     laid: Vec<Laid>,
     /// Those to whom not all of it could be written.
     unlucky: Vec<(u32, Sent)>,
 }
 
 impl Part {
+    /// What it has taken so far.
+    fn bytes(&self) -> usize {
+        self.written.bytes as usize + self.work
+    }
+
     /// Brings `member`, as it was before, what it had not seen.
     fn serve(
         &mut self,
@@ -233,6 +267,7 @@ impl Part {
                 if own.begun {
                     room.members[place].fresh = false;
                 }
+                self.work += own.work;
                 self.written.send(Sent::Whole, connection, &own)
             } else {
                 let its = Laid::shared(&mut self.laid, member, room.serial, unseen);
@@ -250,121 +285,4 @@ impl Part {
 struct Effort {
     visits: usize,
     bytes: usize,
-}
-
-/// What one visit after the other comes to.
-#[derive(Default)]
-pub(super) struct Written {
-    publications: u64,
-    frames: u64,
-    bytes: u64,
-}
-
-impl Written {
-    /// Writes this behind what came before it.
-    pub(super) fn send(&mut self, before: Sent, connection: &mut Connection, laid: &Laid) -> Sent {
-        let mut sent = before;
-        self.publications += laid.publications as u64;
-        self.frames += laid.frames as u64;
-        self.bytes += laid.bytes as u64;
-        for chunk in &laid.chunks {
-            if laid.member.when_slow == WhenSlow::KeepLatest
-                && let Some(room) = chunk.droppable
-                && let Some(outbox) = &mut connection.outbox
-            {
-                outbox.drop_all_of(room);
-            }
-            sent = sent.and(|| connection.send_as(&chunk.bytes, |bytes| Chunk { bytes, ..*chunk }));
-        }
-        laid.and_then(sent)
-    }
-}
-
-/// What a member has not seen, ready to be written.
-pub(super) struct Laid {
-    member: Membership,
-    chunks: Vec<Chunk>,
-    frames: usize,
-    /// Those of them that are publications; the others are news.
-    publications: usize,
-    /// Something is in it to which the next difference is made.
-    pub(super) begun: bool,
-    bytes: usize,
-    /// There is more, and it cannot be said.
-    unsayable: bool,
-}
-
-impl Laid {
-    /// For this member of a room, in its format. What has no frame in it was published before it came.
-    pub(super) fn new<'d>(
-        member: &Membership,
-        room: u32,
-        deliveries: impl IntoIterator<Item = &'d Delivery>,
-        context: Option<&mut Context>,
-    ) -> Self {
-        let (mut frames, mut publications) = (SmallVec::<[_; 16]>::new(), 0);
-        let (mut begun, mut unsayable) = (false, false);
-        let mut format = if member.fresh { member.format.whole() } else { member.format };
-        for delivery in deliveries.into_iter().filter(|delivery| member.news || !delivery.news) {
-            match delivery.frames.of(format) {
-                None => {}
-                Some(None) => {
-                    unsayable = true;
-                    break;
-                }
-                Some(Some(frame)) => {
-                    frames.push((frame, delivery.news));
-                    publications += usize::from(!delivery.news);
-                    // Until its position is reached, what comes without a number is not what others' differences are to.
-                    if !delivery.news && (member.after == 0 || delivery.offset > member.after) {
-                        begun = true;
-                        format = member.format;
-                    }
-                }
-            }
-        }
-        let count = frames.len();
-        let droppable = member.when_slow != WhenSlow::Close;
-        let plain = frames.iter().map(|(frame, _)| *frame);
-        let chunks = match context {
-            // Each by itself, so that it can be dropped by itself; who comes and goes is not. A context would refer to
-            // what was dropped, so it is left out of this, which RFC 7692 allows for any message.
-            _ if droppable => {
-                let chunk = |(frame, news): &(&Bytes, bool)| Chunk {
-                    bytes: Bytes::clone(frame),
-                    droppable: (!news).then_some(room),
-                };
-                frames.iter().map(chunk).collect()
-            }
-            None => whole(batch::chunks(plain, member.format.joint())),
-            // Deflated, messages cannot share a frame any more.
-            Some(context) => {
-                whole(batch::chunks(&plain.map(|plain| context.frame(plain)).collect::<Vec<_>>(), None))
-            }
-        };
-        let bytes = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
-        Self { member: *member, bytes, chunks, frames: count, publications, begun, unsayable }
-    }
-
-    /// What came of writing it, if it went as `sent` says.
-    fn and_then(&self, sent: Sent) -> Sent {
-        if self.unsayable { sent.and(|| Sent::Unsayable) } else { sent }
-    }
-
-    /// Laid once for all who have seen the same and want the same format: in a round, mostly neighbours.
-    fn shared<'l>(laid: &'l mut Vec<Self>, member: &Membership, room: u32, unseen: &[Delivery]) -> &'l Self {
-        let place = laid.iter().position(|laid| laid.member.wants_like(member));
-        let place = place.unwrap_or(laid.len());
-        match laid.get_mut(place) {
-            Some(laid) if laid.member.is_like(member) => {}
-            Some(laid) => *laid = Self::new(member, room, unseen, None),
-            None => laid.push(Self::new(member, room, unseen, None)),
-        }
-        &laid[place]
-    }
-}
-
-/// Chunks of which every one must be written.
-fn whole(chunks: Vec<Bytes>) -> Vec<Chunk> {
-    chunks.into_iter().map(Chunk::of).collect()
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use fanfare_protocol::Channel;
 
-use super::rounds::{Laid, Written};
+use super::laid::{Laid, Written};
 use super::{Key, Registry, find};
 use crate::connection::{Place, Sent, State};
 use crate::mailbox::Delivery;

@@ -6,6 +6,7 @@
 mod deliveries;
 mod formats;
 mod lives;
+mod making;
 mod slow;
 mod subscriptions;
 
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_hub::{
-    Bounds, Carrier, Context, Delivery, Encoding, Format, Frames, Heartbeat, Hub, Key, Observer, OnGap,
-    Opening, Phrases, Settings, Shard, Socket, Subscription,
+    Bounds, Carrier, Context, Delivery, Encoding, Format, Frames, Heartbeat, Hub, Inbox, Key, Observer,
+    OnGap, Opening, Phrases, Settings, Shard, Socket, Subscription,
 };
 use fanfare_protocol::{Channel, ConnectionId};
 use fanfare_websocket::deflate::{Compressor, Level, Offer, Policy};
@@ -93,12 +94,16 @@ fn context() -> Context {
 }
 
 fn with_shard(settings: Settings, test: impl AsyncFnOnce(Bench)) {
+    let (hub, mut inboxes) = Hub::new(1, Bounds::default(), PHRASES);
+    on_worker(hub, inboxes.remove(0), settings, test);
+}
+
+/// Runs a worker of the hub on this thread for as long as the test goes on.
+fn on_worker(hub: Arc<Hub>, inbox: Inbox, settings: Settings, test: impl AsyncFnOnce(Bench)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        let (hub, mut inboxes) = Hub::new(1, Bounds::default(), PHRASES);
         let heard = Heard::default();
-        let shard =
-            Shard::start(inboxes.remove(0), settings, metrics::Histogram::noop(), heard.clone(), || 0);
+        let shard = Shard::start(inbox, settings, metrics::Histogram::noop(), heard.clone(), || 0);
         timeout(4 * SOON, test(Bench { hub, shard, heard })).await.expect("the test ends");
     });
 }
