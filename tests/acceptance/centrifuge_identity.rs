@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::centrifuge::Fate::{Close, Error};
 use crate::centrifuge::{fate, now, setup};
-use crate::harness::{Caller, Client, Setup, created, eventually, request, token};
+use crate::harness::{API_KEY, Caller, Client, Setup, created, eventually, post, request, token};
 
 #[tokio::test]
 async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
@@ -147,8 +147,9 @@ async fn who_does_not_say_who_it_is_or_does_not_answer_is_closed() {
 
 #[tokio::test]
 async fn what_is_not_refreshed_ends() {
-    let instance = setup("allow_anonymous = true\nrefresh_grace = \"1s\"").start().await;
-    let (soon, user) = (format!("expire_at={}", now() + 5), ["--user", "42"]);
+    let instance = setup("allow_anonymous = true\nrefresh_grace = \"1s\"").api().start().await;
+    let end = now() + 5;
+    let (soon, user) = (format!("expire_at={end}"), ["--user", "42"]);
     let brief = token(&[&user[..], &["--claim", &soon]].concat()).await;
     let room = token(&[&user[..], &["--channel", "$room", "--claim", &soon]].concat()).await;
     let lasting = token(&user).await;
@@ -159,7 +160,17 @@ async fn what_is_not_refreshed_ends() {
     let mut staying = Caller::connect(instance.address(), json!({ "token": lasting })).await;
     let subscribed = staying.result("subscribe", json!({ "channel": "$room", "token": room })).await;
     assert_eq!(subscribed["expires"], true);
+    // What the back end has made ends the connection: the client could not make it anew.
+    let other = token(&["--user", "43"]).await;
+    let mut led = Caller::connect(instance.address(), json!({ "token": other })).await;
+    let wish = json!({ "user": "43", "channel": "$room", "expire_at": end }).to_string();
+    let key = [("X-API-Key", API_KEY)];
+    let answer = post(instance.internal_address(), "/api/subscribe", &key, wish.as_bytes()).await.unwrap();
+    assert_eq!(answer.json(), json!({ "result": {} }));
+    let (channel, kind, _) = led.push().await;
+    assert_eq!((&*channel, &*kind), ("$room", "subscribe"));
     assert_eq!(going.closed().await, (3005, "connection expired".to_owned()));
+    assert_eq!(led.closed().await, (3006, "subscription expired".to_owned()));
     let before = instance.cpu_time();
     let (channel, kind, event) = staying.push().await;
     assert_eq!((&*channel, &*kind, &event["code"]), ("$room", "unsubscribe", &json!(2501)));

@@ -1,9 +1,10 @@
 //! Recovery against a model, over real instances and a real Redis: clients that are cut off, an instance that is cut off
 //! from Redis, histories that are too short or gone, and publications all the while, in a random order that its seed
 //! repeats. What a client was told it has recovered must be everything, once and in order; what it was not told so, it
-//! must have been told is missing.
+//! must have been told is missing, and the history must have lost it. What was acknowledged must be in the history, at the
+//! place that was named, until others have taken its place.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,7 +13,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::harness::{Caller, Fault, RedisServer, Setup, TcpProxy, eventually};
+use crate::harness::{API_KEY, Caller, Fault, Instance, RedisServer, Setup, TcpProxy, eventually, post};
+
+/// The history holds so many.
+const KEPT: u64 = 12;
 
 const FILE: &str = "
     redis_timeout = \"300ms\"
@@ -25,20 +29,26 @@ const FILE: &str = "
     recovery = \"force\"
 ";
 
+/// An epoch and an offset.
+type Place = (String, u64);
+
+/// Who has published it, and as the how manieth.
+type Number = (u64, u64);
+
 /// What one client has seen.
 #[derive(Debug, Clone, PartialEq)]
 enum Seen {
-    /// It has a place now; nothing is missing before it, or something may be.
-    Place { epoch: String, offset: u64, whole: bool },
-    /// A publication: its offset and its number.
-    Publication(u64, u64),
+    /// It has a place now. It has asked for what it missed behind another one, if it had one.
+    Place { asked: Option<Place>, given: Place, whole: bool },
+    /// A publication at this offset.
+    Publication(u64, Number),
 }
 
 type Log = Arc<Mutex<Vec<Seen>>>;
 
 /// A client as a library has it: it comes back, subscribes again, and asks for what it has missed.
 async fn client(address: SocketAddr, log: Log, mut cut: mpsc::Receiver<()>) {
-    let mut place: Option<(String, u64)> = None;
+    let mut place: Option<Place> = None;
     loop {
         let mut caller = Caller::anonymous(address).await;
         let ended = async {
@@ -58,10 +68,11 @@ async fn client(address: SocketAddr, log: Log, mut cut: mpsc::Receiver<()>) {
                 let epoch = result["epoch"].as_str().unwrap().to_owned();
                 let mut offset = result["offset"].as_u64().unwrap_or(0);
                 let whole = result["recovered"] == true;
-                log.lock().push(Seen::Place { epoch: epoch.clone(), offset, whole });
+                let (asked, given) = (place.take(), (epoch.clone(), offset));
+                log.lock().push(Seen::Place { asked, given, whole });
                 let take = |publication: &Value| {
                     let offset = publication["offset"].as_u64().unwrap();
-                    log.lock().push(Seen::Publication(offset, publication["data"][0].as_u64().unwrap()));
+                    log.lock().push(Seen::Publication(offset, number_of(publication)));
                     offset
                 };
                 for publication in result["publications"].take().as_array().into_iter().flatten() {
@@ -91,34 +102,142 @@ async fn client(address: SocketAddr, log: Log, mut cut: mpsc::Receiver<()>) {
     }
 }
 
-/// Holds what a client has seen against the rules, and against what all others have seen.
-fn judge(log: &[Seen], all: &mut HashMap<(String, u64), u64>, seed: u64) {
-    let (mut at, mut last): (Option<(String, u64)>, u64) = (None, 0);
+fn number_of(publication: &Value) -> Number {
+    let of = |place: usize| publication["data"][place].as_u64().unwrap();
+    (of(0), of(1))
+}
+
+/// Holds what a client has seen against the rules, and against what all others have seen. Gives why it was told that something is
+/// missing, each time.
+fn judge(log: &[Seen], all: &mut HashMap<Place, Number>, seed: u64) -> Vec<&'static str> {
+    let (mut at, mut last): (Option<Place>, _) = (None, HashMap::new());
+    let mut told = Vec::new();
     for (n, seen) in log.iter().enumerate() {
         let around = || &log[n.saturating_sub(6)..(n + 6).min(log.len())];
         match seen {
-            Seen::Place { epoch, offset, whole } => {
-                if *whole {
-                    let before = at.as_ref().expect("only what was there before is recovered");
-                    assert_eq!(before, &(epoch.clone(), *offset), "seed {seed}: it goes on where it was");
-                }
-                at = Some((epoch.clone(), *offset));
+            Seen::Place { asked, given, whole } => {
+                assert_eq!(*asked, at, "seed {seed}: it asks for what it has missed");
+                told.push(match asked {
+                    None => "new",
+                    Some(asked) if *whole => {
+                        assert_eq!(asked, given, "seed {seed}: it goes on where it was");
+                        "recovered"
+                    }
+                    Some((epoch, _)) if *epoch != given.0 => "another epoch",
+                    Some((_, asked)) => {
+                        // The place is where the history stood then.
+                        let missed = given.1.checked_sub(*asked);
+                        assert!(
+                            missed.is_some_and(|missed| missed > KEPT),
+                            "seed {seed}: not recovered, but it is kept: {:?}",
+                            around()
+                        );
+                        "too far"
+                    }
+                });
+                at = Some(given.clone());
             }
             Seen::Publication(offset, number) => {
                 let (epoch, before) = at.as_mut().expect("nothing comes before the answer");
                 assert_eq!(*offset, *before + 1, "seed {seed}: a hole, or twice: {:?}", around());
-                assert!(*number > last, "seed {seed}: {number} after {last}");
+                let last = last.entry(number.0).or_insert(0);
+                assert!(number.1 > *last, "seed {seed}: {number:?} after {last}: {:?}", around());
                 let known = *all.entry((epoch.clone(), *offset)).or_insert(*number);
                 assert_eq!(known, *number, "seed {seed}: others have seen something else at {offset}");
-                (*before, last) = (*offset, *number);
+                (*before, *last) = (*offset, number.1);
+            }
+        }
+    }
+    told
+}
+
+/// What was published since everything was forgotten, and what came of it.
+#[derive(Default)]
+struct Reference {
+    said: VecDeque<(Number, Answer)>,
+    /// Of what there is no saying whether it was published. It may come later than what was published behind it.
+    doubtful: HashSet<Number>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Answer {
+    Published,
+    PublishedAt(Place),
+    Unknown,
+}
+
+impl Reference {
+    fn note(&mut self, number: Number, answer: Answer) {
+        if answer == Answer::Unknown {
+            self.doubtful.insert(number);
+        }
+        self.said.push_back((number, answer));
+        // As many that may not be there count as one.
+        if self.said.len() > 200 {
+            self.said.pop_front();
+        }
+    }
+
+    /// Holds the history against it: all that was acknowledged is there, where it was said to be, unless so many more came behind it; and
+    /// nothing else is there.
+    fn check(&self, history: &Value, all: &mut HashMap<Place, Number>, seed: u64) {
+        let (epoch, top) =
+            (history["epoch"].as_str().unwrap(), history["offset"].as_u64().unwrap_or_default());
+        let kept = history["publications"].as_array().map_or(&[][..], Vec::as_slice);
+        let oldest = top.saturating_sub(KEPT) + 1;
+        let offsets: Vec<_> = kept.iter().map(|one| one["offset"].as_u64().unwrap()).collect();
+        assert_eq!(offsets, (oldest..=top).collect::<Vec<_>>(), "seed {seed}: the last {KEPT} are kept");
+        let numbers: Vec<_> = kept.iter().map(number_of).collect();
+        for (number, offset) in numbers.iter().zip(offsets) {
+            let is_said = self.said.iter().any(|(said, _)| said == number);
+            assert!(is_said || self.doubtful.contains(number), "seed {seed}: nobody published {number:?}");
+            let known = *all.entry((epoch.to_owned(), offset)).or_insert(*number);
+            assert_eq!(known, *number, "seed {seed}: something else was at {offset}");
+        }
+        for (place, (number, answer)) in self.said.iter().enumerate() {
+            let is_kept = numbers.contains(number);
+            match answer {
+                Answer::Unknown => {}
+                Answer::PublishedAt((its, offset)) => {
+                    assert_eq!(its, epoch, "seed {seed}: {number:?} is in no other history");
+                    assert!(*offset <= top, "seed {seed}: {number:?} is at {offset} behind {top}");
+                    let found = offset.checked_sub(oldest).map(|nth| numbers[nth as usize]);
+                    assert!(
+                        found.is_none_or(|found| found == *number),
+                        "seed {seed}: {found:?} is at {offset}"
+                    );
+                }
+                Answer::Published => {
+                    let behind = self.said.len() - place - 1 + self.doubtful.len();
+                    assert!(is_kept || behind as u64 >= KEPT, "seed {seed}: {number:?} is not kept");
+                }
             }
         }
     }
 }
 
 /// What is published: every other time so much that a few of it are not read together with other channels'.
-fn said(seed: u64, number: u64) -> Value {
-    json!([number, "x".repeat(seed as usize % 2 * 6000)])
+fn said(seed: u64, (who, number): Number) -> Value {
+    json!([who, number, "x".repeat(seed as usize % 2 * 6000)])
+}
+
+/// What the back end is answered.
+async fn call(instance: &Instance, method: &str, body: Value) -> Value {
+    let (path, key) = (format!("/api/{method}"), [("X-API-Key", API_KEY)]);
+    let answer = post(instance.internal_address(), &path, &key, body.to_string().as_bytes()).await;
+    answer.unwrap().json()
+}
+
+/// Publishes as the back end does.
+async fn publish(instance: &Instance, seed: u64, number: Number) -> Answer {
+    let answer = call(instance, "publish", json!({ "channel": "kept", "data": said(seed, number) })).await;
+    match answer["result"]["epoch"].as_str() {
+        Some(epoch) => Answer::PublishedAt((epoch.to_owned(), answer["result"]["offset"].as_u64().unwrap())),
+        None => {
+            assert!(answer["error"].is_object(), "seed {seed}: {number:?} has no place: {answer}");
+            Answer::Unknown
+        }
+    }
 }
 
 async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
@@ -127,7 +246,7 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
     let proxy = TcpProxy::start(redis.address()).await;
     let mut instances = Vec::new();
     for address in [redis.address(), proxy.address()] {
-        instances.push(Setup::new(FILE).redis(&format!("redis://{address}")).start().await);
+        instances.push(Setup::new(FILE).api().redis(&format!("redis://{address}")).start().await);
     }
     let (mut clients, mut cuts, mut logs) = (JoinSet::new(), Vec::new(), Vec::new());
     for number in 0..6 {
@@ -138,22 +257,40 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
         logs.push(log);
     }
     let mut speaker = Caller::anonymous(instances[0].address()).await;
-    let (mut number, mut steps) = (0, BTreeMap::new());
+    let (mut numbers, mut steps) = ([0; 3], BTreeMap::new());
+    let (mut reference, mut all) = (Reference::default(), HashMap::new());
+    let mut next = |who: usize| {
+        numbers[who] += 1;
+        (who as u64, numbers[who])
+    };
     for _ in 0..120 {
         let step = match random.u32(0..100) {
             0..55 => {
+                // The client protocol does not say where; and the last one's instance may not reach Redis.
+                let who = random.choice([0, 0, 1, 1, 2]).unwrap_or(0);
                 for _ in 0..random.u32(1..4) {
-                    number += 1;
-                    speaker.call("publish", json!({ "channel": "kept", "data": said(seed, number) })).await;
+                    let number = next(who);
+                    let answer = if who == 0 {
+                        speaker
+                            .result("publish", json!({ "channel": "kept", "data": said(seed, number) }))
+                            .await;
+                        Answer::Published
+                    } else {
+                        publish(&instances[who - 1], seed, number).await
+                    };
+                    assert!(who == 2 || answer != Answer::Unknown, "seed {seed}: Redis is there");
+                    reference.note(number, answer);
                 }
                 "published"
             }
             55..60 => {
                 // More than the history holds.
                 for _ in 0..random.u32(10..30) {
-                    number += 1;
+                    let number = next(0);
                     speaker.ask("publish", json!({ "channel": "kept", "data": said(seed, number) })).await;
+                    reference.note(number, Answer::Published);
                 }
+                // Behind all of them.
                 speaker.call("rpc", json!({})).await;
                 "evicted"
             }
@@ -175,9 +312,12 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
             }
             _ => {
                 redis.cli(&["FLUSHALL"]).await;
+                reference.said.clear();
                 "forgotten"
             }
         };
+        let history = call(&instances[0], "history", json!({ "channel": "kept", "limit": -1 })).await;
+        reference.check(&history["result"], &mut all, seed);
         *steps.entry(step).or_insert(0) += 1;
     }
     // In the end everybody hears the last one.
@@ -185,8 +325,8 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
     let up = async || instances[1].metric("fanfare_broker_up", &[]).await == 1.0;
     eventually("Redis is back", up).await;
     let everybody = async || {
-        number += 1;
-        speaker.call("publish", json!({ "channel": "kept", "data": said(seed, number) })).await;
+        let number = next(0);
+        speaker.result("publish", json!({ "channel": "kept", "data": said(seed, number) })).await;
         let heard =
             |log: &Log| log.lock().iter().any(|seen| matches!(seen, Seen::Publication(_, n) if *n == number));
         let mut patience = 0;
@@ -201,17 +341,15 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
     cuts.clear();
     while clients.join_next().await.is_some_and(|ended| ended.is_ok()) {}
     assert!(clients.is_empty(), "seed {seed}: a client has panicked");
-    let mut all = HashMap::new();
+    let forgotten = steps.get("forgotten").copied().unwrap_or(0);
     for log in &logs {
-        let log = log.lock().clone();
-        judge(&log, &mut all, seed);
-        for seen in &log {
-            if let Seen::Place { whole, .. } = seen {
-                *steps.entry(if *whole { "recovered" } else { "not recovered" }).or_insert(0) += 1;
-            }
+        for told in judge(&log.lock(), &mut all, seed) {
+            *steps.entry(told).or_insert(0) += 1;
         }
     }
     assert!(all.len() > 50, "seed {seed}: hardly anything was heard");
+    let epochs: HashSet<_> = all.keys().map(|(epoch, _)| epoch).collect();
+    assert!(epochs.len() <= 1 + forgotten, "seed {seed}: a history begins anew only if it was forgotten");
     steps
 }
 
@@ -225,9 +363,10 @@ async fn whatever_happens_nothing_is_lost_doubled_or_out_of_order_in_silence() {
             *total.entry(step).or_insert(0) += times;
         }
     }
+    println!("{total:?}");
     // It is worth nothing if the interesting things did not happen.
-    for step in ["recovered", "not recovered", "client cut", "silent"] {
+    let must = ["recovered", "too far", "another epoch", "client cut", "silent", "evicted", "forgotten"];
+    for step in must.into_iter().filter(|_| first.is_none()) {
         assert!(total.contains_key(step), "{total:?}");
     }
-    println!("{total:?}");
 }

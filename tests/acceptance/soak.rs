@@ -2,7 +2,8 @@
 //! that its seed repeats, while publishers try again what was not acknowledged and recovering subscribers come back
 //! wherever there is an instance. What every subscriber was given is audited at the end: each publication once, in order;
 //! if Redis keeps what it was told, nobody is ever told that something is missing; and whatever happened, everybody is back in
-//! one history and gets what is published then. It measures no pace.
+//! one history and gets what is published then. No answer takes longer than an SDK waits for one, and there are as many
+//! channels as come at once. It measures no pace.
 //!
 //! `FANFARE_SOAK` is the number of faults, `FANFARE_SEED` the seed; a fault takes about a second.
 
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use crate::harness::{Caller, Instance, RedisServer, eventually, post};
 
@@ -35,6 +37,9 @@ const INSTANCES: usize = 3;
 const CHANNELS: [&str; 3] = ["one", "two", "three"];
 const SUBSCRIBERS: usize = 9;
 const PUBLISHERS: usize = 3;
+
+/// An SDK gives a command up after so long, tears its connection down and comes again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the instances are, public and internal; nothing for one that is dead.
 type Map = Arc<Mutex<[Option<(SocketAddr, SocketAddr)>; INSTANCES]>>;
@@ -67,6 +72,8 @@ struct Scene {
     retries: AtomicU64,
     recoveries: AtomicU64,
     recovered: AtomicU64,
+    /// Milliseconds until the last of all answers to a subscription.
+    slowest: AtomicU64,
     over: AtomicBool,
 }
 
@@ -115,7 +122,8 @@ async fn subscriber(scene: Arc<Scene>, log: Log, seed: u64) {
             tokio::task::yield_now().await;
             continue;
         };
-        if let Some(mut caller) = Caller::try_anonymous(address).await {
+        let connected = timeout(PATIENCE, Caller::try_anonymous(address)).await;
+        if let Some(mut caller) = connected.unwrap_or_else(|_| panic!("not let in within {PATIENCE:?}")) {
             // It ends with the connection.
             let _ = listen(&mut caller, &scene, &log).await;
         } else {
@@ -125,11 +133,30 @@ async fn subscriber(scene: Arc<Scene>, log: Log, seed: u64) {
 }
 
 async fn listen(caller: &mut Caller, scene: &Scene, log: &Log) -> Result<(), (u16, String)> {
+    // What was asked for and not answered yet, and since when.
+    let mut asked = HashMap::new();
     for channel in CHANNELS {
-        subscribe(caller, channel, scene, log).await?;
+        asked.insert(ask(caller, channel, log).await, (channel, Instant::now()));
     }
     loop {
-        let message = caller.message().await?;
+        let message = match asked.values().map(|(_, since)| *since + PATIENCE).min() {
+            None => caller.message().await?,
+            Some(end) => {
+                let message = timeout_at(end, caller.message()).await;
+                message.unwrap_or_else(|_| panic!("no answer within {PATIENCE:?}: {asked:?}"))?
+            }
+        };
+        let id = message["id"].as_u64().and_then(|id| u32::try_from(id).ok());
+        if let Some((channel, since)) = id.and_then(|id| asked.remove(&id)) {
+            scene.slowest.fetch_max(since.elapsed().as_millis() as u64, Ordering::Relaxed);
+            if message["subscribe"].is_object() {
+                begin(channel, &message["subscribe"], scene, log);
+            } else {
+                assert_eq!(message["error"]["temporary"], true, "{message}");
+                asked.insert(ask(caller, channel, log).await, (channel, Instant::now()));
+            }
+            continue;
+        }
         let push = &message["push"];
         let channel = CHANNELS.into_iter().find(|channel| push["channel"] == **channel);
         let channel = channel.unwrap_or_else(|| panic!("of no channel: {message}"));
@@ -137,30 +164,24 @@ async fn listen(caller: &mut Caller, scene: &Scene, log: &Log) -> Result<(), (u1
             take(channel, publication, log);
         } else {
             assert_eq!(push["unsubscribe"]["code"], 2500, "{message}");
-            subscribe(caller, channel, scene, log).await?;
+            asked.insert(ask(caller, channel, log).await, (channel, Instant::now()));
         }
     }
 }
 
-async fn subscribe(
-    caller: &mut Caller,
-    channel: &'static str,
-    scene: &Scene,
-    log: &Log,
-) -> Result<(), (u16, String)> {
-    let asked = match log.lock().get(channel) {
+/// Asks for a channel and what was missed there; gives the command's id.
+async fn ask(caller: &mut Caller, channel: &'static str, log: &Log) -> u32 {
+    let wish = match log.lock().get(channel) {
         None => json!({ "channel": channel }),
         Some(Heard { place: (epoch, offset), .. }) => {
             json!({ "channel": channel, "recover": true, "epoch": epoch, "offset": offset })
         }
     };
-    let mut result = loop {
-        let mut answer = caller.try_call("subscribe", asked.clone()).await?;
-        if answer["subscribe"].is_object() {
-            break answer["subscribe"].take();
-        }
-        assert_eq!(answer["error"]["temporary"], true, "{answer}");
-    };
+    caller.ask("subscribe", wish).await
+}
+
+/// Writes down where a subscription begins, and what was missed.
+fn begin(channel: &'static str, result: &Value, scene: &Scene, log: &Log) {
     let place = (result["epoch"].as_str().unwrap().to_owned(), result["offset"].as_u64().unwrap_or(0));
     match log.lock().entry(channel) {
         Entry::Vacant(new) => drop(new.insert(Heard { place, seen: Vec::new() })),
@@ -179,10 +200,9 @@ async fn subscribe(
             }
         }
     }
-    for publication in result["publications"].take().as_array().into_iter().flatten() {
+    for publication in result["publications"].as_array().into_iter().flatten() {
         take(channel, publication, log);
     }
-    Ok(())
 }
 
 /// Writes down what came, and that it has no hole before it.
@@ -251,6 +271,7 @@ async fn play(seed: u64, faults: u64, durable: bool) -> BTreeMap<&'static str, u
         retries: AtomicU64::new(0),
         recoveries: AtomicU64::new(0),
         recovered: AtomicU64::new(0),
+        slowest: AtomicU64::new(0),
         over: AtomicBool::new(false),
     });
     let mut instances = Vec::new();
@@ -360,6 +381,7 @@ async fn play(seed: u64, faults: u64, durable: bool) -> BTreeMap<&'static str, u
     steps.insert("tried again", count(&scene.retries));
     steps.insert("recoveries", count(&scene.recoveries));
     steps.insert("recovered", count(&scene.recovered));
+    steps.insert("ms until the slowest answer", count(&scene.slowest));
     steps
 }
 
