@@ -3,9 +3,6 @@
 
 use super::value::{Hint, Kind, Raw, Value, string};
 
-/// Less than this an instance takes before anybody has come.
-const LEAST: usize = 32 << 20;
-
 /// The most memory of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryLimit {
@@ -17,43 +14,21 @@ pub enum MemoryLimit {
     Bytes(usize),
 }
 
-impl Value for MemoryLimit {
-    const KIND: Kind = Kind::Size;
-    const EXPECTED: &'static str = r#"a size of at least "32MiB", "auto" or "none""#;
+impl SizeOrWord for MemoryLimit {
+    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("none", Self::None)];
+    /// Less than this an instance takes before anybody has come.
+    const LEAST: usize = 32 << 20;
+    const WANTED: &'static str = r#"a size of at least "32MiB", "auto" or "none""#;
+    const ZERO: &'static str = "for no limit, write \"none\"";
 
-    fn parse(text: &str) -> Result<Self, Hint> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "none" => Ok(Self::None),
-            _ => match usize::parse(text)? {
-                0 => Err(Some("for no limit, write \"none\"".into())),
-                bytes if bytes < LEAST => Err(None),
-                bytes => Ok(Self::Bytes(bytes)),
-            },
-        }
+    fn of(bytes: usize) -> Self {
+        Self::Bytes(bytes)
     }
 
-    fn misread(raw: &Raw) -> Result<Self, Hint> {
-        match raw {
-            Raw::Integer(number) => Self::parse(number),
-            _ => Err(None),
-        }
-    }
-
-    fn to_toml(&self) -> Option<String> {
-        match self {
-            Self::Auto => Some(string("auto")),
-            Self::None => Some(string("none")),
-            Self::Bytes(bytes) => bytes.to_toml(),
-        }
+    fn bytes(self) -> Option<usize> {
+        if let Self::Bytes(bytes) = self { Some(bytes) } else { None }
     }
 }
-
-/// Less than this is no history.
-const LEAST_HISTORY: usize = 1 << 20;
-
-/// Without a limit to take a part of.
-const USUAL_HISTORY: usize = 256 << 20;
 
 /// The most memory of all histories of an instance that keeps them itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +38,9 @@ pub enum HistoryMemory {
     /// So many bytes.
     Bytes(usize),
 }
+
+/// Without a limit to take a part of.
+const USUAL_HISTORY: usize = 256 << 20;
 
 impl HistoryMemory {
     /// So many bytes, of an instance that may take `limit`: never more than half of it.
@@ -75,18 +53,51 @@ impl HistoryMemory {
     }
 }
 
-impl Value for HistoryMemory {
+impl SizeOrWord for HistoryMemory {
+    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto)];
+    /// Less than this is no history.
+    const LEAST: usize = 1 << 20;
+    const WANTED: &'static str = r#"a size of at least "1MiB", or "auto""#;
+    const ZERO: &'static str = "to keep no history, leave out `history_size`";
+
+    fn of(bytes: usize) -> Self {
+        Self::Bytes(bytes)
+    }
+
+    fn bytes(self) -> Option<usize> {
+        if let Self::Bytes(bytes) = self { Some(bytes) } else { None }
+    }
+}
+
+/// A size, or a word in its place.
+trait SizeOrWord: Copy + PartialEq + 'static {
+    /// The words, with what they stand for.
+    const WORDS: &'static [(&'static str, Self)];
+    /// The smallest size, in bytes.
+    const LEAST: usize;
+    /// What is expected, for a message.
+    const WANTED: &'static str;
+    /// What to write instead of 0.
+    const ZERO: &'static str;
+
+    fn of(bytes: usize) -> Self;
+
+    /// Of a size, how large it is.
+    fn bytes(self) -> Option<usize>;
+}
+
+impl<T: SizeOrWord> Value for T {
     const KIND: Kind = Kind::Size;
-    const EXPECTED: &'static str = r#"a size of at least "1MiB", or "auto""#;
+    const EXPECTED: &'static str = T::WANTED;
 
     fn parse(text: &str) -> Result<Self, Hint> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            _ => match usize::parse(text)? {
-                0 => Err(Some("to keep no history, leave out `history_size`".into())),
-                bytes if bytes < LEAST_HISTORY => Err(None),
-                bytes => Ok(Self::Bytes(bytes)),
-            },
+        if let Some((_, meant)) = T::WORDS.iter().find(|(word, _)| *word == text) {
+            return Ok(*meant);
+        }
+        match usize::parse(text)? {
+            0 => Err(Some(T::ZERO.into())),
+            bytes if bytes < T::LEAST => Err(None),
+            bytes => Ok(T::of(bytes)),
         }
     }
 
@@ -98,9 +109,9 @@ impl Value for HistoryMemory {
     }
 
     fn to_toml(&self) -> Option<String> {
-        match self {
-            Self::Auto => Some(string("auto")),
-            Self::Bytes(bytes) => bytes.to_toml(),
+        match self.bytes() {
+            Some(bytes) => bytes.to_toml(),
+            None => T::WORDS.iter().find(|(_, meant)| meant == self).map(|(word, _)| string(word)),
         }
     }
 }
