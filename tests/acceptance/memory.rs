@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use crate::harness::{
-    Certificates, Client, Confined, Frame, Instance, LIMIT, MIB, OWED, PART, Setup, Socket, eventually, frame,
+    Certificates, Cgroup, Client, Confined, Frame, Instance, LIMIT, MIB, OWED, PART, Setup, Socket,
+    eventually, frame,
 };
 
 /// Many channels, each with a reader that has stopped: nothing is shared, and all outboxes together would
@@ -247,6 +248,36 @@ async fn the_largest_outboxes_go_first() {
     }
     drop((large, small, publishers));
     confined.recovers("largest first").await;
+}
+
+/// Who asks for more than the container has is told at the start what there will be.
+#[tokio::test]
+async fn what_a_container_does_not_allow_is_said_at_the_start() {
+    let allowed = LIMIT - LIMIT / 4;
+    // (flags, what is asked for, what is possible; nothing for what is not cut)
+    let memory = ["--memory-limit", "1GiB"];
+    let rows = [
+        (&memory[..], "memory_limit", Some((1 << 30, allowed))),
+        (&["--history-memory", "500MiB"], "history_memory", Some((500 * MIB, allowed / 2))),
+        (
+            &[&memory[..], &["--history-memory", "512MiB"]].concat(),
+            "history_memory",
+            Some((512 * MIB, allowed / 2)),
+        ),
+        (&["--history-memory", "48MiB"], "history_memory", None),
+    ];
+    for (flags, key, expected) in rows {
+        let cgroup = Cgroup::limited(LIMIT);
+        let mut instance = Setup::default().within(&cgroup).flags(flags).start().await;
+        // It has started to listen, so all of it has been said.
+        let lines = instance.log().lines();
+        let said = lines
+            .iter()
+            .find(|line| line["level"] == "WARN" && line["possible"].is_u64() && line[key].is_u64());
+        let said = said.map(|line| (line[key].as_u64().unwrap(), line["possible"].as_u64().unwrap()));
+        assert_eq!(said, expected, "{flags:?}");
+        instance.kill().await;
+    }
 }
 
 /// Without a container, what is asked for holds: bodies that would take four times as much.

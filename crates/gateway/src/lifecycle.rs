@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::admission::Admission;
 use crate::client::{Counts, Sessions, Users};
-use crate::config::Config;
+use crate::config::{Config, HistoryMemory};
 use crate::http::{Emulation, Rejected, internal};
 use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
@@ -148,6 +148,17 @@ fn broker(
     Ok(match &config.redis {
         None => {
             let most = config.history_memory.within(memory_limit);
+            // With a limit that is configured this is an error, so it is the cgroup's.
+            if let HistoryMemory::Bytes(wanted) = config.history_memory
+                && wanted > most
+            {
+                tracing::warn!(
+                    history_memory = wanted,
+                    limit = memory_limit,
+                    possible = most,
+                    "the cgroup allows less memory than was thought, and histories may take half of that"
+                );
+            }
             Arc::new(Memory::new(relay, retain, most, id, &Handle::current()).timed(timings))
         }
         Some(url) => {
