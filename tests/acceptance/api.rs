@@ -302,7 +302,7 @@ async fn every_wrong_request_says_what_is_wrong() {
         let message = in_response["message"].as_str().unwrap();
         assert!(message.contains(says), "{method} {text}: {message}");
     }
-    // What a method does not know is passed over, as the specification has it.
+    // What a method does not know is passed over, as protobuf does.
     result(&instance, "publish", json!({ "channel": "a", "data": 1, "colour": "red", "tags": null })).await;
     result(&instance, "history", json!({ "channel": "kept:a", "limit": 2.0, "since": { "offset": 1e3 } }))
         .await;

@@ -223,7 +223,7 @@ async fn what_comes_again_is_counted_as_that() {
     }
 }
 
-/// As the specification has it: what a client may not ask for, the server does not give it either, and closes it.
+/// What a client may not ask for, the server does not give it either, and closes it.
 #[tokio::test]
 async fn who_is_subscribed_to_too_much_is_closed() {
     let instance = setup(&format!("token_secrets = [\"{SECRET}\"]\nmax_channels = 2")).start().await;

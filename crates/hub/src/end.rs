@@ -157,7 +157,7 @@ impl End {
         }
     }
 
-    /// What a client of the client protocol is told instead (specification, section 6.2); nothing where WebSocket's own
+    /// What a client of the client protocol is told instead; nothing where WebSocket's own
     /// code says it, or nobody is there to be told.
     pub fn disconnect(self) -> Option<DisconnectCode> {
         Some(match self {

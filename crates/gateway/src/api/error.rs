@@ -1,4 +1,4 @@
-//! What can be wrong with a call: the codes of the specification (section 11), each with its text, its status in
+//! What can be wrong with a call: the codes of Centrifugo's server API, each with its text, its status in
 //! transport mode, and its label. Where an error stands in the answer is not decided here.
 
 use axum::http::StatusCode;

@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// What the specification names for each method (section 11). What we add to it is behind the bar.
+    /// What Centrifugo's server API names for each method. What we add to it is behind the bar.
     const SPECIFIED: &[(&str, &str, &str)] = &[
         (
             "publish",
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_and_document_are_those_of_the_specification() {
+    fn methods_and_document_are_those_that_client_libraries_know() {
         let document = document();
         let paths = document["paths"].as_object().unwrap();
         assert_eq!(paths.len(), SPECIFIED.len());

@@ -27,7 +27,7 @@ pub struct Field<'a> {
     pub shape: Value,
 }
 
-/// The schema of an object. What else is in it is passed over (specification, section 1.2).
+/// The schema of an object. What else is in it is passed over.
 pub fn object<const N: usize>(fields: [Field<'_>; N]) -> Value {
     let needed: Vec<&str> = fields.iter().filter(|field| field.is_needed).map(|field| field.name).collect();
     let properties = fields.into_iter().map(|Field { name, says, mut shape, .. }| {

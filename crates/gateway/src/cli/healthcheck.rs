@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const LONGEST_ANSWER: u64 = 64 * 1024;
 
 /// What a proxy sends ahead of a connection of its own, such as a health check: PROXY protocol v2, command LOCAL, no
-/// addresses (section 2.2 of the specification).
+/// addresses (section 2.2 of its specification).
 const PROXY_LOCAL: &[u8; 16] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// The command with its flags.

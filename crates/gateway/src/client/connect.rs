@@ -1,4 +1,4 @@
-//! The first command of every connection (specification, section 3.2): who the client is, whether there is room for it,
+//! The first command of every connection: who the client is, whether there is room for it,
 //! and what it is subscribed to from the start. All of it succeeds, or nothing is left of it.
 
 use std::collections::BTreeMap;

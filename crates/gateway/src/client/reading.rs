@@ -1,4 +1,4 @@
-//! What a client may ask about a channel: who is there, how many, and what was said (specification, section 5).
+//! What a client may ask about a channel: who is there, how many, and what was said.
 
 use fanfare_broker::{Cursor, Query};
 use fanfare_protocol::centrifuge::{

@@ -1,4 +1,4 @@
-//! Whether a client that comes back can have what it missed (specification, section 4.3). It reads no history; it
+//! Whether a client that comes back can have what it missed. It reads no history; it
 //! judges what was read.
 
 use fanfare_broker::History;

@@ -1,4 +1,4 @@
-//! Subscribing, and the ends of subscriptions (specification, sections 4.1 to 4.3 and 4.8).
+//! Subscribing, and the ends of subscriptions.
 //!
 //! What makes that nothing is lost and nothing doubled is an order: the hub *holds* the channel's publications for this
 //! connection; the broker confirms that all that is published from now on comes; only then is the history read, up to a

@@ -1,4 +1,4 @@
-//! Codes with their texts (specification, section 6). It does not decide when one is used.
+//! Codes with their texts, those of [Centrifugo](https://centrifugal.dev/docs/server/codes). It does not decide when one is used.
 
 use super::messages::{Disconnect, Error, Unsubscribe};
 
@@ -26,7 +26,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Why a command fails (6.1). Applications have 400 to 1999 for their own.
+    /// Why a command fails. Applications have 400 to 1999 for their own.
     ErrorCode {
         /// A fault of ours.
         Internal = 100 "internal server error",
@@ -60,7 +60,7 @@ codes! {
 }
 
 codes! {
-    /// Why a connection is closed (6.2).
+    /// Why a connection is closed.
     DisconnectCode {
         /// The transport is gone; never on the wire.
         ConnectionClosed = 3000 "connection closed",
@@ -110,7 +110,7 @@ codes! {
 }
 
 codes! {
-    /// Why a subscription ends (6.3).
+    /// Why a subscription ends.
     UnsubscribeCode {
         /// The client unsubscribed; never on the wire.
         Client = 0 "client unsubscribed",
@@ -133,7 +133,7 @@ impl ErrorCode {
         matches!(self, Self::Internal | Self::TooManyRequests | Self::ConcurrentPagination)
     }
 
-    /// What a connect that fails so becomes for a unidirectional client, which gets no replies (section 9).
+    /// What a connect that fails so becomes for a unidirectional client, which gets no replies.
     pub const fn disconnect(self) -> DisconnectCode {
         match self {
             Self::TokenExpired | Self::Expired => DisconnectCode::Expired,
@@ -158,7 +158,7 @@ impl UnsubscribeCode {
     }
 }
 
-/// Whether a client that is closed with this code, known or an application's own, comes back by itself (6.2).
+/// Whether a client that is closed with this code, known or an application's own, comes back by itself.
 /// 1009 aside, which is WebSocket's and final.
 pub const fn reconnects(code: u32) -> bool {
     !matches!(code, 1009 | 3500..=3999 | 4500..=4999)

@@ -24,10 +24,10 @@ pub struct Command {
     pub request: Request,
 }
 
-/// What a command asks for. Of several fields the first in the specification's order counts (section 1).
+/// What a command asks for. Of several fields the first in this order counts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
-    /// An answer to a ping: whatever has no id and is not a send (3.1).
+    /// An answer to a ping: whatever has no id and is not a send.
     Pong,
     /// Opens the session.
     Connect(Box<ConnectRequest>),
@@ -184,7 +184,7 @@ impl ConnectRequest {
     }
 }
 
-/// Commands for a session whose answers go another way (section 1.4).
+/// Commands for a session whose answers go another way.
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct EmulationRequest {

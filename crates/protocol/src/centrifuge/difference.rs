@@ -1,4 +1,4 @@
-//! Publications for subscriptions that have agreed on Fossil deltas (specification, section 4.6).
+//! Publications for subscriptions that have agreed on Fossil deltas.
 //!
 //! A patch is made once, however many receivers and encodings there are. It does not remember what came before:
 //! the broker or the list knows the predecessor.

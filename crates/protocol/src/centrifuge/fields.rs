@@ -1,7 +1,7 @@
 //! How a message of the catalogue is declared once and understood in both encodings.
 //!
-//! A declaration reads like a row of the specification (section 2): a name, a kind, a Protobuf number. Each kind
-//! becomes one Rust type, one prost attribute, and the JSON rules of section 1.2. It deliberately knows no message.
+//! A declaration reads like a row of a table: a name, a kind, a Protobuf number. Each kind
+//! becomes one Rust type, one prost attribute, and the rules of protobuf's JSON that clients keep to. It deliberately knows no message.
 //!
 //! | kind                  | Rust                        | JSON                                                |
 //! |-----------------------|-----------------------------|-----------------------------------------------------|
@@ -39,7 +39,7 @@ macro_rules! message {
         $($meta)*
         #[derive(Clone, PartialEq, prost::Message, serde::Serialize, serde::Deserialize)]
         #[serde(default)]
-        #[allow(missing_docs, reason = "a field means what the specification says; comments say what it leaves open")]
+        #[allow(missing_docs, reason = "a field means what the protocol says; comments say what it leaves open")]
         pub struct $name { $($rust)* }
     };
     ($meta:tt $name:ident $rust:tt $(#[$doc:meta])* $field:ident: $kind:tt = $tag:tt, $($rest:tt)*) => {

@@ -1,4 +1,4 @@
-//! Encodings, and how several messages share one frame (specification, section 1.1).
+//! Encodings, and how several messages share one frame.
 //!
 //! A *unit* is one encoded message as it stands in a frame: a line without its line break, or a Protobuf message with
 //! its length before it. It does not look into messages.

@@ -1,4 +1,4 @@
-//! The catalogue (specification, section 2): every message, with its fields and their Protobuf numbers.
+//! The catalogue: every message, with its fields and their Protobuf numbers.
 //!
 //! The envelopes are not here: [`Command`](super::Command), [`Answer`](super::Answer) and [`Push`](super::Push) are
 //! closed enums. Nor is what only commercial servers have, which is ignored when it comes.

@@ -1,5 +1,4 @@
-//! What a command gets that asks for something wrong, and the wrongs that show in the command alone (specification,
-//! sections 3.4, 4.1, 4.9, 5).
+//! What a command gets that asks for something wrong, and the wrongs that show in the command alone.
 //!
 //! What needs state, as whether a namespace exists or a token is right, is judged by the session.
 
@@ -26,7 +25,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// How the specification wants the command to fail.
+    /// How the protocol wants the command to fail.
     pub fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Pong | Self::Connect(_) | Self::Send(_) | Self::Rpc(_) => Ok(()),

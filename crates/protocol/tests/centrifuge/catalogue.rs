@@ -1,4 +1,4 @@
-//! The catalogue against itself: messages made from the specification's own table, by hand in both encodings, are read
+//! The catalogue against itself: messages made from the protocol's own table, by hand in both encodings, are read
 //! the same from both, and written again as they should be.
 
 use std::collections::BTreeMap;

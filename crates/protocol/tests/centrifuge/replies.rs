@@ -317,7 +317,7 @@ fn every_push_is_written_in_every_format() {
 
 /// The examples of section 2, and frames of several.
 #[test]
-fn the_examples_are_those_of_the_specification() {
+fn the_examples_are_those_that_client_libraries_read() {
     let mut frame = Vec::new();
     let connect = ConnectResult {
         client: "9f…".into(),
