@@ -238,6 +238,16 @@ async fn an_expired_certificate_is_a_warning() {
     instance.log().find("that it has expired", warned).await;
     let expiry = instance.metric("fanfare_tls_certificate_expiry_timestamp_seconds", &[]).await;
     assert!(expiry > 1e9, "{expiry}");
+
+    // And one that comes while the instance lives.
+    let flags = certificates.flags("first");
+    let instance = Instance::start(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let is_warned = || instance.log().lines().iter().any(warned);
+    std::fs::copy(&old, &crt).unwrap();
+    assert!(!is_warned());
+    instance.signal("HUP").await;
+    eventually("it is read", async || reloads(&instance, "loaded").await == 1.0).await;
+    instance.log().find("that the new one has expired", warned).await;
 }
 
 #[tokio::test]
