@@ -148,6 +148,30 @@ async fn an_instance_holds_so_many_connections() {
 }
 
 #[tokio::test]
+async fn half_a_body_keeps_nobody_out() {
+    let rows =
+        ["/connection/sse", "/connection/http_stream", "/connection/uni_sse", "/connection/uni_http_stream"];
+    for (limit, status) in [("--max-connections", 503), ("--max-connections-per-address", 429)] {
+        let instance = Instance::start(&[limit, "1"]).await;
+        let mut halves = Vec::new();
+        for path in rows {
+            let mut socket = Socket::connect(instance.address()).await;
+            let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 21\r\n\r\n{{");
+            socket.write(head.as_bytes()).await.unwrap();
+            halves.push(socket);
+        }
+        let waiting = async || instance.metric("fanfare_unfinished_handshakes", &[]).await;
+        eventually("their bodies are waited for", async || waiting().await == rows.len() as f64).await;
+        let _newcomer = Client::connect(instance.url("full")).await;
+        // Whoever says all of it is counted as everybody else is.
+        for mut socket in halves {
+            socket.write(br#""id":1,"connect":{}}"#).await.unwrap();
+            assert_eq!(socket.response().await.status, status, "{limit}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_address_holds_so_many_connections() {
     let flags = ["--max-connections-per-address", "2", "--trusted-proxies", "127.0.0.0/8"];
     let instance = Instance::start(&flags).await;

@@ -102,13 +102,14 @@ pub async fn accept(
     if parts.version < Version::HTTP_11 {
         return Err(Rejection::StreamVersion);
     }
-    let permit = instance.admission.admit(client)?;
     let limit = instance.config.message_limit;
     let said = match parts.method {
         Method::POST => whole(body, limit, place).await?,
         _ if !body.is_end_stream() => return Err(Rejection::EventsBody),
         _ => asked(parts.uri.query().unwrap_or_default()),
     };
+    // Not before: who has yet to say what it wants keeps nobody out.
+    let permit = instance.admission.admit(client)?;
     if said.is_empty() {
         return Err(Rejection::NoGreeting(endpoint.greeting));
     }
