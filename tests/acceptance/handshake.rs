@@ -143,6 +143,49 @@ async fn the_proxy_protocol_says_who_comes() {
     assert_eq!(rejected(&instance, "proxy_header").await, 2.0);
 }
 
+/// Each as what it is, as where no proxy is spoken to: a port that is only looked at is nothing.
+#[tokio::test]
+async fn what_is_no_proxy_header_is_counted_as_what_it_is() {
+    let flags = [
+        "--workers",
+        "1",
+        "--proxy-protocol",
+        "true",
+        "--trusted-proxies",
+        "127.0.0.1",
+        "--handshake-timeout",
+        "300ms",
+        "--header-timeout",
+        "200ms",
+        "--internal-listen",
+        "127.0.0.1:0",
+    ];
+    let instance = Instance::start(&flags).await;
+    let header = proxy_header(1);
+    // (what comes, whether the client goes then, as what it is counted)
+    let rows: [(&[u8], bool, Option<&str>); 6] = [
+        (b"", true, None),
+        (&header[..1], true, Some("proxy_header")),
+        (&header[..20], true, Some("proxy_header")),
+        (b"", false, Some("timeout")),
+        (&header[..12], false, Some("timeout")),
+        (&header[..20], false, Some("timeout")),
+    ];
+    let all = async || [rejected(&instance, "proxy_header").await, rejected(&instance, "timeout").await];
+    for (bytes, goes, counted) in rows {
+        let [headers, timeouts] = all().await;
+        let mut socket = Socket::connect(instance.address()).await;
+        socket.write(bytes).await.unwrap();
+        if goes {
+            socket.shutdown().await;
+        }
+        socket.ended().await;
+        let one = |reason| if counted == Some(reason) { 1.0 } else { 0.0 };
+        let expected = [headers + one("proxy_header"), timeouts + one("timeout")];
+        assert_eq!(all().await, expected, "{bytes:?} {goes}");
+    }
+}
+
 #[tokio::test]
 async fn a_real_proxy_speaks_the_proxy_protocol() {
     let flags =

@@ -16,14 +16,19 @@ const FIXED: usize = 16;
 const LONGEST: usize = 4096;
 
 /// Reads exactly the header and returns the client's address; `peer` itself where the proxy speaks for
-/// itself (its health checks) or for a client without an IP address.
+/// itself (its health checks) or for a client without an IP address; nothing, if the stream ends before a byte of it, as
+/// when somebody only looks whether there is a port.
 ///
 /// # Errors
 ///
-/// When the stream ends or does not begin with a version 2 header of at most 4 KiB.
-pub async fn read_header(stream: &mut TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
+/// When the stream ends within it or does not begin with a version 2 header of at most 4 KiB.
+pub async fn read_header(stream: &mut TcpStream, peer: SocketAddr) -> io::Result<Option<SocketAddr>> {
     let mut bytes = vec![0; FIXED];
-    stream.read_exact(&mut bytes).await?;
+    let come = stream.read(&mut bytes).await?;
+    if come == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut bytes[come..]).await?;
     if !bytes.starts_with(ppp::v2::PROTOCOL_PREFIX) {
         return Err(invalid("the connection does not begin with a PROXY protocol v2 header"));
     }
@@ -34,11 +39,11 @@ pub async fn read_header(stream: &mut TcpStream, peer: SocketAddr) -> io::Result
     bytes.resize(FIXED + rest, 0);
     stream.read_exact(&mut bytes[FIXED..]).await?;
     let header = Header::try_from(&bytes[..]).map_err(|error| invalid(&error.to_string()))?;
-    Ok(match (header.command, header.addresses) {
+    Ok(Some(match (header.command, header.addresses) {
         (Command::Proxy, Addresses::IPv4(ends)) => (ends.source_address, ends.source_port).into(),
         (Command::Proxy, Addresses::IPv6(ends)) => (ends.source_address, ends.source_port).into(),
         _ => peer,
-    })
+    }))
 }
 
 fn invalid(says: &str) -> io::Error {

@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -59,14 +58,15 @@ impl Worker {
         let config = &self.instance.config;
         let deadline = Instant::now() + config.handshake_timeout;
         if config.proxy_protocol && config.trusts(peer.ip()) {
-            let header = timeout_at(deadline, read_header(&mut stream, peer)).await;
-            match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(client) => peer = client,
-                Err(error) => {
+            match timeout_at(deadline, read_header(&mut stream, peer)).await {
+                Ok(Ok(Some(client))) => peer = client,
+                Ok(Ok(None)) => return,
+                Ok(Err(error)) => {
                     tracing::debug!(%peer, "no PROXY header: {error}");
                     return self.instance.rejected.count(&Rejection::ProxyHeader, peer.ip());
                 }
             }
+                Err(_) => return self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
         }
         if !config.trusts(peer.ip()) {
             place.belongs_to(peer.ip());
