@@ -169,6 +169,30 @@ async fn every_end_is_in_order() {
     assert_eq!(instance.ended().await.code(), Some(0));
 }
 
+/// The same where nothing, or not all, was asked for, and where the instance has waited long enough.
+#[tokio::test]
+async fn who_has_not_asked_for_all_is_told_goodbye_as_well() {
+    let certificates = Certificates::new();
+    let flags = ["--handshake-timeout", "400ms", "--header-timeout", "300ms"];
+    let instance = start(&certificates, &flags).await;
+    let client = certificates.client(&["first"]);
+    let whole = "GET /instance HTTP/1.1\r\nHost: a\r\n\r\n";
+    let body = "POST /emulation HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc";
+    for version in [&TLS13, &TLS12] {
+        for asked in ["", "GET /inst", whole, &format!("{whole}GET /inst"), body] {
+            for goes in [true, false] {
+                let mut socket = client.speaking(version).connect(instance.address()).await;
+                socket.write(asked.as_bytes()).await.unwrap();
+                if goes {
+                    socket.shutdown().await;
+                }
+                let end = socket.ended_in_order().await;
+                end.unwrap_or_else(|error| panic!("{version:?}: {asked:?}, {goes}: {error}"));
+            }
+        }
+    }
+}
+
 /// A client that goes without a word has vanished, with TLS' farewell or without.
 #[tokio::test]
 async fn a_client_that_goes_is_seen_to_go() {

@@ -15,6 +15,7 @@ use fanfare_hub::Socket;
 use http::HeaderValue;
 use http::header::CONNECTION;
 use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::http1::{self, Connection};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -65,7 +66,6 @@ impl Worker {
                     tracing::debug!(%peer, "no PROXY header: {error}");
                     return self.instance.rejected.count(&Rejection::ProxyHeader, peer.ip());
                 }
-            }
                 Err(_) => return self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
         }
         if !config.trusts(peer.ip()) {
@@ -145,10 +145,15 @@ impl Worker {
             }
             None => self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
         }
-        if let Some(upgrade) = handoff.take() {
-            if !whole {
-                return upgrade.placed.fail();
-            }
+        let upgrade = handoff.take();
+        if !whole {
+            upgrade.into_iter().for_each(|upgrade| upgrade.placed.fail());
+            // hyper says goodbye only where it has said all. Once: who does not take it is not waited for.
+            let mut stream = connection.into_parts().io;
+            let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut stream).poll_shutdown(cx))).await;
+            return;
+        }
+        if let Some(upgrade) = upgrade {
             // The stream under a connection that hyper has let go of, and what came behind the handshake.
             let parts = connection.into_parts();
             let socket = parts.io.into_inner().into_inner().into_inner().into_socket();
