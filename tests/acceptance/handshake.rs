@@ -21,6 +21,12 @@ async fn a_refusal_says_what_is_expected() {
         .unwrap();
     let answer = socket.response().await;
     assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, Some("13")));
+    // RFC 9110, section 7.8: one without the other means nothing.
+    assert_eq!(
+        (answer.header("upgrade"), answer.header("connection")),
+        (Some("websocket"), Some("close, upgrade"))
+    );
+    socket.ended().await;
     let post = request(instance.address(), "POST", "/ws/bad", &[]).await.unwrap();
     assert_eq!((post.status, post.header("allow")), (405, Some("GET")));
     assert_eq!(request(instance.address(), "GET", "/nothing", &[]).await.unwrap().status, 404);

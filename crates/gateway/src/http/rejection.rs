@@ -140,6 +140,8 @@ impl Rejection {
             Self::Malformed(error) if error.status() == StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
                 headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                // RFC 9110, section 7.8: whoever sends that says also that it concerns the next hop alone.
+                headers.insert(CONNECTION, HeaderValue::from_static("close, upgrade"));
             }
             Self::Malformed(error) if error.status() == StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
@@ -168,7 +170,7 @@ impl Rejection {
             _ => {}
         }
         // What else came on this connection was meant for a WebSocket.
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
         response
     }
 

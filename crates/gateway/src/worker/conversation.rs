@@ -67,6 +67,7 @@ impl Worker {
                     return self.instance.rejected.count(&Rejection::ProxyHeader, peer.ip());
                 }
                 Err(_) => return self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
+            }
         }
         if !config.trusts(peer.ip()) {
             place.belongs_to(peer.ip());
@@ -193,7 +194,7 @@ impl Worker {
                 };
                 // Whoever is handed on goes on with something else than requests.
                 if handoff.borrow().is_none() && (self.is_draining() || goes == Goes::NoFurther) {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
                 }
                 response
             }
@@ -230,7 +231,7 @@ async fn converse_for<I, S>(
     connection: &mut Connection<I, S>,
 ) -> Option<hyper::Result<()>>
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    I: Read + Write + Unpin,
     S: HttpService<Incoming, ResBody = Body>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
