@@ -5,8 +5,8 @@
 
 use axum::body::HttpBody;
 use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
-use http::uri::Authority;
-use http::{Method, Request, Version};
+use http::uri::{Authority, Scheme};
+use http::{Method, Request, Uri, Version};
 
 use super::rejection::Rejection;
 
@@ -42,8 +42,9 @@ pub fn judge<B: HttpBody>(request: &Request<B>) -> Result<Goes, Rejection> {
     if !host.is_empty() && !is_authority(host.as_bytes()) {
         return Err(Rejection::Host("it is no host and port"));
     }
-    let meant = request.uri().authority().map(Authority::as_str);
-    if meant.is_some_and(|meant| !meant.as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
+    let port = default_port(request.uri());
+    let meant = request.uri().authority().map(|meant| without_port(meant.as_str().as_bytes(), port));
+    if meant.is_some_and(|meant| !meant.eq_ignore_ascii_case(without_port(host.as_bytes(), port))) {
         return Err(Rejection::Host("the target is another's"));
     }
     // Chunks beside a length, which hyper has taken out by now, are the classic of its kind. Methods that have no body
@@ -53,6 +54,15 @@ pub fn judge<B: HttpBody>(request: &Request<B>) -> Result<Goes, Rejection> {
     let takes_body = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     let last = headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(UPGRADE);
     Ok(if last || has_body && !takes_body { Goes::NoFurther } else { Goes::On })
+}
+
+/// With its colon; where it stands or is left out, the same is meant (RFC 9110 section 4.2.3).
+fn default_port(target: &Uri) -> &'static [u8] {
+    if target.scheme() == Some(&Scheme::HTTPS) { b":443" } else { b":80" }
+}
+
+fn without_port<'a>(authority: &'a [u8], port: &[u8]) -> &'a [u8] {
+    authority.strip_suffix(port).unwrap_or(authority)
 }
 
 /// Host and port, and nothing before or behind them.
@@ -83,6 +93,13 @@ mod tests {
             ("GET", "/", &[host, ("upgrade", "h2c")], false, Some(NoFurther)),
             ("GET", "http://A/", &[host], false, Some(On)),
             ("GET", "http://b/", &[host], false, None),
+            ("GET", "http://a:80/", &[host], false, Some(On)),
+            ("GET", "http://a/", &[("host", "a:80")], false, Some(On)),
+            ("GET", "http://[::1]:80/", &[("host", "[::1]")], false, Some(On)),
+            ("GET", "https://a:443/", &[host], false, Some(On)),
+            ("GET", "http://a:443/", &[host], false, None),
+            ("GET", "http://a:8080/", &[host], false, None),
+            ("GET", "http://a:80/", &[("host", "a:8080")], false, None),
             ("GET", "/", &[], false, None),
             ("GET", "/", &[host, host], false, None),
             ("GET", "/", &[("host", "a, b")], false, None),
