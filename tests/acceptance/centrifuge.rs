@@ -311,7 +311,7 @@ async fn what_is_refused_is_an_error_and_the_session_goes_on() {
 }
 
 #[tokio::test]
-async fn a_difference_is_made_once_for_all_who_get_it() {
+async fn a_delta_is_made_once_for_all_who_get_it() {
     const COUNT: u64 = 6;
     let instance = setup("allow_anonymous = true\nworkers = 2").start().await;
     let mut receivers = Vec::new();
@@ -347,7 +347,7 @@ async fn a_difference_is_made_once_for_all_who_get_it() {
         }
     }
     // The first one has none before it.
-    assert_eq!(instance.metric("fanfare_differences_total", &[]).await, (COUNT - 1) as f64);
+    assert_eq!(instance.metric("fanfare_deltas_total", &[]).await, (COUNT - 1) as f64);
 }
 
 #[tokio::test]

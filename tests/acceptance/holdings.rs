@@ -324,9 +324,9 @@ async fn histories_of_one_message_each_are_forgotten_before_anybody_is_ended() {
     histories_are_forgotten_before_anybody_is_ended("one", 1, 5000).await;
 }
 
-/// Twenty who want differences in a hundred channels each: what those are made to would take more than there is.
+/// Twenty who want deltas in a hundred channels each: what those are made to would take more than there is.
 #[tokio::test]
-async fn what_differences_are_made_to_is_bounded() {
+async fn what_deltas_are_made_to_is_bounded() {
     const CLIENTS: usize = 20;
     const CHANNELS: usize = 100;
     let file = "
@@ -356,8 +356,8 @@ async fn what_differences_are_made_to_is_bounded() {
         confined.bystanders_are_served().await;
         assert_eq!(confined.instance.page("/readyz").await.status, 200, "{client}");
     }
-    let differences = confined.instance.metric("fanfare_differences_total", &[]).await;
-    assert!(differences > 100.0 && differences < (CLIENTS * CHANNELS) as f64, "{differences}");
+    let deltas = confined.instance.metric("fanfare_deltas_total", &[]).await;
+    assert!(deltas > 100.0 && deltas < (CLIENTS * CHANNELS) as f64, "{deltas}");
     assert_eq!((confined.ended().await, confined.rejected().await), (0.0, 0.0));
-    confined.recovers("differences").await;
+    confined.recovers("deltas").await;
 }

@@ -388,12 +388,12 @@ function conversations(port, { make, write, read }, transport) {
     assert.deepEqual([one.state, sub.state, ended], ["connected", "subscribed", []]);
   });
 
-  test("differences come together to what was said", async () => {
+  test("deltas come together to what was said", async () => {
     const channel = room("chat:");
     const [one, other] = [await connected(), await connected()];
     const [, heard] = await subscribed(one, channel, { delta: "fossil", recoverable: true });
     const [speaker] = await subscribed(other, channel);
-    const text = "so long that a difference is worth its while, as it says a small part of it ".repeat(3);
+    const text = "so long that a delta is worth its while, as it says a small part of it ".repeat(3);
     const all = Array.from({ length: 8 }, (_, n) => ({ n, text }));
     for (const data of all.slice(0, 4)) await speaker.publish(write(data));
     await eventually("four are heard", () => heard.publications.length === 4);

@@ -185,12 +185,12 @@ async def tokens_are_refreshed():
     assert len(heard.subscribed) == 1
 
 
-async def differences_come_together():
+async def deltas_come_together():
     channel = room("chat:")
     one, other = await connected(), await connected()
     _, heard = await subscribed(one, channel, delta=DeltaType.FOSSIL, recoverable=True)
     speaker, _ = await subscribed(other, channel)
-    text = "so long that a difference is worth its while, as it says a small part of it " * 3
+    text = "so long that a delta is worth its while, as it says a small part of it " * 3
     everything = [{"n": n, "text": text} for n in range(8)]
     for data in everything[:4]:
         await speaker.publish(write(data))
@@ -210,7 +210,7 @@ async def main():
         history_is_read,
         what_is_not_allowed_has_its_code,
         tokens_are_refreshed,
-        differences_come_together,
+        deltas_come_together,
     ):
         await check()
         print(check.__name__, flush=True)

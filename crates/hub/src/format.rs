@@ -26,11 +26,11 @@ pub enum Encoding {
     Json,
     /// The same for subscribers that take deltas, whose payloads are strings: the whole payload.
     JsonString,
-    /// The same with the difference to the publication before.
+    /// The same with the delta to the publication before.
     JsonDelta,
     /// A push of the client protocol in Protobuf.
     Protobuf,
-    /// The same with the difference to the publication before.
+    /// The same with the delta to the publication before.
     ProtobufDelta,
     /// A push of the client protocol for those who only listen, in JSON.
     Uni,
@@ -72,12 +72,12 @@ impl Format {
         matches!(self.carrier, Carrier::Deflated | Carrier::DeflatedNarrowly)
     }
 
-    /// Whether publications are written as differences in it.
-    pub fn tells_differences(self) -> bool {
+    /// Whether publications are written as deltas in it.
+    pub fn tells_deltas(self) -> bool {
         matches!(self.encoding, Encoding::JsonDelta | Encoding::ProtobufDelta)
     }
 
-    /// The format of the first publication, where others are written as differences.
+    /// The format of the first publication, where others are written as deltas.
     pub fn whole(self) -> Self {
         let encoding = match self.encoding {
             Encoding::JsonDelta => Encoding::JsonString,

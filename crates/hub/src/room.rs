@@ -30,7 +30,7 @@ pub(crate) struct Membership {
     pub(crate) echo: bool,
     /// Whether its publications are kept for it instead of written, because its position is still being found.
     pub(crate) held: bool,
-    /// Whether its next publication must be whole where others are differences.
+    /// Whether its next publication must be whole where others are deltas.
     pub(crate) fresh: bool,
     pub(crate) on_gap: OnGap,
     pub(crate) when_slow: WhenSlow,
@@ -79,7 +79,7 @@ impl Membership {
     /// Whether what it gets differs from what others in its format get: begun anew, or dropped in parts.
     pub(crate) fn is_special(&self) -> bool {
         self.when_slow != WhenSlow::Close
-            || (self.fresh && self.format.tells_differences())
+            || (self.fresh && self.format.tells_deltas())
             || self.filtered
             || self.after > 0
     }
@@ -324,7 +324,7 @@ impl Room {
     }
 }
 
-/// The formats that a member may get: its own, and where that tells differences, the whole as well.
+/// The formats that a member may get: its own, and where that tells deltas, the whole as well.
 fn formats(member: &Membership) -> impl Iterator<Item = Format> {
     let (format, whole) = (member.format, member.format.whole());
     std::iter::once(format).chain((whole != format).then_some(whole))

@@ -108,7 +108,7 @@ impl Shard {
 
     /// Ends the holding of a subscription: `answer` is written, and behind it what was held and comes after
     /// this offset: `u64::MAX`, if nothing that has one is wanted until it is held and released again. Where others
-    /// get differences, `fresh` says that the first has to be whole. False, and nothing is written, if the
+    /// get deltas, `fresh` says that the first has to be whole. False, and nothing is written, if the
     /// subscription has ended meanwhile.
     pub fn release(&self, key: Key, channel: &Channel, answer: &Bytes, after: u64, fresh: bool) -> bool {
         self.with(|registry| registry.release(key, channel, answer, after, fresh))

@@ -38,7 +38,7 @@ requests! {
         optional tags: BTreeMap<String, String>,
         /// Whoever publishes to the channel with the same key again, within five minutes, gets the first result, and nothing is published
         optional idempotency_key: String,
-        /// Asks that subscribers that take differences get one; they do so anyway, where the channel's namespace allows it
+        /// Asks that subscribers that take deltas get one; they do so anyway, where the channel's namespace allows it
         optional delta: bool,
         /// Publishes only what is newer than what was published in the channel with a version before; needs a history
         optional version: Whole<u64>,

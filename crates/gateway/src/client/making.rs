@@ -339,7 +339,7 @@ fn missed(plan: &Plan, publications: &[fanfare_protocol::Publication]) -> Result
         .iter()
         .filter(|publication| filter.is_none_or(|filter| filter.matches(publication.tags.as_deref())));
     let said: Vec<_> = wanted.map(Publication::from).collect();
-    if plan.delta { Ok(plan.encoding.with_differences(&said)?) } else { Ok(said) }
+    if plan.delta { Ok(plan.encoding.with_deltas(&said)?) } else { Ok(said) }
 }
 
 /// The most publications that a client gets at a time.

@@ -316,7 +316,7 @@ impl Client {
         let positioned = recoverable || has(features.positioning, request.positioned);
         let may_see = || may_read_presence(&namespace, &channel, &self.user, true).is_ok();
         let news = has(features.join_leave, request.join_leave && may_see());
-        // A difference to what was left out is of no use.
+        // A delta to what was left out is of no use.
         let delta = request.delta == FOSSIL && namespace.delta && filter.is_none() && !self.one_way;
         let mut format = self.format;
         match (delta, format.encoding) {
@@ -373,7 +373,7 @@ impl Client {
     pub(super) fn install(&mut self, plan: &Plan, answer: &Bytes, after: u64) -> bool {
         self.worker.instance.counts.subscription(plan.namespace.index);
         self.subs.put(plan.sub(true));
-        // The first publication is whole where others are differences: what is read and what is delivered may overlap.
+        // The first publication is whole where others are deltas: what is read and what is delivered may overlap.
         self.worker.shard.release(self.key, &plan.channel, answer, after, true)
     }
 

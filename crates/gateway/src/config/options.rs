@@ -57,7 +57,7 @@ table! {
     "Publications" {
         /// What a publication's data may be
         data_format: DataFormat = "any";
-        /// Whether clients may ask for the difference to the last publication
+        /// Whether clients may ask for the delta to the last publication
         delta: bool = "false";
         /// What happens to a client that does not keep up
         slow_consumers: SlowConsumers = "close";

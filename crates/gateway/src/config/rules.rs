@@ -101,7 +101,7 @@ fn channel_rules(options: &Options) -> Vec<Rule> {
             "delta",
             "needs",
             "history_size",
-            "a difference is to the publication before, which is kept there",
+            "a delta is to the publication before, which is kept there",
         ),
         (
             no_history && options.may_read_history != May::Nobody,
@@ -144,7 +144,7 @@ fn channel_rules(options: &Options) -> Vec<Rule> {
             "slow_consumers",
             "cannot go with",
             "delta",
-            "a difference to what was not sent is of no use",
+            "a delta to what was not sent is of no use",
         ),
     ]
 }

@@ -35,11 +35,11 @@ pub struct HubRelay {
     sessions: Arc<Sessions>,
     memory: Arc<Budget>,
     compression: Option<Compression>,
-    /// The last publication of channels in which somebody wants differences to it.
+    /// The last publication of channels in which somebody wants deltas to it.
     previous: Previous,
     gaps: [AtomicU64; GapCause::ALL.len()],
-    /// Differences between two publications that were made.
-    differences: AtomicU64,
+    /// Deltas between two publications that were made.
+    deltas: AtomicU64,
     /// Bytes of the payloads that were deflated, and of the frames that they became.
     deflated: Arc<[AtomicU64; 2]>,
 }
@@ -62,8 +62,8 @@ impl HubRelay {
         compression: Option<Compression>,
     ) -> Self {
         let previous = Previous::within(memory.limit());
-        let (gaps, differences, deflated) = Default::default();
-        Self { hub, sessions, memory, compression, previous, gaps, differences, deflated }
+        let (gaps, deltas, deflated) = Default::default();
+        Self { hub, sessions, memory, compression, previous, gaps, deltas, deflated }
     }
 
     /// Gaps since the start, by cause.
@@ -71,9 +71,9 @@ impl HubRelay {
         GapCause::ALL.into_iter().zip(self.gaps.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
-    /// Differences to the publication before that were made since the start: one for all who get it.
-    pub fn differences(&self) -> u64 {
-        self.differences.load(Ordering::Relaxed)
+    /// Deltas to the publication before that were made since the start: one for all who get it.
+    pub fn deltas(&self) -> u64 {
+        self.deltas.load(Ordering::Relaxed)
     }
 
     /// Bytes of the payloads that were deflated since the start, and of the frames that they became: once
@@ -135,17 +135,17 @@ impl HubRelay {
         Frame::Later(Box::new(Unmade::new(length, work, make)))
     }
 
-    /// What the publication before this one said, for those who want differences; this one takes its place.
+    /// What the publication before this one said, for those who want deltas; this one takes its place.
     fn replace_previous(&self, channel: &Channel, payload: &Bytes, formats: Formats) -> Option<Bytes> {
-        if formats.iter().any(Format::tells_differences) {
+        if formats.iter().any(Format::tells_deltas) {
             return self.previous.replace(channel, payload);
         }
-        // What is not kept up to date must not be taken for the one before when somebody wants differences again.
+        // What is not kept up to date must not be taken for the one before when somebody wants deltas again.
         self.forget(channel);
         None
     }
 
-    /// Forgets what a channel's last publication said: nobody is there who could want a difference to it.
+    /// Forgets what a channel's last publication said: nobody is there who could want a delta to it.
     pub fn forget(&self, channel: &Channel) {
         self.previous.forget(channel);
     }
@@ -158,7 +158,7 @@ impl Relay for HubRelay {
         if workers.is_empty() {
             return;
         }
-        let wording = Wording::new(channel, &publication, previous, &self.differences);
+        let wording = Wording::new(channel, &publication, previous, &self.deltas);
         let frames = self.frames(formats.iter(), |format| wording.message(format.encoding));
         let delivery = Delivery {
             frames,

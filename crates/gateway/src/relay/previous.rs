@@ -1,4 +1,4 @@
-//! What the last publication of a channel said, where somebody wants to be told the difference to it. All together have a
+//! What the last publication of a channel said, where somebody wants to be told the delta to it. All together have a
 //! bound, for whoever subscribes to many channels holds none of it: what is beyond is not remembered, and the next
 //! publication there is told whole.
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 use fanfare_hub::Encoding;
 use fanfare_protocol::centrifuge::{
-    self, ClientInfo, Difference, Event, Format, Join, NotJson, Publication as Said, Push,
+    self, ClientInfo, Delta, Event, Format, Join, NotJson, Publication as Said, Push,
 };
 use fanfare_protocol::{Channel, Kind, Position, PresenceChange, Publication};
 use fanfare_websocket::Opcode;
@@ -38,50 +38,47 @@ pub struct Wording<'p> {
     publication: &'p Publication,
     previous: Option<Bytes>,
     said: OnceCell<Said>,
-    difference: OnceCell<Difference>,
-    /// Counts differences that are made.
+    delta: OnceCell<Delta>,
+    /// Counts deltas that are made.
     made: &'p AtomicU64,
 }
 
 impl<'p> Wording<'p> {
-    /// A publication, and what the one before it in its channel said, if that is known; `made` counts differences.
+    /// A publication, and what the one before it in its channel said, if that is known; `made` counts deltas.
     pub fn new(
         channel: &'p Channel,
         publication: &'p Publication,
         previous: Option<Bytes>,
         made: &'p AtomicU64,
     ) -> Self {
-        Self { channel, publication, previous, said: OnceCell::new(), difference: OnceCell::new(), made }
+        Self { channel, publication, previous, said: OnceCell::new(), delta: OnceCell::new(), made }
     }
 
     /// The message; nothing if it cannot be said in this encoding.
     pub fn message(&self, encoding: Encoding) -> Option<Message<'p>> {
         let said = || self.said.get_or_init(|| Said::from(self.publication));
-        let whole = &Difference::Whole;
+        let whole = &Delta::Whole;
         match encoding {
             Encoding::Raw => Some(self.publication.into()),
             Encoding::Json => self.push(Format::Json, Ok(said())),
             Encoding::Uni => self.push(Format::UniJson, Ok(said())),
             Encoding::Protobuf => self.push(Format::Protobuf, Ok(said())),
             Encoding::JsonString => self.differing(Format::Json, said(), whole),
-            Encoding::JsonDelta => self.differing(Format::Json, said(), self.difference()),
-            Encoding::ProtobufDelta => self.differing(Format::Protobuf, said(), self.difference()),
+            Encoding::JsonDelta => self.differing(Format::Json, said(), self.delta()),
+            Encoding::ProtobufDelta => self.differing(Format::Protobuf, said(), self.delta()),
         }
     }
 
-    fn difference(&self) -> &Difference {
+    fn delta(&self) -> &Delta {
         let previous = self.previous.as_deref();
-        self.difference.get_or_init(|| {
+        self.delta.get_or_init(|| {
             self.made.fetch_add(u64::from(previous.is_some()), Relaxed);
-            Difference::between(previous, &self.publication.payload)
+            Delta::between(previous, &self.publication.payload)
         })
     }
 
-    fn differing(&self, format: Format, said: &Said, difference: &Difference) -> Option<Message<'p>> {
-        self.push(
-            format,
-            format.encoding().with_difference(said, difference).as_ref().map_err(|error| *error),
-        )
+    fn differing(&self, format: Format, said: &Said, delta: &Delta) -> Option<Message<'p>> {
+        self.push(format, format.encoding().with_delta(said, delta).as_ref().map_err(|error| *error))
     }
 
     fn push(&self, format: Format, said: Result<&Said, NotJson>) -> Option<Message<'p>> {
@@ -156,7 +153,7 @@ mod tests {
             assert_eq!(said(payload, previous, encoding).as_deref(), expected, "{payload} {encoding:?}");
         }
         assert!(said("hello", None, Protobuf).unwrap().ends_with("hello"));
-        let long = r#"{"text": "so long that a difference is worth its while, as it says a part of it"}"#;
+        let long = r#"{"text": "so long that a delta is worth its while, as it says a part of it"}"#;
         let delta = said(long, Some(long), JsonDelta).unwrap();
         assert!(delta.contains(r#""delta":true"#) && !delta.contains("worth"), "{delta}");
         assert!(said(long, Some(long), JsonString).unwrap().contains("worth"));

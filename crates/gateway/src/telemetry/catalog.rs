@@ -73,8 +73,8 @@ pub const METRICS: &[Metric] = &[
     )
     .by("reason"),
     counter(
-        "fanfare_differences_total",
-        "Differences to the publication before that were made, each once for all who get it",
+        "fanfare_deltas_total",
+        "Deltas to the publication before that were made, each once for all who get it",
     ),
     counter("fanfare_deliveries_total", "Publications written or queued, one for each receiver"),
     gauge("fanfare_outbox_bytes", "Bytes that wait for sockets that are full"),

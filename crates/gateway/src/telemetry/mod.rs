@@ -209,7 +209,7 @@ fn broker(instance: &Instance) {
     counter!("fanfare_rows_cleared_total").absolute(presence.rows_cleared);
     counter!("fanfare_controls_sent_total").absolute(presence.controls_sent);
     counter!("fanfare_controls_unsent_total").absolute(presence.controls_unsent);
-    counter!("fanfare_differences_total").absolute(instance.relay.differences());
+    counter!("fanfare_deltas_total").absolute(instance.relay.deltas());
     for (cause, gaps) in instance.relay.gaps() {
         counter!("fanfare_gaps_total", "cause" => cause.label()).absolute(gaps);
     }

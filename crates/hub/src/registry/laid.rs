@@ -48,7 +48,7 @@ pub(super) struct Laid {
     frames: usize,
     /// Those of them that are publications; the others are news.
     publications: usize,
-    /// Something is in it to which the next difference is made.
+    /// Something is in it to which the next delta is made.
     pub(super) begun: bool,
     bytes: usize,
     /// What was deflated for it alone, as bytes that are written.
@@ -78,7 +78,7 @@ impl Laid {
                 Some(Some(frame)) => {
                     frames.push((frame, delivery.news));
                     publications += usize::from(!delivery.news);
-                    // Until its position is reached, what comes without a number is not what others' differences are to.
+                    // Until its position is reached, what comes without a number is not what others' deltas are to.
                     if !delivery.news && (member.after == 0 || delivery.offset > member.after) {
                         begun = true;
                         format = member.format;

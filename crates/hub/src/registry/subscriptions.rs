@@ -141,7 +141,7 @@ impl Registry {
             let mut lapsed = Vec::new();
             for place in 0..self.rooms[index as usize].members.len() {
                 let member = self.rooms[index as usize].members[place];
-                // What came before the gap may not be what the next difference is made against.
+                // What came before the gap may not be what the next delta is made against.
                 self.rooms[index as usize].members[place].fresh = true;
                 let connection = &mut self.connections[member.connection as usize];
                 match member.on_gap {

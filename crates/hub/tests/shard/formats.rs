@@ -86,7 +86,7 @@ fn what_cannot_be_said_ends_those_to_whom_it_was_to_be_said() {
 }
 
 #[test]
-fn a_difference_follows_something_whole() {
+fn a_delta_follows_something_whole() {
     with_shard(settings(), async |bench| {
         let delta = Format { encoding: Encoding::JsonDelta, carrier: Carrier::Deflated };
         let mut first = bench.subscribed(wanting(delta, "a"), None).await;

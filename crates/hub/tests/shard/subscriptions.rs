@@ -241,7 +241,7 @@ fn news_and_what_is_filtered_reach_those_who_want_them() {
         // The news are no publication, so the first of those is whole all the same.
         let whole = |payload: &[u8]| written(delta.whole(), payload);
         differing.expect(&[whole(b"news"), whole(b"1"), written(delta, b"news"), written(delta, b"2")]).await;
-        // After a gap the next difference may be to what never came.
+        // After a gap the next delta may be to what never came.
         bench.hub.gap(None);
         bench.publish("a", b"5", None);
         differing.expect(&[b"news", &b"3"[..], b"news", b"4"].map(|payload| written(delta, payload))).await;

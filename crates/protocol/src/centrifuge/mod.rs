@@ -44,7 +44,7 @@ mod fields;
 
 mod codes;
 mod command;
-mod difference;
+mod delta;
 mod framing;
 mod messages;
 mod offence;
@@ -55,7 +55,7 @@ pub mod client;
 
 pub use codes::{DisconnectCode, ErrorCode, UnsubscribeCode, reconnects};
 pub use command::{Command, Commands, EmulationRequest, Request};
-pub use difference::Difference;
+pub use delta::Delta;
 pub use fields::Named;
 pub use framing::{Encoding, Format};
 pub use messages::{

@@ -2,7 +2,7 @@
 
 mod catalogue;
 mod commands;
-mod differences;
+mod deltas;
 mod offences;
 mod payloads;
 mod replies;

@@ -1,6 +1,6 @@
 //! Publications as receivers with deltas get them.
 
-use fanfare_protocol::centrifuge::{Difference, Encoding, Format, NotJson, Publication};
+use fanfare_protocol::centrifuge::{Delta, Encoding, Format, NotJson, Publication};
 use fanfare_protocol::delta;
 
 /// Section 4.6: the first is whole, the others patch the one before; in JSON all are strings.
@@ -19,7 +19,7 @@ fn a_receiver_with_deltas_sees_every_payload() {
         .map(|(payload, offset)| Publication { data: payload.clone().into(), offset, ..Default::default() })
         .collect::<Vec<_>>();
     for encoding in [Encoding::Json, Encoding::Protobuf] {
-        let sent = encoding.with_differences(&publications).expect("JSON");
+        let sent = encoding.with_deltas(&publications).expect("JSON");
         let patched = sent.iter().map(|publication| publication.delta).collect::<Vec<_>>();
         assert_eq!(patched, [false, true, true, false, false, true], "{encoding:?}");
         let mut shown = Vec::<u8>::new();
@@ -47,26 +47,26 @@ fn a_receiver_with_deltas_sees_every_payload() {
 fn what_cannot_be_patched_is_whole() {
     let text = format!("\"{}\"", "x".repeat(100));
     let publication = Publication { data: text.clone().into(), delta: true, ..Default::default() };
-    let check = |encoding: Encoding, difference: &Difference, expected: Result<(&str, bool), NotJson>| {
-        let sent = encoding.with_difference(&publication, difference);
+    let check = |encoding: Encoding, delta: &Delta, expected: Result<(&str, bool), NotJson>| {
+        let sent = encoding.with_delta(&publication, delta);
         let sent = sent.map(|sent| (String::from_utf8(sent.data.to_vec()).unwrap(), sent.delta));
         assert_eq!(sent, expected.map(|(data, delta)| (data.to_owned(), delta)));
     };
     let string = serde_json::to_string(&text).unwrap();
-    assert_eq!(Difference::between(None, text.as_bytes()), Difference::Whole);
-    assert_eq!(Difference::between(Some(b"nothing alike"), text.as_bytes()), Difference::Whole);
-    check(Encoding::Protobuf, &Difference::Whole, Ok((&text, false)));
-    check(Encoding::Json, &Difference::Whole, Ok((&string, false)));
-    let patch = Difference::between(Some(text.as_bytes()), text.as_bytes());
-    assert!(matches!(patch, Difference::Patch(_)));
-    assert!(Encoding::Protobuf.with_difference(&publication, &patch).unwrap().delta);
-    check(Encoding::Json, &Difference::Patch(b"\xff".as_slice().into()), Ok((&string, false)));
+    assert_eq!(Delta::between(None, text.as_bytes()), Delta::Whole);
+    assert_eq!(Delta::between(Some(b"nothing alike"), text.as_bytes()), Delta::Whole);
+    check(Encoding::Protobuf, &Delta::Whole, Ok((&text, false)));
+    check(Encoding::Json, &Delta::Whole, Ok((&string, false)));
+    let patch = Delta::between(Some(text.as_bytes()), text.as_bytes());
+    assert!(matches!(patch, Delta::Patch(_)));
+    assert!(Encoding::Protobuf.with_delta(&publication, &patch).unwrap().delta);
+    check(Encoding::Json, &Delta::Patch(b"\xff".as_slice().into()), Ok((&string, false)));
 
     let deep = "[".repeat(129) + &"]".repeat(129);
     for binary in [&b"\xff"[..], b"x", b"", b"{}{}", deep.as_bytes()] {
         let publication = Publication { data: binary.to_vec().into(), ..Default::default() };
-        assert_eq!(Encoding::Json.with_difference(&publication, &Difference::Whole), Err(NotJson));
-        assert!(Encoding::Protobuf.with_difference(&publication, &Difference::Whole).is_ok());
+        assert_eq!(Encoding::Json.with_delta(&publication, &Delta::Whole), Err(NotJson));
+        assert!(Encoding::Protobuf.with_delta(&publication, &Delta::Whole).is_ok());
         let mut frame = Vec::new();
         assert_eq!(
             Format::Json.put_publication(&mut frame, "c", &publication),

@@ -13,14 +13,14 @@ use crate::payload::check_json;
 
 /// What a publication changed in its channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Difference {
+pub enum Delta {
     /// Everything: there is none before it, or a patch would not be shorter.
     Whole,
     /// What a patch says, against the publication before it.
     Patch(Bytes),
 }
 
-impl Difference {
+impl Delta {
     /// Compares a payload with the one before it in the channel, if there is one.
     pub fn between(previous: Option<&[u8]>, payload: &[u8]) -> Self {
         let patch = previous.map(|previous| delta::create(previous, payload));
@@ -37,25 +37,19 @@ impl Encoding {
     /// # Errors
     ///
     /// When the payload is not JSON, for a JSON client.
-    pub fn with_difference(
-        self,
-        publication: &Publication,
-        difference: &Difference,
-    ) -> Result<Publication, NotJson> {
+    pub fn with_delta(self, publication: &Publication, delta: &Delta) -> Result<Publication, NotJson> {
         let (data, delta) = match self {
-            Self::Protobuf => match difference {
-                Difference::Whole => (publication.data.clone(), false),
-                Difference::Patch(patch) => (patch.clone(), true),
+            Self::Protobuf => match delta {
+                Delta::Whole => (publication.data.clone(), false),
+                Delta::Patch(patch) => (patch.clone(), true),
             },
             Self::Json => {
                 let whole = str::from_utf8(&publication.data).map_err(|_| NotJson)?;
                 check_json(&publication.data).map_err(|_| NotJson)?;
-                match difference {
+                match delta {
                     // A patch of texts is text; but what was before need not have been one.
-                    Difference::Patch(patch) if let Ok(patch) = str::from_utf8(patch) => {
-                        (string(patch), true)
-                    }
-                    Difference::Patch(_) | Difference::Whole => (string(whole), false),
+                    Delta::Patch(patch) if let Ok(patch) = str::from_utf8(patch) => (string(patch), true),
+                    Delta::Patch(_) | Delta::Whole => (string(whole), false),
                 }
             }
         };
@@ -68,12 +62,12 @@ impl Encoding {
     /// # Errors
     ///
     /// When a payload is not JSON, for a JSON client.
-    pub fn with_differences(self, publications: &[Publication]) -> Result<Vec<Publication>, NotJson> {
+    pub fn with_deltas(self, publications: &[Publication]) -> Result<Vec<Publication>, NotJson> {
         let mut previous = None;
         let mut result = Vec::with_capacity(publications.len());
         for publication in publications {
-            let difference = Difference::between(previous, &publication.data);
-            result.push(self.with_difference(publication, &difference)?);
+            let delta = Delta::between(previous, &publication.data);
+            result.push(self.with_delta(publication, &delta)?);
             previous = Some(&publication.data[..]);
         }
         Ok(result)
