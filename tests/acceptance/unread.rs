@@ -7,10 +7,9 @@ use serde_json::{Value, json};
 use crate::centrifuge::now;
 use crate::harness::{API_KEY, Caller, Instance, RedisServer, Setup, eventually, post, token};
 
-/// Nobody is pinged, and nobody is cut for what it leaves unread.
+/// Nobody is pinged; and, where nothing else is said, nobody is cut for what it leaves unread.
 const CHANNELS: &str = "
     client_ping_interval = \"1h\"
-    outbox_limit = \"64MiB\"
     refresh_grace = \"0s\"
     close_timeout = \"30s\"
     [channels]
@@ -89,9 +88,17 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Self {
+        Self::start_with("outbox_limit = \"64MiB\"").await
+    }
+
+    async fn start_with(keys: &str) -> Self {
         let redis = RedisServer::start().await;
-        let setup = Setup::new(CHANNELS).tokens().api().redis(&redis.url());
+        let setup = Setup::new(CHANNELS).keys(keys).tokens().api().redis(&redis.url());
         let (near, far) = (setup.start().await, setup.start().await);
+        for instance in [&near, &far] {
+            let up = async || instance.metric("fanfare_broker_up", &[]).await == 1.0;
+            eventually("Redis is there", up).await;
+        }
         let pair = Self { _redis: redis, near, far };
         let channels: Vec<_> = (0..CHANNELS_OF_H).map(|number| format!("h:{number}")).collect();
         for _ in 0..PUBLICATIONS {
@@ -285,4 +292,104 @@ async fn what_a_client_waits_for_can_be_taken_back() {
         json!(["news", "unsubscribe", 2000]),
     ];
     assert_eq!(pushes, expected);
+}
+
+/// What is missed in a channel that the back end has a client subscribed to is read when the client can take it, as with one that the
+/// client asks for. It was read at once, whatever it took, and cut whoever did not read as fast.
+#[tokio::test]
+async fn what_the_back_end_has_a_client_recover_waits_for_the_client() {
+    // Less than two channels' worth.
+    let pair = Pair::start_with("outbox_limit = \"1MiB\"").await;
+    let connect = json!({ "token": token(&["--user", "ann"]).await });
+    let mut slow = Caller::narrow_as(pair.near.address(), connect).await;
+    let since = |number| {
+        let history = json!({ "channel": format!("h:{number}"), "limit": 0 });
+        async { pair.call("history", history).await["result"]["epoch"].take() }
+    };
+    let mut wishes = Vec::new();
+    for number in 0..CHANNELS_OF_H {
+        let since = json!({ "offset": 0, "epoch": since(number).await });
+        wishes.push(json!({ "user": "ann", "channel": format!("h:{number}"), "recover_since": since }));
+    }
+    for wish in &wishes {
+        pair.call("subscribe", wish.clone()).await;
+    }
+    pair.call("subscribe", json!({ "user": "ann", "channel": "news" })).await;
+    eventually("what need not wait does not", async || pair.listeners("news").await == 1).await;
+    // What waits can be taken back.
+    pair.call("unsubscribe", json!({ "user": "ann", "channel": "h:9" })).await;
+    pair.call("unsubscribe", json!({ "user": "ann", "channel": "news" })).await;
+    eventually("all that is done", async || pair.listeners("news").await == 0).await;
+    let missed = (0..CHANNELS_OF_H).filter(|number| *number != 9).flat_map(|number| {
+        let subscribed = std::iter::once(format!("h:{number} subscribe 0"));
+        subscribed.chain((1..=PUBLICATIONS).map(move |offset| format!("h:{number} pub {offset}")))
+    });
+    let mut found = Vec::new();
+    let expected: Vec<_> = missed.collect();
+    while found.len() < expected.len() {
+        let (channel, kind, event) = slow.push().await;
+        if channel != "news" {
+            found.push(format!("{channel} {kind} {}", event["offset"].as_u64().unwrap_or(0)));
+        }
+    }
+    assert_eq!(found, expected);
+    pair.publish("h:9", "not for ann").await;
+    pair.publish("h:3", "after").await;
+    assert_eq!(slow.publication().await, "after");
+}
+
+/// What the back end wants of a channel that the client itself has asked for is done if that comes to nothing. It was lost.
+#[tokio::test]
+async fn what_the_back_end_wants_is_done_where_the_client_fails() {
+    let pair = Pair::start().await;
+    let connect = json!({ "token": token(&["--user", "ann"]).await });
+    let frame = (0..10).map(|number| {
+        let mut command = json!({
+            "id": 1000 + number,
+            "subscribe": { "channel": format!("h:{number}"), "recover": true, "offset": 0 },
+        });
+        if number >= 8 {
+            // Of an epoch that there is none of, or nothing.
+            command["subscribe"]["flag"] = json!(2);
+            command["subscribe"]["epoch"] = json!("nonesuch");
+        }
+        command.to_string()
+    });
+    let frame: Vec<_> = frame.collect();
+    let mut slow = pair.busy(connect, Some(json!({ "channel": "news" })), &frame.join("\n")).await;
+    for channel in ["h:7", "h:8", "h:9"] {
+        pair.call("subscribe", json!({ "user": "ann", "channel": channel })).await;
+    }
+    // And one of them is taken back.
+    for channel in ["h:8", "news"] {
+        pair.call("unsubscribe", json!({ "user": "ann", "channel": channel })).await;
+    }
+    eventually("all that is done", async || pair.listeners("news").await == 0).await;
+    let (mut answers, mut pushes) = (Vec::new(), Vec::new());
+    while pushes.len() < 3 {
+        let message = slow.message().await.unwrap();
+        match message["id"].as_u64() {
+            Some(id) => answers.push((id, message["error"]["code"].as_u64())),
+            None => {
+                let push = message["push"].as_object().unwrap();
+                let kind = push.keys().find(|key| *key != "channel").unwrap();
+                pushes.push(json!([push["channel"], kind]));
+            }
+        }
+    }
+    let failed = |id| match id {
+        1008 => Some(100),
+        1009 => Some(112),
+        _ => None,
+    };
+    assert_eq!(answers, (1001..=1009).map(|id| (id, failed(id))).collect::<Vec<_>>());
+    let expected =
+        [json!(["h:8", "unsubscribe"]), json!(["news", "unsubscribe"]), json!(["h:9", "subscribe"])];
+    assert_eq!(pushes, expected);
+    for channel in ["h:8", "h:9", "h:7"] {
+        pair.publish(channel, channel).await;
+    }
+    for channel in ["h:9", "h:7"] {
+        assert_eq!(slow.publication().await, channel);
+    }
 }

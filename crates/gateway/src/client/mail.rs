@@ -17,7 +17,7 @@ use super::sessions::Sessions;
 use crate::identity::User;
 
 /// The most letters that wait for one session. Whoever has more is told to come again, for one of them might be lost.
-const MOST: usize = 1024;
+pub const MOST: usize = 1024;
 
 /// One piece of it.
 #[derive(Debug)]

@@ -219,16 +219,6 @@ impl Client {
     }
 }
 
-/// Makes what the back end wants, in its turn and whatever it takes: it comes while others wait for room, the same client's commands
-/// among them.
-pub(super) async fn establish(plan: &Plan) -> Result<Established, Refusal> {
-    let mut progress = Progress::begin(plan).await;
-    if progress.needs().is_some() {
-        progress = plan.worker.recoveries.in_turn(Progress::look(plan, usize::MAX)).await;
-    }
-    progress.conclude(plan)
-}
-
 /// While memory is short, nothing more is read.
 async fn wait_for_memory(worker: &Worker, key: Key) {
     worker.instance.memory.tally();

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::alarm::Alarm;
 use super::claimed::Claimed;
+use super::control::Wishes;
 use super::mail::Mail;
 use super::sessions::Sessions;
 use super::subscriptions::{Presence, Subs};
@@ -103,6 +104,8 @@ pub(super) struct Client {
     pub expiry: Option<Expiry>,
     pub subs: Subs,
     pub mail: Rc<Mail>,
+    /// What the back end wants and has to wait for.
+    pub wishes: Wishes,
     /// It is in the worker's roster.
     pub entered: bool,
     pub claimed: Option<Box<Claimed>>,
@@ -154,6 +157,7 @@ impl Session {
             expiry: None,
             subs: Subs::default(),
             mail,
+            wishes: Wishes::default(),
             entered: false,
             stay: Stay::default(),
             claimed: None,
@@ -302,8 +306,11 @@ impl Client {
             self.look_up(&mut out).await;
             if self.stage == Stage::Over {
                 self.heard = VecDeque::new();
+                self.wishes = Wishes::default();
             }
-            if let Some(command) = self.heard.pop_front() {
+            if let Some(wish) = self.wishes.take() {
+                self.carry_out(wish, &mut out).await;
+            } else if let Some(command) = self.heard.pop_front() {
                 self.handle(command, &mut out).await;
             } else if let Some(said) = self.mail.take_said() {
                 self.hear_request(&said, &mut out).await;

@@ -53,12 +53,25 @@ pub(super) enum Origin {
     Server,
 }
 
-/// A subscription that a client has asked for and may have.
-struct Wished {
-    channel: Channel,
-    request: Box<SubscribeRequest>,
-    grant: Grant,
+/// A subscription that somebody has asked for and the client may have.
+pub(super) struct Wished {
+    pub channel: Channel,
+    pub request: Box<SubscribeRequest>,
+    pub grant: Grant,
+    pub origin: Origin,
 }
+
+/// Who has asked for a subscription, and is told what comes of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asker {
+    /// The client, with the command that has this id.
+    Client(u32),
+    /// Who calls the HTTP API. It waits for no answer; the client is told.
+    BackEnd,
+}
+
+/// Subscriptions on the way to their answers, in the order of those.
+pub(super) type Line = VecDeque<(Asker, Result<Making, Refusal>)>;
 
 /// A subscription that may be made, and how.
 pub(super) struct Plan {
@@ -85,7 +98,7 @@ pub(super) struct Plan {
 }
 
 /// A subscription on the way to its answer.
-struct Making {
+pub(super) struct Making {
     wish: Wished,
     plan: Plan,
     progress: Progress,
@@ -94,7 +107,7 @@ struct Making {
 
 impl Making {
     /// As far as that goes without room for what was missed.
-    async fn begin(wish: Wished, plan: Plan, attempt: u32) -> Self {
+    pub async fn begin(wish: Wished, plan: Plan, attempt: u32) -> Self {
         let progress = Progress::begin(&plan).await;
         Self { wish, plan, progress, attempt }
     }
@@ -119,7 +132,7 @@ impl Plan {
 
 impl Plan {
     /// What the session knows of it.
-    fn sub(&self, told: bool) -> Sub {
+    pub fn sub(&self, told: bool) -> Sub {
         Sub {
             channel: self.channel.clone(),
             told,
@@ -156,10 +169,16 @@ impl Client {
         // From here on what the back end wants, and ends, concern them as well.
         plans.iter().flatten().for_each(|plan| self.subs.put(plan.sub(false)));
         let begun = asked.into_iter().zip(plans).map(async |((id, wish), plan)| match (wish, plan) {
-            (Ok(wish), Ok(plan)) => (id, Ok(Making::begin(wish, plan, 1).await)),
-            (Err(refusal), _) | (_, Err(refusal)) => (id, Err(refusal)),
+            (Ok(wish), Ok(plan)) => (Asker::Client(id), Ok(Making::begin(wish, plan, 1).await)),
+            (Err(refusal), _) | (_, Err(refusal)) => (Asker::Client(id), Err(refusal)),
         });
-        let mut line: VecDeque<_> = join_all(begun).await.into();
+        let line = join_all(begun).await;
+        self.make(line.into(), out).await;
+    }
+
+    /// Makes what has been begun, and tells the client of one after the other: as many as can be are read together, and the next when the
+    /// client has taken those.
+    pub(super) async fn make(&mut self, mut line: Line, out: &mut Vec<u8>) {
         // Of what was missed that has been read.
         let mut room = None;
         while let Some((_, next)) = line.front() {
@@ -170,7 +189,7 @@ impl Client {
                 room = self.read_missed(made.collect(), out).await;
                 continue;
             }
-            let Some((id, next)) = line.pop_front() else { break };
+            let Some((asker, next)) = line.pop_front() else { break };
             if self.stage == Stage::Over {
                 // Told to go by one before it.
                 next.iter().for_each(|made| undo(&made.plan));
@@ -180,18 +199,28 @@ impl Client {
             let result = match next.and_then(|made| self.is_still_wanted(&made.plan).map(|()| made)) {
                 Ok(made) if made.has_lapsed() => match self.begin_anew(made).await {
                     Ok(made) => {
-                        line.push_front((id, Ok(made)));
+                        line.push_front((asker, Ok(made)));
                         continue;
                     }
                     Err(refusal) => Err(refusal),
                 },
-                Ok(made) => self.answer_with(id, made, out),
+                Ok(made) => self.answer_with(asker, made, out),
                 Err(refusal) => Err(refusal),
             };
-            self.worker.instance.counts.command(Method::SUBSCRIBE, &result);
-            if let Err(refusal) = result {
-                channel.iter().for_each(|channel| self.subs.forget_untold(channel));
-                self.refuse(id, refusal, out);
+            if let (Err(_), Some(channel)) = (&result, &channel) {
+                self.subs.forget_untold(channel);
+            }
+            match asker {
+                Asker::Client(id) => {
+                    self.worker.instance.counts.command(Method::SUBSCRIBE, &result);
+                    let _ = result.map_err(|refusal| self.refuse(id, refusal, out));
+                }
+                Asker::BackEnd => {
+                    let channel = channel.as_ref().map(Channel::as_str);
+                    let _ = result.map_err(
+                        |refusal| tracing::debug!(id = %self.id, channel, ?refusal, "not subscribed by control"),
+                    );
+                }
             }
         }
     }
@@ -248,20 +277,25 @@ impl Client {
             return Err(ErrorCode::LimitExceeded.into());
         }
         let grant = self.granted(&channel, &request.token).await?;
-        Ok(Wished { channel, request, grant })
+        Ok(Wished { channel, request, grant, origin: Origin::Client })
     }
 
-    fn plan_for(&self, Wished { channel, request, grant }: &Wished) -> Result<Plan, Refusal> {
-        self.plan(channel.clone(), request, grant.clone(), Origin::Client)
+    pub(super) fn plan_for(&self, wished: &Wished) -> Result<Plan, Refusal> {
+        self.plan(wished.channel.clone(), &wished.request, wished.grant.clone(), wished.origin)
     }
 
     /// Answers with a subscription that is made, and lets go what was held of it.
-    fn answer_with(&mut self, id: u32, made: Making, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    fn answer_with(&mut self, asker: Asker, made: Making, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let Making { plan, progress, .. } = made;
         let Established { result, after } = progress.conclude(&plan)?;
-        if self.encoding().put_answer(out, id, &Answer::Subscribe(result)).is_err() {
-            undo(&plan);
-            return Err(DisconnectCode::InappropriateProtocol.into());
+        match asker {
+            Asker::Client(id) => {
+                if self.encoding().put_answer(out, id, &Answer::Subscribe(result)).is_err() {
+                    undo(&plan);
+                    return Err(DisconnectCode::InappropriateProtocol.into());
+                }
+            }
+            Asker::BackEnd => self.tell_of(plan.channel.as_str(), result, out),
         }
         let answer = self.take_carried(out);
         self.install(&plan, &answer, after);
@@ -390,8 +424,9 @@ impl Client {
 
     /// Ends a subscription and tells the client why.
     pub(super) fn end_subscription(&mut self, channel: &Channel, why: Unsubscribe, out: &mut Vec<u8>) {
+        let knows = self.subs.get(channel).is_some_and(|sub| sub.told || !sub.by_server);
         // What it is owed still comes before the word of its end.
-        if self.drop_subscription(channel) {
+        if self.drop_subscription(channel) && knows {
             let event = Event::Unsubscribe(why);
             self.push(out, &Push { id: 0, channel: channel.as_str().to_owned(), event });
         }
