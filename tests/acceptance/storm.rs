@@ -72,9 +72,9 @@ async fn recoveries_go_at_their_pace_and_hold_up_nobody() {
         });
     }
     eventually("they come back", async || done.load(SeqCst) > 0).await;
-    // The first who comes is let in by a listener that has been waiting for him since before the storm.
+    // The first who comes is let in by a listener that has been waiting for it since before the storm.
     dawdlers.push((TcpStream::connect(address).await.unwrap(), Caller::open(address).await));
-    // Somebody who has missed nothing, from connect to a publication that he hears, and those who were there before.
+    // Somebody who has missed nothing, from connect to a publication that it hears, and those who were there before.
     let mut newcomer = Caller::anonymous(address).await;
     newcomer.result("subscribe", json!({ "channel": "neighbours" })).await;
     neighbour.result("publish", json!({ "channel": "neighbours", "data": "hello" })).await;
@@ -95,8 +95,8 @@ async fn recoveries_go_at_their_pace_and_hold_up_nobody() {
     drop(dawdlers);
 }
 
-/// Whoever comes back while nobody else does waits for the answer and for nothing else: the time that he spends with what he has missed
-/// held for him adds up here.
+/// Whoever comes back while nobody else does waits for the answer and for nothing else: the time that it spends with what it has missed
+/// held for it adds up here.
 #[tokio::test]
 async fn who_comes_back_alone_waits_for_nobody() {
     let redis = RedisServer::start().await;

@@ -160,7 +160,7 @@ impl Target {
         if is_plain { self.clone() } else { self.listening(true) }
     }
 
-    /// The same, for somebody who publishes, as a WebSocket client, and does not hear himself.
+    /// The same, for a publisher, which is a WebSocket client, and does not hear itself.
     pub(crate) fn publishing(&self) -> Self {
         let there = Self { transport: Transport::WebSocket, ..self.clone() };
         if self.speech.is_some() { there } else { there.with("echo=false") }

@@ -97,7 +97,7 @@ pub(crate) struct Heals {
 
 impl Stream {
     /// The bus brings the channel from now on: where does it stand? `promised`, if somebody has taken it for subscribed
-    /// before: then, if it is not known how far he got, that is a gap.
+    /// before: then, if it is not known how far it got, that is a gap.
     pub fn subscribed(&mut self, promised: Option<GapCause>) {
         if self.at.is_none() {
             self.promised = self.promised.or(promised);

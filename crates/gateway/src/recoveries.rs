@@ -89,8 +89,8 @@ impl Recoveries {
     }
 
     /// Resolves when there is room for so many bytes of what somebody has missed, first come, first served. It is to be held until
-    /// all of that waits for his socket; who waits for more must not hold any, or two might wait for each other. Nobody gets more
-    /// than all there is, whatever he asks for.
+    /// all of that waits for its socket; who waits for more must not hold any, or two might wait for each other. Nobody gets more
+    /// than all there is, whatever it asks for.
     pub async fn room(&self, guest: Guest, bytes: usize) -> Room {
         let pieces = bytes.min(ROOM).div_ceil(PIECE);
         let _waiting = self.join(guest);
@@ -98,18 +98,18 @@ impl Recoveries {
         Room { _permit: permit.expect("it is never closed") }
     }
 
-    /// Reads what somebody who has come back has missed in a channel, in his turn.
+    /// Reads what a client that has come back has missed in a channel, in its turn.
     pub async fn in_turn<T>(&self, reading: impl Future<Output = T>) -> T {
         self.turn(Guest::Returning).await;
         reading.await
     }
 
-    /// Resolves when it is somebody's turn to read what he has missed in a channel. It is nobody's if that is not waited for.
+    /// Resolves when it is a client's turn to read what it has missed in a channel. It is nobody's if that is not waited for.
     pub async fn turn(&self, guest: Guest) {
         self.wait(guest, 1).await;
     }
 
-    /// The same for one more channel of his.
+    /// The same for one more channel of the same client.
     pub async fn another_turn(&self, guest: Guest) {
         self.wait(guest, MORE).await;
     }
@@ -127,7 +127,7 @@ impl Recoveries {
         self.next.set(due + spacing / part);
     }
 
-    /// Somebody is being given what he has missed, for as long as this lives.
+    /// A client is being given what it has missed, for as long as this lives.
     pub fn join(&self, guest: Guest) -> Option<Member<'_>> {
         (guest == Guest::Returning).then(|| self.crowd.join())
     }
@@ -161,7 +161,7 @@ mod tests {
         assert!(next.is_some() && !recoveries.crowd().are_many());
         assert!(waiting[1].as_mut().now_or_never().is_none());
         drop((next, waiting));
-        // Who asks for more than there is waits for all of it, and those behind him for him.
+        // Who asks for more than there is waits for all of it, and those behind wait as well.
         let mut all = Box::pin(recoveries.room(Guest::Returning, usize::MAX));
         assert!(all.as_mut().now_or_never().is_none());
         let mut little = Box::pin(recoveries.room(Guest::Returning, 1));

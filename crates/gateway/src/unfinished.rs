@@ -57,7 +57,7 @@ pub enum Cut {
     Memory,
 }
 
-/// What other workers know of somebody, and how he is told by them that he has been cut.
+/// What other workers know of a handshake, and how it is told by them that it has been cut.
 #[derive(Default)]
 struct Notice {
     why: OnceLock<Cut>,

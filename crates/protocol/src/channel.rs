@@ -72,7 +72,7 @@ impl Channel {
         self.0.split_once('#').map(|(_, users)| users.split(','))
     }
 
-    /// Whether the name lets a user in: it names him, or nobody. Who has no name is never named, not even by `a#`.
+    /// Whether the name lets a user in: it names this one, or nobody. Who has no name is never named, not even by `a#`.
     pub fn names(&self, user: &str) -> bool {
         self.users().is_none_or(|mut users| !user.is_empty() && users.any(|named| named == user))
     }

@@ -45,7 +45,7 @@ pub fn write(publication: &Publication, out: &mut BytesMut) {
         }
     }
     for (key, value) in publication.tags.iter().flat_map(|tags| tags.iter()) {
-        // A longer key cannot be told from its value; nobody who checks what he takes in has one.
+        // A longer key cannot be told from its value; whoever checks what it takes in has none.
         let Ok(length) = u16::try_from(key.len()) else { continue };
         field(out, TAG, &[&length.to_be_bytes(), key.as_bytes(), value.as_bytes()]);
     }

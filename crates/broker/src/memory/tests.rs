@@ -87,7 +87,7 @@ fn what_was_published_longest_ago_is_forgotten_first() {
     assert!(broker.is_kept(&favourite));
 }
 
-/// Whoever comes back with any position that was ever told, gets everything behind it or can see that he does not.
+/// Whoever comes back with any position that was ever told, gets everything behind it or can see that it does not.
 #[test]
 fn nothing_is_lost_in_silence() {
     for seed in 0..30 {

@@ -165,7 +165,7 @@ impl Broker for Redis {
             let moved = lane.order.lock().streams.meet(channel, history.top, now, relay);
             if moved {
                 lane.heal.notify_one();
-                // Who asks may be subscribed himself, and held what is worth nothing now.
+                // Who asks may be subscribed as well, and held what is worth nothing now.
                 lane.relay.heard().await;
             }
             Ok(history)

@@ -84,7 +84,7 @@ async fn names_that_nothing_was_published_to_are_soon_forgotten() {
         let left = left(&name).await;
         assert!(left > 0 && left <= PASSING, "{left}");
     }
-    // Where somebody stays, it is looked after for longer, and it is the one that he was told of.
+    // Where somebody stays, it is looked after for longer, and it is the one that was told.
     let stays = channel("kept:9:stays");
     a.join(&stays).await;
     let told = a.broker.position(&stays).await.expect("it can be read");

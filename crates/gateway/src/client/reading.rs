@@ -15,7 +15,7 @@ use crate::namespace::{Namespace, Refusal as Refused, may_read_history, may_read
 /// So many members are read at a time.
 const PAGE: usize = 1000;
 
-/// Whether a right is given: the options, the channel, the user, and whether he is subscribed.
+/// Whether a right is given: the options, the channel, the user, and whether it is subscribed.
 type Right = fn(&Namespace, &Channel, &User, bool) -> Result<(), Refused>;
 
 impl Client {

@@ -34,7 +34,7 @@ use crate::worker::Worker;
 /// How long a command may take before the client is excused for not having answered a ping: meanwhile it is not read.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long others wait for somebody to come back before they are told that he has left, if he has not said so.
+/// How long others wait for a client to come back before they are told that it has left, if it has not said so.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// So much is said in one piece, about, before the client is waited for: one frame may ask for a hundred thousand times of what

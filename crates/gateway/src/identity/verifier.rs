@@ -239,7 +239,7 @@ impl Verifier {
                         fault = TokenFault::Signature;
                     }
                 }
-                // Whoever has a retired key may say what he likes; another may be valid still.
+                // Whoever has a retired key may say anything; another may be valid still.
                 _ if key.is_retired() => fault = TokenFault::RetiredKey,
                 Ok(data) => return Ok(Opened { claims: data.claims, key: key.label.clone() }),
                 Err(error) => return Err(fault_of(&error)),

@@ -64,7 +64,7 @@ fn much_in_one_channel_waits_while_others_have_their_turn() {
     });
 }
 
-/// Whoever comes and goes while a round is under way gets what it is owed, and nobody else has to get his for that.
+/// Whoever comes and goes while a round is under way gets what it is owed, and nothing of others' is written for that.
 #[test]
 fn who_leaves_finishes_nobody_elses_round() {
     const CROWD: usize = 600;
@@ -79,7 +79,7 @@ fn who_leaves_finishes_nobody_elses_round() {
         while delivered() == 0 {
             yield_now().await;
         }
-        // Some whom the round has passed, and some whom it has not; each gives his place to another.
+        // Some whom the round has passed, and some whom it has not; each gives its place to another.
         let mut gone = Vec::new();
         for (at, ends) in [(0, false), (500, false), (40, true), (CROWD - 4, true), (300, false)] {
             let before = delivered();

@@ -143,7 +143,7 @@ impl Format {
     ///
     /// # Errors
     ///
-    /// When the payload, or what the publisher's tokens said of him, is not JSON, to JSON clients.
+    /// When the payload, or what the publisher's tokens said of it, is not JSON, to JSON clients.
     pub fn put_publication(
         self,
         frame: &mut Vec<u8>,
