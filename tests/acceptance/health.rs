@@ -44,6 +44,17 @@ async fn what_is_for_operators_can_move_to_its_own_address() {
     assert_eq!(Client::try_connect(&inside, &[]).await.err().unwrap().status, 404);
 }
 
+/// The page asks for them, and nobody else is told.
+#[tokio::test]
+async fn an_instance_without_a_page_shows_strangers_no_counts() {
+    for (page, status) in [("true", 200), ("false", 404)] {
+        let instance = Instance::start(&["--page", page]).await;
+        for path in ["/", "/page.js", "/page.css", "/instance"] {
+            assert_eq!(instance.page(path).await.status, status, "{path} with page = {page}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn readiness_follows_redis_and_does_not_flap() {
     let mut redis = RedisServer::start().await;

@@ -21,15 +21,15 @@ type Headers<const N: usize> = AppendHeaders<[(HeaderName, HeaderValue); N]>;
 
 /// What clients can reach, and all else where operators have no address of their own.
 pub fn public(instance: &Arc<Instance>) -> Router {
-    let mut routes = Router::new().route("/instance", get(about));
+    let mut routes = Router::new();
     if instance.config.internal_listen.is_none() {
         routes = routes.merge(health());
     }
-    let mut routes = routes.with_state(instance.clone());
     if instance.config.page {
-        routes = routes.merge(page::routes());
+        // What it asks for is there for it alone.
+        routes = routes.merge(page::routes()).route("/instance", get(about));
     }
-    routes.fallback(nowhere)
+    routes.fallback(nowhere).with_state(instance.clone())
 }
 
 /// What only operators can reach.

@@ -22,7 +22,7 @@ const FILES: [(&str, &str, &str); 3] = [
 ];
 
 /// The page's routes: `/`, `/page.css` and `/page.js`.
-pub fn routes() -> Router {
+pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     FILES.into_iter().fold(Router::new(), |router, (path, content_type, body)| {
         router.route(path, get(move || async move { (headers(content_type), body) }))
     })
@@ -52,7 +52,7 @@ mod tests {
     async fn every_file_comes_with_its_type_and_the_policy() {
         for (path, content_type, body) in FILES {
             let request = Request::get(path).body(Body::empty()).unwrap();
-            let response = routes().oneshot(request).await.unwrap();
+            let response = routes::<()>().oneshot(request).await.unwrap();
             assert_eq!(response.status(), 200, "{path}");
             assert_eq!(response.headers()[CONTENT_TYPE], content_type, "{path}");
             assert_eq!(response.headers()[CACHE_CONTROL], "no-cache", "{path}");
