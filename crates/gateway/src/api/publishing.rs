@@ -20,7 +20,7 @@ use crate::publish::{Rules, publish};
 /// How many channels of a broadcast are published to at a time.
 const AT_ONCE: usize = 1024;
 
-/// The longest idempotency key and version epoch, and the longest key of a tag, in bytes.
+/// The longest idempotency key and version epoch, in bytes.
 const LONGEST: usize = 255;
 
 requests! {
@@ -132,11 +132,7 @@ impl What {
         b64data: Option<Base64>,
         tags: Option<BTreeMap<String, String>>,
     ) -> Result<Self, ApiError> {
-        let tags = tags.filter(|tags| !tags.is_empty());
-        if tags.iter().flat_map(BTreeMap::keys).any(|key| key.len() > LONGEST) {
-            return Err(ApiError::bad(format!("the key of a tag has more than {LONGEST} bytes")));
-        }
-        let tags = tags.map(Arc::new);
+        let tags = tags.filter(|tags| !tags.is_empty()).map(Arc::new);
         // Base64 wins, as in tokens.
         if let Some(bytes) = decode("b64data", b64data)? {
             return Ok(Self { kind: Kind::Binary, payload: bytes, tags });
