@@ -200,12 +200,12 @@ impl Broker for Memory {
         Box::pin(ready(()))
     }
 
-    /// Asked now and then for as long as the process runs, so that what nobody touches any more is forgotten too.
     fn presence_status(&self) -> PresenceStatus {
         let members = self.channels.rooms.iter().map(|rooms| rooms.lock().members_of_all()).sum();
         PresenceStatus { members, ..PresenceStatus::default() }
     }
 
+    /// Asked now and then for as long as the process runs, so that what nobody touches any more is forgotten too.
     fn status(&self) -> Status {
         let now = Instant::now();
         self.channels.order.iter().for_each(|stripe| stripe.lock().forget(now));

@@ -414,7 +414,7 @@ impl Client {
     /// Ends a subscription, if there is one, without a word to the client.
     pub(super) fn drop_subscription(&mut self, channel: &Channel) -> bool {
         let Some(sub) = self.subs.remove(channel) else { return false };
-        // Presence first, so that its own leave is no news to it that it still gets.
+        // The hub first: its own leave is news that it is not to get any more.
         self.worker.shard.unsubscribe(self.key, channel);
         if sub.presence != Presence::Absent {
             self.worker.instance.broker.leave(channel, self.id, Duration::ZERO);
