@@ -29,9 +29,9 @@ mod relay;
 mod serve;
 mod session;
 mod telemetry;
-mod tls;
 #[cfg(test)]
-mod turns;
+mod test_log;
+mod tls;
 mod unfinished;
 mod worker;
 

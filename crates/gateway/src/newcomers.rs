@@ -130,7 +130,7 @@ mod tests {
     use std::hint::spin_loop;
 
     use super::*;
-    use crate::turns::Log;
+    use crate::test_log::Log;
 
     /// How it goes when three handshakes of a millisecond each are let in at once: `h` for one.
     async fn log(deliveries: impl Fn() -> u64 + 'static) -> String {

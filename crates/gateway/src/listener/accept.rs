@@ -105,23 +105,10 @@ fn is_out_of_files(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-    use std::rc::Rc;
-
-    use tokio::task::{LocalSet, spawn_local};
-
     use super::*;
+    use crate::test_log::Log;
 
     /// Writes down who came, and when it was whose turn.
-    #[derive(Clone, Default)]
-    struct Log(Rc<RefCell<String>>);
-
-    impl Log {
-        fn put(&self, what: char) {
-            self.0.borrow_mut().push(what);
-        }
-    }
-
     impl Accepted for Log {
         async fn room(&self) {}
 
@@ -150,22 +137,17 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let comers: Vec<_> = (0..COMERS).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         let log = Log::default();
-        let all = async {
-            spawn_local(accept(listener, log.clone()));
-            let theirs = log.clone();
-            spawn_local(async move {
-                loop {
-                    theirs.put('-');
-                    yield_now().await;
+        let (accepting, all_here) = (accept(listener, log.clone()), log.clone());
+        let way = log
+            .beside_others([async move {
+                tokio::select! {
+                    () = accepting => unreachable!("it accepts for as long as it is let"),
+                    () = all_here.until('c', COMERS) => {}
                 }
-            });
-            while log.0.borrow().matches('c').count() < COMERS {
-                yield_now().await;
-            }
-        };
-        LocalSet::new().run_until(all).await;
+            }])
+            .await;
         // Each goes round once; two rows in one are the end of one round and the beginning of the next.
-        assert!(!log.0.borrow().contains(&"c".repeat(2 * ROW + 1)), "{}", log.0.borrow());
+        assert!(!way.contains(&"c".repeat(2 * ROW + 1)), "{way}");
         drop(comers);
     }
 }

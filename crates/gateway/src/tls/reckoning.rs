@@ -44,7 +44,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::turns::Log;
+    use crate::test_log::Log;
 
     #[tokio::test]
     async fn others_have_their_turn_between_two() {

@@ -15,6 +15,13 @@ impl Log {
         self.0.borrow_mut().push(what);
     }
 
+    /// Until something has happened so many times.
+    pub async fn until(&self, what: char, times: usize) {
+        while self.0.borrow().matches(what).count() < times {
+            yield_now().await;
+        }
+    }
+
     /// How it went until all of these, begun at once, were done: a `-` for each turn of others.
     pub async fn beside_others(
         &self,
