@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 
-use fanfare_websocket::deflate::{Agreed, Compressor, Level};
+use fanfare_websocket::deflate::{Agreed, Compressor, Level, Shared};
 use fanfare_websocket::{Limits, Offence, Opcode, Role};
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{
@@ -158,18 +158,23 @@ fn check_deflating(from: Role, agreed: &Agreed, level: Level, payloads: &[&[u8]]
 }
 
 thread_local! {
-    /// Whatever it has compressed before, as a worker's.
-    static SHARED: RefCell<Option<(Level, Compressor)>> = const { RefCell::new(None) };
+    /// Whatever they have compressed before, as a worker's.
+    static SHARED: RefCell<Option<(Level, Compressor, Compressor)>> = const { RefCell::new(None) };
 }
 
 /// Frames for everybody are understood by who says so, whatever came before.
 fn check_shared(agreed: &Agreed, level: Level, payloads: &[&[u8]]) {
+    let Some(by) = agreed.shared() else { return };
     SHARED.with_borrow_mut(|shared| {
-        let (_, shared) = match shared {
+        let (_, wide, narrow) = match shared {
             Some(shared) if shared.0 == level => shared,
-            _ => shared.insert((level, Compressor::shared(level))),
+            _ => shared.insert((level, Compressor::shared(level), Compressor::shared_narrowly(level))),
         };
-        for payload in payloads.iter().filter(|payload| agreed.shares_frame_of(payload.len())) {
+        let shared = match by {
+            Shared::Widely => wide,
+            Shared::Narrowly => narrow,
+        };
+        for payload in payloads {
             let frame = shared.compress_frame(Opcode::Binary, payload);
             Ring::new(agreed.server_max_window_bits.unwrap_or(15)).check(&frame, payload);
         }

@@ -134,11 +134,6 @@ impl Query {
         Self { since: Some(since), limit, ..Self::TOP }
     }
 
-    /// The newest, the newest first.
-    pub fn newest(limit: usize) -> Self {
-        Self { limit, reverse: true, ..Self::TOP }
-    }
-
     /// The same, if it is not more than so many bytes.
     pub fn within(self, bytes: usize) -> Self {
         Self { bytes, ..self }

@@ -21,16 +21,12 @@ impl CloseCode {
     pub const GOING_AWAY: Self = Self(1001);
     /// The peer broke the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
-    /// A kind of data that the endpoint cannot take.
-    pub const UNSUPPORTED: Self = Self(1003);
     /// Data that does not fit its kind: text that is not UTF-8.
     pub const INVALID_PAYLOAD: Self = Self(1007);
     /// The peer broke a rule of ours that has no code of its own.
     pub const POLICY: Self = Self(1008);
     /// A message is too big.
     pub const TOO_BIG: Self = Self(1009);
-    /// We cannot go on, and it is our fault.
-    pub const INTERNAL: Self = Self(1011);
     /// The server restarts: come back after a random delay (IANA registry).
     pub const SERVICE_RESTART: Self = Self(1012);
     /// The server is overloaded: come back later (IANA registry).

@@ -17,7 +17,7 @@ pub use compressor::{Compressor, Level};
 pub use inflater::Inflater;
 pub(crate) use inflater::{History, Kind};
 pub use negotiation::{Policy, negotiate};
-pub use parameters::{Agreed, Offer};
+pub use parameters::{Agreed, Offer, Shared};
 
 /// What a flush ends with, and what is taken from the end of a message and put back (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];

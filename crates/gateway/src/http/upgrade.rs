@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use fanfare_hub::{Carrier, Context, Format, Heartbeat, OnGap, Opening, Placed, Subscription};
 use fanfare_protocol::{Channel, ConnectionId, Kind, Position, Publication};
-use fanfare_websocket::deflate::{Agreed, Compressor, negotiate};
+use fanfare_websocket::deflate::{Agreed, Compressor, Shared, negotiate};
 use fanfare_websocket::{Limits, Opcode, Role, frame, handshake};
 use http::header::{
     CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
@@ -163,8 +163,11 @@ async fn accept(
     };
     let agreed = compression(&instance.config, headers)?;
     let context = agreed.and_then(|agreed| context(&instance.config, &agreed));
-    let shared = agreed.as_ref().filter(|_| context.is_none()).map(carrier);
-    let carried = |format: Format| shared.map_or(format, |carrier| format.carried_by(carrier));
+    let carried = |format: Format| match agreed.and_then(|agreed| agreed.shared()) {
+        None => format,
+        Some(Shared::Widely) => format.carried_by(Carrier::Deflated),
+        Some(Shared::Narrowly) => format.carried_by(Carrier::DeflatedNarrowly),
+    };
     if !instance.config.allowed_origins.allows(text(headers, &ORIGIN), text(headers, &HOST)) {
         return Err(Rejection::Origin);
     }
@@ -249,14 +252,6 @@ fn compression(config: &Config, headers: &HeaderMap) -> Result<Option<Agreed>, R
 fn context(config: &Config, agreed: &Agreed) -> Option<Context> {
     let compressor = || Compressor::for_connection(Role::Server, agreed, config.compression_level);
     (!agreed.server_no_context_takeover).then(|| Context::new(compressor(), config.compression_threshold))
-}
-
-/// The carrier that a connection without a context shares with others.
-fn carrier(agreed: &Agreed) -> Carrier {
-    match agreed.server_max_window_bits {
-        None | Some(15) => Carrier::Deflated,
-        Some(_) => Carrier::DeflatedNarrowly,
-    }
 }
 
 fn is_echo(config: &Config, path: &str) -> bool {

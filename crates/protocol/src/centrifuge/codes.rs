@@ -151,13 +151,6 @@ impl DisconnectCode {
     }
 }
 
-impl UnsubscribeCode {
-    /// Whether the client subscribes again by itself.
-    pub const fn resubscribes(self) -> bool {
-        self.code() >= 2500
-    }
-}
-
 /// Whether a client that is closed with this code, known or an application's own, comes back by itself.
 /// 1009 aside, which is WebSocket's and final.
 pub const fn reconnects(code: u32) -> bool {
@@ -215,8 +208,6 @@ mod tests {
             };
             assert_eq!(error.disconnect().code(), expected, "{error:?}");
         }
-        let again = UnsubscribeCode::ALL.iter().filter(|why| why.resubscribes()).map(|why| why.code());
-        assert!(again.eq([2500, 2501, 2502]));
         assert_eq!(
             Error::from(ErrorCode::PermissionDenied),
             Error { code: 103, message: "permission denied".into(), temporary: false }

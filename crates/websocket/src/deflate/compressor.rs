@@ -1,7 +1,7 @@
 //! Messages are deflated, each into one whole frame.
 //!
 //! A compressor takes a third of a MiB. So the one that a worker shares is worth having, and one for a connection is
-//! a price: it is paid only by those who agreed on context takeover, or on a window that a message does not fit.
+//! a price: it is paid only by those who agreed on context takeover.
 
 use bytes::{Bytes, BytesMut};
 use flate2::{Compress, Compression, FlushCompress};
@@ -43,8 +43,7 @@ pub struct Compressor {
 }
 
 impl Compressor {
-    /// One for all connections that agreed on no context takeover, and on nothing narrower than the widest window,
-    /// or whose [`Agreed::shares_frame_of`] allows it.
+    /// One for all connections that agreed on no context takeover, and on nothing narrower than the widest window.
     #[must_use]
     pub fn shared(level: Level) -> Self {
         Self::with(level, WIDEST, false)

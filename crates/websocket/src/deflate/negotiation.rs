@@ -89,6 +89,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::deflate::Shared;
 
     const CHEAP: Policy = Policy {
         server_context_takeover: false,
@@ -268,12 +269,18 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_frame_must_fit_the_window() {
-        let agreed = CHEAP.answer(&Offer { server_max_window_bits: Some(10), ..Offer::default() }).unwrap();
-        assert!(agreed.shares_frame_of(1024) && !agreed.shares_frame_of(1025));
-        let agreed = CHEAP.answer(&Offer::default()).unwrap();
-        assert!(agreed.shares_frame_of(32 * 1024) && !agreed.shares_frame_of(32 * 1024 + 1));
-        let agreed = GENEROUS.answer(&Offer::default()).unwrap();
-        assert!(!agreed.shares_frame_of(0));
+    fn frames_are_shared_by_those_without_context_as_their_window_allows() {
+        let rows = [
+            (&CHEAP, None, Some(Shared::Widely)),
+            (&CHEAP, Some(15), Some(Shared::Widely)),
+            (&CHEAP, Some(14), Some(Shared::Narrowly)),
+            (&CHEAP, Some(9), Some(Shared::Narrowly)),
+            (&GENEROUS, None, None),
+            (&GENEROUS, Some(9), None),
+        ];
+        for (policy, server_max_window_bits, expected) in rows {
+            let agreed = policy.answer(&Offer { server_max_window_bits, ..Offer::default() }).unwrap();
+            assert_eq!(agreed.shared(), expected, "{agreed}");
+        }
     }
 }

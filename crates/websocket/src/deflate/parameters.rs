@@ -119,13 +119,26 @@ impl Agreed {
         HeaderValue::try_from(self.to_string()).expect("an answer is ASCII")
     }
 
-    /// Whether the receiver understands a frame that the shared [`super::Compressor`] made of a payload of so many
-    /// bytes: it refers to nothing earlier, and nothing in it is further back than its own beginning. Otherwise the
-    /// connection needs a compressor of its own, and if it keeps context, for all of its messages.
+    /// Of which of the compressors that work for many receivers this one understands the frames: they refer to nothing
+    /// earlier, and to nothing further back than its window reaches. `None` if it needs one of its own, for all of its
+    /// messages.
     #[must_use]
-    pub fn shares_frame_of(&self, payload: usize) -> bool {
-        self.server_no_context_takeover && payload <= 1 << self.server_max_window_bits.unwrap_or(WIDEST)
+    pub fn shared(&self) -> Option<Shared> {
+        match self.server_max_window_bits {
+            _ if !self.server_no_context_takeover => None,
+            None | Some(WIDEST) => Some(Shared::Widely),
+            Some(_) => Some(Shared::Narrowly),
+        }
     }
+}
+
+/// A compressor that works for many receivers, by its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shared {
+    /// [`super::Compressor::shared`].
+    Widely,
+    /// [`super::Compressor::shared_narrowly`].
+    Narrowly,
 }
 
 impl fmt::Display for Agreed {

@@ -5,7 +5,7 @@
 use std::io::Cursor;
 
 use bytes::BytesMut;
-use fanfare_websocket::deflate::{Agreed, Compressor, Inflater, Level, Offer, Policy};
+use fanfare_websocket::deflate::{Agreed, Compressor, Inflater, Level, Offer, Policy, Shared};
 use fanfare_websocket::{CloseCode, Decoder, Opcode, Role, close_frame, put_frame, put_masked_frame};
 use miniz_oxide::DataFormat;
 use miniz_oxide::deflate::core::{CompressionStrategy, CompressorOxide};
@@ -105,33 +105,34 @@ proptest! {
 
 struct Ours {
     role: Role,
-    agreed: Option<Agreed>,
     decoder: Decoder,
     inflater: Inflater,
     compressor: Option<Compressor>,
-    shared: Compressor,
+    /// What makes the frames that everybody gets who agreed on the same, if anything.
+    shared: Option<Compressor>,
 }
 
 impl Ours {
     fn new(role: Role, agreed: Option<Agreed>, level: Level) -> Self {
         Self {
             role,
-            agreed,
             decoder: agreed.map_or(Decoder::new(role), |agreed| Decoder::with_deflate(role, &agreed)),
             inflater: Inflater::new(),
             compressor: agreed.map(|agreed| Compressor::for_connection(role, &agreed, level)),
-            shared: Compressor::shared(level),
+            shared: agreed.and_then(|agreed| agreed.shared()).map(|shared| match shared {
+                Shared::Widely => Compressor::shared(level),
+                Shared::Narrowly => Compressor::shared_narrowly(level),
+            }),
         }
     }
 
     fn say(&mut self, turn: &Turn) -> Vec<u8> {
         let (opcode, payload) = wire_form(&turn.event);
         let mask = [payload.len() as u8, 0x80, 0, 0x7f];
-        let for_all = self.agreed.is_some_and(|agreed| agreed.shares_frame_of(payload.len()));
         let mut out = Vec::new();
         match (self.role, &mut self.compressor) {
             (Role::Server, Some(own)) if turn.compressed && !opcode.is_control() => {
-                let compressor = if turn.shared && for_all { &mut self.shared } else { own };
+                let compressor = self.shared.as_mut().filter(|_| turn.shared).unwrap_or(own);
                 out.extend(compressor.compress_frame(opcode, &payload));
             }
             (Role::Client, Some(own)) if turn.compressed && !opcode.is_control() => {

@@ -1,6 +1,6 @@
 //! Compressed messages, byte by byte: those of RFC 7692, and what may and may not be in ours.
 
-use fanfare_websocket::deflate::{Agreed, Compressor, Inflater, Level, Offer, Policy};
+use fanfare_websocket::deflate::{Agreed, Compressor, Inflater, Level, Offer, Policy, Shared};
 use fanfare_websocket::{Decoder, Offence, Opcode, Role, put_masked_frame};
 use flate2::{Decompress, FlushDecompress};
 
@@ -175,12 +175,18 @@ fn nothing_refers_to_more_than_the_window() {
             }
 
             let agreed = Policy::default().answer(&offer).unwrap();
-            assert!(agreed.shares_frame_of(window) && !agreed.shares_frame_of(window + 1));
-            let repeated = [&payload[..window / 2], &payload[..window / 2]].concat();
-            let frame =
-                Compressor::shared(Level::new(level).unwrap()).compress_frame(Opcode::Binary, &repeated);
+            let level = Level::new(level).unwrap();
+            let (mut shared, near) = match agreed.shared() {
+                Some(Shared::Widely) => (Compressor::shared(level), window),
+                Some(Shared::Narrowly) => (Compressor::shared_narrowly(level), 1 << 9),
+                None => panic!("{agreed} shares no frames"),
+            };
+            // Near enough for all that share its window, and then again from too far away.
+            let (near, far) = (&payload[..near / 4], &payload[near / 4..2 * near]);
+            let repeated = [near, near, near, near, far, near].concat();
+            let frame = shared.compress_frame(Opcode::Binary, &repeated);
             assert_eq!(frame[0], 0xc2);
-            let skip = if frame[1] == 126 { 4 } else { 2 };
+            let skip = if frame[1] == 126 { 4 } else { 10 };
             let mut strict = Decompress::new_with_window_bits(false, bits);
             assert!(inflate_strictly(&mut strict, &[&frame[skip..], TAIL].concat()) == repeated);
         }
