@@ -245,7 +245,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("", "", "[channels]\nmay_subscribe = \"anonymous\"\n[namespaces.a]\nhistory_size = 0\nrecovery = \"force\"", r#"`namespaces.a.recovery` ("force", fanfare.toml line 5) needs `namespaces.a.history_size` (0, fanfare.toml line 4): what is missed is read from the history"#),
     ("", "", "[channels]\npositioning = \"allow\"", r#"`channels.positioning` ("allow", fanfare.toml line 2) needs `channels.history_size` (0, default): a position is a place in the history"#),
     ("", "", "[channels]\ndelta = true", "`channels.delta` (true, fanfare.toml line 2) needs `channels.history_size` (0, default): a delta is to the publication before, which is kept there"),
-    ("", "", "[channels]\nhistory_ttl = \"1h\"", r#"`channels.history_ttl` ("60m", fanfare.toml line 2) needs `channels.history_size` (0, default): without it nothing is kept"#),
+    ("", "", "[channels]\nhistory_ttl = \"1h\"", r#"`channels.history_ttl` ("1h", fanfare.toml line 2) needs `channels.history_size` (0, default): without it nothing is kept"#),
     ("", "", "[channels]\nmay_read_history = \"client\"", r#"`channels.may_read_history` ("client", fanfare.toml line 2) needs `channels.history_size` (0, default): there is nothing to read"#),
     ("", "", "[channels]\njoin_leave = \"allow\"", r#"`channels.join_leave` ("allow", fanfare.toml line 2) needs `channels.presence` (false, default): who comes and goes is known from who is there"#),
     ("", "", "[channels]\nmay_read_presence = \"client\"", r#"`channels.may_read_presence` ("client", fanfare.toml line 2) needs `channels.presence` (false, default): there is nothing to read"#),

@@ -51,11 +51,11 @@ impl Value for Duration {
 
     fn to_toml(&self) -> Option<String> {
         let millis = u64::try_from(self.as_millis()).unwrap_or(u64::MAX);
-        // "90s" and "60s" read better than "1m30s" and "1m"; "300s" does not read better than "5m".
+        // "90s" and "60s" read better than "1m30s" and "1m"; "300s" does not read better than "5m", nor "60m" than "1h".
         let exact = |unit: u64, from: u64| millis % unit == 0 && millis >= from * unit;
         Some(string(&match () {
             () if millis == 0 => "0s".to_owned(),
-            () if exact(3_600_000, 2) => format!("{}h", millis / 3_600_000),
+            () if exact(3_600_000, 1) => format!("{}h", millis / 3_600_000),
             () if exact(60_000, 2) => format!("{}m", millis / 60_000),
             () if exact(1_000, 1) => format!("{}s", millis / 1_000),
             () => format!("{millis}ms"),
@@ -134,6 +134,8 @@ mod tests {
             ("1m30s", 90_000, "90s"),
             ("60s", 60_000, "60s"),
             ("2m", 120_000, "2m"),
+            ("60m", 3_600_000, "1h"),
+            ("90m", 5_400_000, "90m"),
             ("2h", 7_200_000, "2h"),
             ("1d", 86_400_000, "24h"),
             ("1h1ms", 3_600_001, "3600001ms"),
