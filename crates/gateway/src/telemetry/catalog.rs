@@ -69,7 +69,7 @@ pub const METRICS: &[Metric] = &[
     counter("fanfare_publications_total", "Publications that this instance's broker took"),
     counter(
         "fanfare_publications_suppressed_total",
-        "Publications that were published before, or something newer was, by reason",
+        "Publications not made, because the same or a newer one was there, by reason",
     )
     .by("reason"),
     counter(
@@ -90,7 +90,7 @@ pub const METRICS: &[Metric] = &[
         "fanfare_deflated_payload_bytes_total",
         "Bytes of publications that were deflated, before, once for all receivers",
     ),
-    counter("fanfare_deflated_frame_bytes_total", "Bytes of the frames that they became"),
+    counter("fanfare_deflated_frame_bytes_total", "Bytes of the frames that deflated publications became"),
     gauge("fanfare_memory_limit_bytes", "The most memory that the instance may take, 0 for no limit"),
     gauge("fanfare_memory_used_bytes", "Memory in use, as it is held against the limit"),
     gauge("fanfare_channels", "Channels with subscribers on this instance"),
@@ -121,7 +121,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter("fanfare_heals_total", "Holes that were made good out of a history, by result").by("result"),
     counter("fanfare_history_reads_total", "Reads of a channel's history"),
-    counter("fanfare_history_read_failures_total", "Of these, those that the broker did not answer"),
+    counter("fanfare_history_read_failures_total", "Reads of a history that the broker did not answer"),
     histogram(
         "fanfare_history_read_seconds",
         "How long a read of a history took, its wait for its turn not counted",
@@ -132,9 +132,12 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "fanfare_history_given_up_total",
-        "Publications that were forgotten before their time, because history_memory was full",
+        "Publications forgotten before their time, because history_memory was full",
     ),
-    counter("fanfare_idempotency_keys_given_up_total", "Idempotency keys that were forgotten like that"),
+    counter(
+        "fanfare_idempotency_keys_given_up_total",
+        "Idempotency keys forgotten before their time, because history_memory was full",
+    ),
     counter("fanfare_commands_total", "Commands of the client protocol, by method and result")
         .by("method, result"),
     counter(
@@ -144,7 +147,7 @@ pub const METRICS: &[Metric] = &[
     .by("outcome"),
     counter(
         "fanfare_emulation_lost_total",
-        "Times that such words came to this instance and their session was not here any more",
+        "Requests of clients without WebSockets whose session was no longer on this instance",
     ),
     counter("fanfare_recoveries_total", "Subscriptions that wanted what they had missed, by outcome")
         .by("outcome"),
@@ -157,17 +160,20 @@ pub const METRICS: &[Metric] = &[
         .by("namespace"),
     gauge("fanfare_users", "Different users of the open connections"),
     gauge("fanfare_presence_members", "Members of all channels that are connections of this instance"),
-    counter("fanfare_presence_reads_total", "Questions about presence, instances and channels"),
-    counter("fanfare_presence_read_failures_total", "Of these, those that the broker did not answer"),
-    histogram("fanfare_presence_read_seconds", "How long such a question took"),
+    counter("fanfare_presence_reads_total", "Reads of presence, instances and channels"),
+    counter(
+        "fanfare_presence_read_failures_total",
+        "Reads of presence, instances and channels that the broker did not answer",
+    ),
+    histogram("fanfare_presence_read_seconds", "How long a read of presence, instances or channels took"),
     counter("fanfare_leases_lost_total", "Times that this instance was taken for dead, or Redis forgot it"),
     counter("fanfare_leases_ended_total", "Instances that this one found dead"),
-    counter("fanfare_rows_cleared_total", "Members that this instance removed after the end of theirs"),
+    counter("fanfare_rows_cleared_total", "Rows of dead instances that this one removed"),
     counter("fanfare_controls_sent_total", "Control messages that were sent to other instances"),
     counter("fanfare_controls_unsent_total", "Control messages that other instances did not get"),
     counter("fanfare_tokens_refused_total", "Tokens that were not believed, by reason").by("reason"),
     counter("fanfare_jwks_fetches_total", "Times that public keys were fetched"),
-    counter("fanfare_jwks_failures_total", "Times that fetching them failed; the old ones stay valid"),
+    counter("fanfare_jwks_failures_total", "Fetches of public keys that failed; the old ones stay valid"),
     gauge("fanfare_jwks_keys", "Fetched keys that tokens are checked with"),
     counter("fanfare_api_calls_total", "Calls of the HTTP API, those in a batch included")
         .by("method, result"),
