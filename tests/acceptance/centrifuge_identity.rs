@@ -190,13 +190,16 @@ async fn who_only_listens_says_who_it_is_and_nothing_else() {
     let instance = setup("").start().await;
     let path = "/connection/uni_websocket";
     // One user for each: who has been there lately is no news.
-    for (by_query, user) in [(false, "42"), (true, "43")] {
+    type Encode = fn(&str) -> String;
+    let escaped: Encode = |text| text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    // As a browser's URLSearchParams does it.
+    let as_form: Encode = |text| text.replace('"', "%22").replace(' ', "+");
+    for (by_query, user) in [(None, "42"), (Some(escaped), "43"), (Some(as_form), "44")] {
         let token = token(&["--user", user, "--claim", "channels=[\"lobby\",\"chat:a\"]"]).await;
-        let greeting = json!({ "token": token }).to_string();
-        let encoded: String = greeting.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let query = if by_query { format!("?cf_connect={encoded}") } else { String::new() };
+        let greeting = format!(r#"{{ "token": "{token}" }}"#);
+        let query = by_query.map_or_else(String::new, |encode| format!("?cf_connect={}", encode(&greeting)));
         let mut caller = Caller::open_at(instance.address(), &format!("{path}{query}"), &[]).await;
-        if !by_query {
+        if by_query.is_none() {
             caller.say(&greeting).await;
         }
         let connect = caller.message().await.unwrap();

@@ -109,6 +109,9 @@ async fn what_cannot_be_said_is_answered_with_what_is_wrong() {
         assert_eq!(answer.status, *status, "{method} {path:.60}: {}", answer.body);
         assert!(answer.body.contains(says), "{method} {path:.60}: {}", answer.body);
     }
+    // At a WebSocket's the same.
+    let url = format!("ws://{address}/connection/uni_websocket?cf_connect={too_much}");
+    assert_eq!(Client::try_connect(&url, &[]).await.err().unwrap().status, 413);
     let answer = Body::ask(address, "POST", "/connection/http_stream", &foreign, b"{}").await.err().unwrap();
     assert_eq!(answer.status, 403);
     let mut old = Socket::connect(address).await;

@@ -3,12 +3,12 @@
 
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use percent_encoding::percent_decode_str;
 use ring::digest::{SHA256, digest};
 use secrecy::ExposeSecret;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::Config;
+use crate::http::query;
 use crate::identity::Expiry;
 
 /// The keys that are taken.
@@ -56,8 +56,7 @@ fn shown(headers: &HeaderMap, query: Option<&str>) -> Option<Vec<u8>> {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         return scheme.eq_ignore_ascii_case(b"apikey ").then(|| key.trim_ascii().to_vec());
     }
-    let key = query?.split('&').find_map(|pair| pair.strip_prefix("api_key="))?;
-    Some(percent_decode_str(key).collect())
+    query::value(query, "api_key").map(|key| key.into_owned().into_bytes())
 }
 
 fn hash(key: &[u8]) -> [u8; 32] {
@@ -105,6 +104,7 @@ mod tests {
             (&[("authorization", "one")], "", false),
             (&[], "?api_key=one", true),
             (&[], "?a=b&api_key=two%20words", true),
+            (&[], "?api_key=two+words", true),
             (&[], "?api_key=", false),
             (&[], "?key=one", false),
         ];

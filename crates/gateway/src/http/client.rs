@@ -5,14 +5,17 @@ use fanfare_hub::{Carrier, Encoding, Format, Heartbeat};
 use http::Request;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
 
+use super::query;
 use super::rejection::Rejection;
 use crate::client::{Dialect, Words, words};
 use crate::config::Config;
 
 const BOTH_WAYS: &str = "/connection/websocket";
 const ONE_WAY: &str = "/connection/uni_websocket";
+
+/// What the client says first, in a query.
+pub const GREETING: &str = "cf_connect";
 
 const JSON: &str = "centrifuge-json";
 const PROTOBUF: &str = "centrifuge-protobuf";
@@ -50,19 +53,18 @@ pub fn wish(config: &Config, request: &Request<Incoming>) -> Result<Option<Wish>
     // Browsers answer a WebSocket's own ping by themselves.
     let mut heartbeat = if one_way { Heartbeat::AnyFrame } else { Heartbeat::Answers };
     let mut greeting = Words::new();
-    for pair in request.uri().query().unwrap_or_default().split('&') {
-        match pair.split_once('=') {
+    for (key, value) in query::pairs(request.uri().query()) {
+        match (&*key, value.as_deref()) {
             // What is agreed on as a subprotocol counts more.
-            Some(("format" | "cf_protocol", "protobuf")) if !one_way && protocol.is_none() => {
+            ("format" | "cf_protocol", Some("protobuf")) if !one_way && protocol.is_none() => {
                 written = Encoding::Protobuf;
             }
-            Some(("cf_ws_frame_ping_pong", "true")) => heartbeat = Heartbeat::AnyFrame,
-            Some(("cf_connect", value)) if one_way => {
-                let text: Vec<u8> = percent_decode_str(value).collect();
-                if text.len() > config.message_limit {
-                    return Err(Rejection::HeadersTooLarge);
+            ("cf_ws_frame_ping_pong", Some("true")) => heartbeat = Heartbeat::AnyFrame,
+            (GREETING, Some(said)) if one_way => {
+                if said.len() > config.message_limit {
+                    return Err(Rejection::BodyTooLarge(config.message_limit));
                 }
-                greeting = words(Format { encoding: written, carrier: Carrier::Frame }, &text);
+                greeting = words(Format { encoding: written, carrier: Carrier::Frame }, said.as_bytes());
             }
             _ => {}
         }

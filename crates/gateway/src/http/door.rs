@@ -2,14 +2,16 @@
 //! all judged before the handshake is answered. With neither keys nor namespaces configured it lets everybody in, and
 //! looks at nothing.
 
+use std::borrow::Cow;
+
 use fanfare_hub::WhenSlow;
 use fanfare_protocol::Channel;
 use fanfare_protocol::payload::DataFormat;
 use http::Request;
 use http::header::AUTHORIZATION;
 use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
 
+use super::query;
 use super::rejection::Rejection;
 use crate::identity::{Admitted, Identity, User};
 use crate::instance::Instance;
@@ -91,7 +93,5 @@ fn token(request: &Request<Incoming>) -> Result<Option<String>, Rejection> {
         // Another scheme is a proxy's business, which had no reason to hand it on.
         return bearer.map(Some).ok_or(Rejection::Authorization);
     }
-    let mut pairs = request.uri().query().unwrap_or_default().split('&');
-    let given = pairs.find_map(|pair| pair.strip_prefix("token="));
-    Ok(given.map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned()))
+    Ok(query::value(request.uri().query(), "token").map(Cow::into_owned))
 }

@@ -8,11 +8,11 @@ use fanfare_hub::{Carrier, Format, Heartbeat, OnGap, Opening, Subscription};
 use fanfare_protocol::{Channel, Position, Publication};
 use http::{Method, Request, Version};
 use hyper::body::{Body as _, Incoming};
-use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::door;
 use super::endless::{Answer, EVENTS as EVENT_STREAM, admits, head, preflight};
+use super::query;
 use super::rejection::Rejection;
 use super::since::{CaughtUp, Since, Words, catch_up};
 use super::upgrade::{Purpose, Upgrade};
@@ -105,9 +105,7 @@ fn wish(request: &Request<Incoming>) -> Result<(Channel, Since), Rejection> {
         Some(name) if name.contains('/') => return Err(Rejection::ChannelSlash),
         Some(name) => Channel::from_path(name)?,
     };
-    let mut pairs = request.uri().query().unwrap_or_default().split('&');
-    let asked = pairs.find_map(|pair| pair.strip_prefix("since=")).unwrap_or_default();
-    let asked = Since::asked(&percent_decode_str(asked).decode_utf8_lossy())?;
+    let asked = Since::asked(&query::value(request.uri().query(), "since").unwrap_or_default())?;
     let remembered = request.headers().get("last-event-id").filter(|value| !value.is_empty());
     Ok((channel, remembered.map_or(asked, |value| Since::remembered(value.as_bytes()))))
 }

@@ -7,6 +7,7 @@ mod emulation;
 mod endless;
 mod events;
 mod framing;
+pub mod query;
 mod rejection;
 mod routes;
 mod since;

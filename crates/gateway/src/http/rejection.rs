@@ -41,7 +41,7 @@ pub enum Rejection {
     Greeting(#[from] Offence),
     #[error("the body could not be read to its end")]
     BrokenBody,
-    #[error("the body is larger than message_limit, which is {0} bytes")]
+    #[error("the body, or cf_connect, is larger than message_limit, which is {0} bytes")]
     BodyTooLarge(usize),
     #[error("the request has a body, which one for an event stream never has")]
     EventsBody,

@@ -13,12 +13,12 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Request, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
-use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::endless::{Answer, EVENTS, admits, head, preflight};
 use super::rejection::Rejection;
 use super::upgrade::{FRAGMENTS, Purpose, Upgrade};
+use super::{client, query};
 use crate::client::{Dialect, words};
 use crate::relay::overture;
 use crate::unfinished::Place;
@@ -106,7 +106,7 @@ pub async fn accept(
     let said = match parts.method {
         Method::POST => whole(body, limit, place).await?,
         _ if !body.is_end_stream() => return Err(Rejection::EventsBody),
-        _ => asked(parts.uri.query().unwrap_or_default()),
+        _ => query::value(parts.uri.query(), client::GREETING).unwrap_or_default().into_owned().into(),
     };
     // Not before: who has yet to say what it wants keeps nobody out.
     let permit = instance.admission.admit(client)?;
@@ -149,14 +149,6 @@ pub async fn accept(
         Limits { message: limit, fragments: FRAGMENTS },
     );
     Ok(Answer::Taken(Box::new(Upgrade { placed, id, purpose, agreed: None, permit })))
-}
-
-/// What a request says in its query.
-fn asked(query: &str) -> Bytes {
-    let given = query.split('&').find_map(|pair| pair.strip_prefix("cf_connect="));
-    // A browser's form encoding writes a space so, and a real one it writes %2B.
-    let given = given.unwrap_or_default().replace('+', " ");
-    percent_decode_str(&given).collect::<Vec<u8>>().into()
 }
 
 /// Whether what is said is Protobuf.

@@ -16,13 +16,13 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
-use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::client;
 use super::door::{self, Entry, MayPublish};
 use super::events::{self, Events};
+use super::query;
 use super::rejection::Rejection;
 use super::since::{Behind, Since, Words, catch_up};
 use super::streams;
@@ -294,15 +294,12 @@ fn raw_wish(
     };
     let mut subscription = Subscription::new(channel.clone(), Format::PLAIN);
     let (mut since, mut notices) = (None, None);
-    for pair in request.uri().query().unwrap_or_default().split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
-        match key {
+    for (key, value) in query::pairs(request.uri().query()) {
+        let value = value.as_deref();
+        match &*key {
             "echo" => subscription.echo = flag("echo", value)?,
             "notices" => notices = Some(flag("notices", value)?),
-            "since" => {
-                let value = if pair == "since" { "" } else { value };
-                since = Some(Since::asked(&percent_decode_str(value).decode_utf8_lossy())?);
-            }
+            "since" => since = Some(Since::asked(value.unwrap_or_default())?),
             // Others belong to the application, to a proxy, or to nobody.
             _ => {}
         }
@@ -350,11 +347,12 @@ impl Wording {
     }
 }
 
-fn flag(key: &'static str, value: &str) -> Result<bool, Rejection> {
-    match &*percent_decode_str(value).decode_utf8_lossy() {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        other => Err(Rejection::Query { key, value: other.chars().take(40).collect() }),
+/// Something that is so, or is not; where only its name stands, it is so.
+fn flag(key: &'static str, value: Option<&str>) -> Result<bool, Rejection> {
+    match value {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(other) => Err(Rejection::Query { key, value: other.chars().take(40).collect() }),
     }
 }
 
