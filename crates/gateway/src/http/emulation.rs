@@ -18,7 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::endless::{admits, let_read, preflight};
+use super::endless::{let_read, preflight};
+use super::origin::admits;
 use super::rejection::Rejection;
 use super::streams::{is_binary, whole};
 use crate::unfinished::Place;
@@ -42,7 +43,7 @@ pub async fn emulate(
     let instance = &worker.instance;
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
-    if parts.method == Method::OPTIONS && admits(instance, headers) {
+    if parts.method == Method::OPTIONS && admits(&instance.config, headers) {
         return preflight(headers, "POST", "content-type");
     }
     let taken = timeout_at(deadline, take(worker, &parts.method, headers, body, place)).await;
@@ -59,7 +60,7 @@ pub async fn emulate(
             refusal.answer(instance.config.retry_after_seconds())
         }
     };
-    if admits(instance, headers) { let_read(headers, response) } else { response }
+    if admits(&instance.config, headers) { let_read(headers, response) } else { response }
 }
 
 async fn take(
@@ -70,7 +71,7 @@ async fn take(
     place: &Place,
 ) -> Result<(), Refusal> {
     let instance = &worker.instance;
-    if !admits(instance, headers) {
+    if !admits(&instance.config, headers) {
         return Err(Refusal::Origin);
     }
     if *method != Method::POST {

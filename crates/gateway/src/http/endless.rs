@@ -6,14 +6,13 @@ use bytes::Bytes;
 use fanfare_protocol::ConnectionId;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, HOST, ORIGIN, VARY,
+    ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::upgrade::{Handoff, Upgrade, text};
-use crate::instance::Instance;
+use super::handshake::{Handoff, Upgrade};
 use crate::worker::Worker;
 
 /// The type of server-sent events.
@@ -39,11 +38,6 @@ impl Answer {
             }
         }
     }
-}
-
-/// Whether a page of this origin may ask, or it is no page that asks.
-pub fn admits(instance: &Instance, headers: &HeaderMap) -> bool {
-    instance.config.allowed_origins.allows(text(headers, &ORIGIN), text(headers, &HOST))
 }
 
 /// The head of the answer, whose body is of this type.

@@ -11,11 +11,12 @@ use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
 use super::door;
-use super::endless::{Answer, EVENTS as EVENT_STREAM, admits, head, preflight};
+use super::endless::{Answer, EVENTS as EVENT_STREAM, head, preflight};
+use super::handshake::{Purpose, Upgrade};
+use super::origin::admits;
 use super::query;
 use super::rejection::Rejection;
 use super::since::{CaughtUp, Since, Words, catch_up};
-use super::upgrade::{Purpose, Upgrade};
 use crate::client::Owner;
 use crate::relay::{event, gap_event, place_event};
 use crate::worker::Worker;
@@ -46,7 +47,7 @@ pub async fn accept(
 ) -> Result<Answer, Rejection> {
     let instance = &worker.instance;
     let headers = request.headers();
-    if !admits(instance, headers) {
+    if !admits(&instance.config, headers) {
         return Err(Rejection::Origin);
     }
     match *request.method() {

@@ -15,9 +15,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
-use super::endless::{Answer, EVENTS, admits, head, preflight};
+use super::endless::{Answer, EVENTS, head, preflight};
+use super::handshake::{FRAGMENTS, Purpose, Upgrade};
+use super::origin::admits;
 use super::rejection::Rejection;
-use super::upgrade::{FRAGMENTS, Purpose, Upgrade};
 use super::{client, query};
 use crate::client::{Dialect, words};
 use crate::relay::overture;
@@ -86,7 +87,7 @@ pub async fn accept(
     let headers = &parts.headers;
     let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.path == parts.uri.path());
     let endpoint = endpoint.expect("nobody asks for another path");
-    if !admits(instance, headers) {
+    if !admits(&instance.config, headers) {
         return Err(Rejection::Origin);
     }
     let by_query = endpoint.carrier == Carrier::Events;
