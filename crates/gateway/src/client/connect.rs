@@ -106,10 +106,7 @@ impl Client {
         let config = &self.worker.instance.config;
         let mut wanted = BTreeMap::new();
         for (channel, grant) in &identity.subs {
-            let namespace = config.channels.resolve(channel).map_err(|_| ErrorCode::UnknownChannel)?;
-            if !namespace.admits(channel) {
-                return Err(ErrorCode::BadRequest.into());
-            }
+            self.namespace(channel)?;
             wanted.insert(channel.clone(), (grant.clone(), Origin::Token));
         }
         if let Some(personal) = config.personal_channel.as_ref().filter(|_| !self.user.is_anonymous()) {

@@ -75,11 +75,7 @@ impl Client {
             return Err(DisconnectCode::BadRequest.into());
         };
         let channel = Channel::new(&channel)?;
-        let instance = &self.worker.instance;
-        let namespace = instance.config.channels.resolve(&channel).map_err(|_| ErrorCode::UnknownChannel)?;
-        if !namespace.admits(&channel) {
-            return Err(ErrorCode::BadRequest.into());
-        }
+        let namespace = self.namespace(&channel)?;
         let sub = self.subs.get(&channel);
         may_publish(namespace, &channel, &self.user, sub.is_some()).map_err(Refused::code)?;
         let info = self.seen(sub.and_then(|sub| sub.info.as_ref()));

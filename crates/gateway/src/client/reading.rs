@@ -1,5 +1,7 @@
 //! What a client may ask about a channel: who is there, how many, and what was said.
 
+use std::sync::Arc;
+
 use fanfare_broker::{Cursor, Query};
 use fanfare_protocol::centrifuge::{
     Answer, ClientInfo, ErrorCode, HistoryRequest, HistoryResult, Named, PresenceResult, PresenceStatsResult,
@@ -66,13 +68,16 @@ impl Client {
         }))
     }
 
+    /// The namespace of a channel, if there is one, and it lets channels be named so.
+    pub(super) fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, Refusal> {
+        let namespaces = &self.worker.instance.config.channels;
+        let namespace = namespaces.resolve(channel).map_err(|_| ErrorCode::UnknownChannel)?;
+        if namespace.admits(channel) { Ok(namespace) } else { Err(ErrorCode::BadRequest.into()) }
+    }
+
     fn readable(&self, name: &str, right: Right) -> Result<Channel, Refusal> {
         let channel = Channel::new(name)?;
-        let namespaces = &self.worker.instance.config.channels;
-        let namespace: &Namespace = namespaces.resolve(&channel).map_err(|_| ErrorCode::UnknownChannel)?;
-        if !namespace.admits(&channel) {
-            return Err(ErrorCode::BadRequest.into());
-        }
+        let namespace = self.namespace(&channel)?;
         let is_subscribed = self.subs.get(&channel).is_some();
         right(namespace, &channel, &self.user, is_subscribed).map_err(Refused::code)?;
         Ok(channel)

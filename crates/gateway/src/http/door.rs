@@ -15,7 +15,7 @@ use super::query;
 use super::rejection::Rejection;
 use crate::identity::{Admitted, Identity, User};
 use crate::instance::Instance;
-use crate::namespace::{SlowConsumers, Wish, may_publish, may_subscribe};
+use crate::namespace::{Wish, may_publish, may_subscribe};
 use crate::publish::Rules;
 
 /// What whoever came in may publish: anything that keeps to these rules, or nothing at all.
@@ -69,18 +69,9 @@ pub async fn enter(
         rules.format = DataFormat::Binary;
     }
     let may_publish = publishes.then_some(rules);
-    let when_slow = when_slow(namespace.slow_consumers);
+    let when_slow = namespace.slow_consumers.into();
     let identity = admitted.map(|Admitted { identity, .. }| identity);
     Ok(Entry { may_publish, identity, recovers: namespace.recovery != Wish::Off, when_slow })
-}
-
-/// What a namespace's option means to the hub.
-fn when_slow(option: SlowConsumers) -> WhenSlow {
-    match option {
-        SlowConsumers::Close => WhenSlow::Close,
-        SlowConsumers::DropOldest => WhenSlow::DropOldest,
-        SlowConsumers::KeepLatest => WhenSlow::KeepLatest,
-    }
 }
 
 /// The token of a request: `Authorization: Bearer …`, or `?token=…` for browsers, which cannot set headers.

@@ -14,9 +14,9 @@ use super::door;
 use super::endless::{Answer, EVENTS as EVENT_STREAM, head, preflight};
 use super::handshake::{Purpose, Upgrade};
 use super::origin::admits;
-use super::query;
 use super::rejection::Rejection;
 use super::since::{CaughtUp, Since, Words, catch_up};
+use super::{query, raw};
 use crate::client::Owner;
 use crate::relay::{event, gap_event, place_event};
 use crate::worker::Worker;
@@ -75,16 +75,9 @@ pub async fn accept(
     };
     let outbox_limit = instance.config.outbox_limit;
     let (format, heartbeat, context) = (EVENTS, Heartbeat::OneWay, None);
-    let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
-    let owner = match entry.identity {
-        Some(identity) => Some(Owner::admit(worker, (placed.key(), id), EVENTS, &channel, identity).await?),
-        None => None,
-    };
-    placed.greet(head(worker, headers, id, EVENT_STREAM));
-    if worker.shard.subscribe(placed.key(), &subscription) == Some(true) {
-        instance.broker.subscribe(&channel).await;
-        worker.shard.confirm(&channel);
-    }
+    let opening = Opening { id, format, heartbeat, outbox_limit, context };
+    let head = head(worker, headers, id, EVENT_STREAM);
+    let (placed, owner) = raw::join(worker, opening, &subscription, entry.identity, Some(head)).await?;
     let caught_up = match (entry.recovers, since) {
         (true, since) => catch_up(worker, &channel, since, Wording(channel.clone())).await,
         (false, Since::Now) => CaughtUp { words: Bytes::new(), after: 0, behind: None },
@@ -101,11 +94,7 @@ pub async fn accept(
 
 /// The channel, and where the client was: a browser that comes back says it in a header, which counts more.
 fn wish(request: &Request<Incoming>) -> Result<(Channel, Since), Rejection> {
-    let channel = match request.uri().path().strip_prefix("/sse/") {
-        None => Channel::lobby(),
-        Some(name) if name.contains('/') => return Err(Rejection::ChannelSlash),
-        Some(name) => Channel::from_path(name)?,
-    };
+    let channel = raw::channel(request.uri().path(), PATH)?;
     let asked = Since::asked(&query::value(request.uri().query(), "since").unwrap_or_default())?;
     let remembered = request.headers().get("last-event-id").filter(|value| !value.is_empty());
     Ok((channel, remembered.map_or(asked, |value| Since::remembered(value.as_bytes()))))

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use axum::body::Body;
-use fanfare_hub::{Carrier, Context, Format, Heartbeat, OnGap, Opening, Subscription};
+use fanfare_hub::{Carrier, Context, Format, Heartbeat, Opening};
+use fanfare_protocol::ConnectionId;
 use fanfare_websocket::deflate::{Agreed, Compressor, Shared, negotiate};
 use fanfare_websocket::{Limits, Role, handshake};
 use http::header::{
@@ -14,14 +15,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
-use super::client;
-use super::door::{self, Entry};
 use super::handshake::{FRAGMENTS, Handoff, Purpose, Upgrade};
 use super::origin::admits;
-use super::raw::{self, ECHO_MESSAGE, Terms, Wording};
 use super::rejection::Rejection;
-use super::since::{Since, catch_up};
-use crate::client::Owner;
+use super::{client, raw};
 use crate::config::Config;
 use crate::worker::Worker;
 
@@ -45,7 +42,7 @@ pub async fn accept(
     let id = Uuid::now_v7();
     let wish = match client::wish(&instance.config, &request)? {
         Some(wish) => Wish::Client(wish),
-        None => Wish::raw(&instance.config, &request, id)?,
+        None => Wish::Raw(raw::wish(&instance.config, &request, id)?),
     };
     let agreed = compression(&instance.config, headers)?;
     let context = agreed.and_then(|agreed| context(&instance.config, &agreed));
@@ -58,63 +55,48 @@ pub async fn accept(
         return Err(Rejection::Origin);
     }
     let permit = instance.admission.admit(client)?;
-    let outbox_limit = instance.config.outbox_limit;
     let (placed, purpose, protocol) = match wish {
         Wish::Client(client::Wish { mut dialect, protocol }) => {
             dialect.format = carried(dialect.format);
             let (format, heartbeat) = (dialect.format, Heartbeat::Introduction);
+            let outbox_limit = instance.config.outbox_limit;
             let opening = Opening { id, format, heartbeat, outbox_limit, context };
             let limits = Limits { message: instance.config.message_limit, fragments: FRAGMENTS };
             tracing::debug!(%id, %client, format = ?dialect.format, "connection accepted");
             (worker.shard.place(opening), Purpose::Client(dialect, limits), protocol)
         }
-        Wish::Raw(mut subscription, mut terms, since) => {
-            subscription.format = carried(subscription.format);
-            let entry = if terms.alone {
-                Entry::OPEN
-            } else {
-                door::enter(instance, &request, &terms.channel).await?
-            };
-            terms.may_publish = entry.may_publish;
-            subscription.when_slow = entry.when_slow;
-            if since.is_some() && !entry.recovers {
-                return Err(Rejection::NoRecovery);
-            }
-            let outbox_limit = if terms.alone { 4 * ECHO_MESSAGE } else { outbox_limit };
-            let (format, heartbeat) = (subscription.format, Heartbeat::AnyFrame);
-            let placed = worker.shard.place(Opening { id, format, heartbeat, outbox_limit, context });
-            let owner = match entry.identity {
-                Some(identity) => {
-                    let whose = (placed.key(), id);
-                    Some(Owner::admit(worker, whose, format, &terms.channel, identity).await?)
-                }
-                None => None,
-            };
-            let unconfirmed = worker.shard.subscribe(placed.key(), &subscription);
-            if unconfirmed == Some(true) && !terms.alone {
-                instance.broker.subscribe(&terms.channel).await;
-                worker.shard.confirm(&terms.channel);
-            }
-            let mut behind = None;
-            if let Some(since) = since {
-                let notices = subscription.on_gap == OnGap::Notice;
-                let words = Wording { channel: terms.channel.clone(), notices };
-                let caught_up = catch_up(worker, &terms.channel, since, words).await;
-                // Behind the answer, since nothing is written before that.
-                worker.shard.release(placed.key(), &terms.channel, &caught_up.words, caught_up.after, true);
-                behind = caught_up.behind;
-            }
-            tracing::debug!(%id, %client, channel = terms.channel.as_str(), "connection accepted");
-            (placed, Purpose::Raw(terms, owner, behind), None)
+        Wish::Raw(mut wish) => {
+            wish.subscription.format = carried(wish.subscription.format);
+            let (placed, purpose) = raw::enter(worker, client, &request, wish, context).await?;
+            (placed, purpose, None)
         }
     };
+    let response = answer(worker, id, accept, agreed.as_ref(), protocol);
+    *handoff.borrow_mut() = Some(Upgrade { placed, id, purpose, agreed, permit });
+    Ok(response)
+}
+
+/// What a request asks for.
+enum Wish {
+    Raw(raw::Wish),
+    Client(client::Wish),
+}
+
+/// The one that lets frames begin, with the extension and the subprotocol that were agreed on.
+fn answer(
+    worker: &Worker,
+    id: ConnectionId,
+    accept: HeaderValue,
+    agreed: Option<&Agreed>,
+    protocol: Option<&'static str>,
+) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    if let Some(agreed) = &agreed {
+    if let Some(agreed) = agreed {
         headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header_value());
     }
     if let Some(protocol) = protocol {
@@ -122,8 +104,7 @@ pub async fn accept(
     }
     headers.insert(INSTANCE_ID, worker.instance_id.clone());
     headers.insert(CONNECTION_ID, id_value(id));
-    *handoff.borrow_mut() = Some(Upgrade { placed, id, purpose, agreed, permit });
-    Ok(response)
+    response
 }
 
 /// What is agreed on with a client that offers compression, where we do.
@@ -138,19 +119,6 @@ fn compression(config: &Config, headers: &HeaderMap) -> Result<Option<Agreed>, R
 fn context(config: &Config, agreed: &Agreed) -> Option<Context> {
     let compressor = || Compressor::for_connection(Role::Server, agreed, config.compression_level);
     (!agreed.server_no_context_takeover).then(|| Context::new(compressor(), config.compression_threshold))
-}
-
-/// What a request asks for.
-enum Wish {
-    Raw(Subscription, Terms, Option<Since>),
-    Client(client::Wish),
-}
-
-impl Wish {
-    fn raw(config: &Config, request: &Request<Incoming>, id: ConnectionId) -> Result<Self, Rejection> {
-        raw::wish(config, request, id)
-            .map(|(subscription, terms, since)| Self::Raw(subscription, terms, since))
-    }
 }
 
 /// An id as a header's value.

@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use fanfare_broker::Retention;
+use fanfare_hub::WhenSlow;
 use fanfare_protocol::Channel;
 
 pub use crate::config::options::{May, MaySubscribe, Namespaces, Options, SlowConsumers, Wish};
@@ -53,6 +54,16 @@ impl Deref for Namespace {
 
     fn deref(&self) -> &Options {
         &self.options
+    }
+}
+
+impl From<SlowConsumers> for WhenSlow {
+    fn from(option: SlowConsumers) -> Self {
+        match option {
+            SlowConsumers::Close => Self::Close,
+            SlowConsumers::DropOldest => Self::DropOldest,
+            SlowConsumers::KeepLatest => Self::KeepLatest,
+        }
     }
 }
 
