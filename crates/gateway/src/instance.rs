@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fanfare_broker::Broker;
-use fanfare_hub::{Count, End, Hub, Protocol, Stats};
+use fanfare_hub::{Count, Hub, Protocol, Reason, Stats};
 use uuid::Uuid;
 
 use crate::admission::Admission;
@@ -75,7 +75,8 @@ impl Instance {
 
     /// Open connections by the books, without asking the workers to count.
     pub fn connections(&self) -> u64 {
-        let closed: u64 = (0..End::COUNT).map(|index| self.sum(|stats| &stats.closed[index])).sum();
+        let closed: u64 =
+            Reason::ALL.into_iter().map(|reason| self.sum(|stats| &stats.closed[reason as usize])).sum();
         self.opened().saturating_sub(closed)
     }
 }

@@ -259,7 +259,7 @@ async fn end(
         instance.broker.resign().await;
     };
     let _ = timeout(patience, farewell).await;
-    let closed = instance.sum(|stats| &stats.closed[fanfare_hub::End::Drained.index()]);
+    let closed = instance.sum(|stats| &stats.closed[fanfare_hub::Reason::Drained as usize]);
     tracing::info!(closed, left, "ended");
     Ok(if left == 0 { Outcome::Drained } else { Outcome::Cut { connections: left } })
 }

@@ -4,6 +4,8 @@
 use fanfare_protocol::centrifuge::DisconnectCode;
 use fanfare_websocket::CloseCode;
 
+use crate::labelled;
+
 /// The one reason of a connection's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -45,89 +47,93 @@ pub enum End {
     Disconnected(DisconnectCode),
 }
 
+labelled! {
+    /// Under what an end is counted.
+    pub enum Reason {
+        ClosedByClient = "closed_by_client",
+        Vanished = "vanished",
+        TimedOut = "timed_out",
+        SlowConsumer = "slow_consumer",
+        TooBig = "too_big",
+        ProtocolError = "protocol_error",
+        InvalidUtf8 = "invalid_utf8",
+        RateLimited = "rate_limited",
+        Kicked = "kicked",
+        Drained = "drained",
+        ShutDown = "shut_down",
+        UpgradeFailed = "upgrade_failed",
+        Stale = "stale",
+        MemoryPressure = "memory_pressure",
+        NotPermitted = "not_permitted",
+        WrongFormat = "wrong_format",
+        TokenExpired = "token_expired",
+        BadRequest = "bad_request",
+        InvalidToken = "invalid_token",
+        ServerError = "server_error",
+        SubscriptionExpired = "subscription_expired",
+        InsufficientState = "insufficient_state",
+        ConnectionLimit = "connection_limit",
+        ChannelLimit = "channel_limit",
+        InappropriateProtocol = "inappropriate_protocol",
+        NotAvailable = "not_available",
+    }
+}
+
 impl End {
-    /// How many labels there are.
-    pub const COUNT: usize = 26;
-
-    /// Every label, in the order of `index`.
-    pub const LABELS: [&str; Self::COUNT] = [
-        "closed_by_client",
-        "vanished",
-        "timed_out",
-        "slow_consumer",
-        "too_big",
-        "protocol_error",
-        "invalid_utf8",
-        "rate_limited",
-        "kicked",
-        "drained",
-        "shut_down",
-        "upgrade_failed",
-        "stale",
-        "memory_pressure",
-        "not_permitted",
-        "wrong_format",
-        "token_expired",
-        "bad_request",
-        "invalid_token",
-        "server_error",
-        "subscription_expired",
-        "insufficient_state",
-        "connection_limit",
-        "channel_limit",
-        "inappropriate_protocol",
-        "not_available",
-    ];
-
-    /// The place of this reason's label and count.
-    pub fn index(self) -> usize {
+    /// Under what it is counted.
+    pub fn reason(self) -> Reason {
         match self {
-            Self::ClosedByClient(_) => 0,
-            Self::Vanished => 1,
-            Self::TimedOut => 2,
-            Self::SlowConsumer => 3,
-            Self::TooBig => 4,
-            Self::ProtocolError(_) => 5,
-            Self::InvalidUtf8 => 6,
-            Self::RateLimited => 7,
-            Self::Kicked => 8,
-            Self::Drained => 9,
-            Self::ShutDown => 10,
-            Self::UpgradeFailed => 11,
-            Self::Stale => 12,
-            Self::MemoryPressure => 13,
-            Self::NotPermitted => 14,
-            Self::WrongFormat => 15,
-            Self::TokenExpired => 16,
+            Self::ClosedByClient(_) => Reason::ClosedByClient,
+            Self::Vanished => Reason::Vanished,
+            Self::TimedOut => Reason::TimedOut,
+            Self::SlowConsumer => Reason::SlowConsumer,
+            Self::TooBig => Reason::TooBig,
+            Self::ProtocolError(_) => Reason::ProtocolError,
+            Self::InvalidUtf8 => Reason::InvalidUtf8,
+            Self::RateLimited => Reason::RateLimited,
+            Self::Kicked => Reason::Kicked,
+            Self::Drained => Reason::Drained,
+            Self::ShutDown => Reason::ShutDown,
+            Self::UpgradeFailed => Reason::UpgradeFailed,
+            Self::Stale => Reason::Stale,
+            Self::MemoryPressure => Reason::MemoryPressure,
+            Self::NotPermitted => Reason::NotPermitted,
+            Self::WrongFormat => Reason::WrongFormat,
+            Self::TokenExpired => Reason::TokenExpired,
             Self::Disconnected(code) => match code {
-                DisconnectCode::BadRequest => 17,
-                DisconnectCode::InvalidToken => 18,
-                DisconnectCode::ServerError => 19,
-                DisconnectCode::SubscriptionExpired => 20,
-                DisconnectCode::InsufficientState => 21,
-                DisconnectCode::ConnectionLimit => 22,
-                DisconnectCode::ChannelLimit => 23,
-                DisconnectCode::InappropriateProtocol => 24,
-                DisconnectCode::NotAvailable => 25,
+                DisconnectCode::BadRequest => Reason::BadRequest,
+                DisconnectCode::InvalidToken => Reason::InvalidToken,
+                DisconnectCode::ServerError => Reason::ServerError,
+                DisconnectCode::SubscriptionExpired => Reason::SubscriptionExpired,
+                DisconnectCode::InsufficientState => Reason::InsufficientState,
+                DisconnectCode::ConnectionLimit => Reason::ConnectionLimit,
+                DisconnectCode::ChannelLimit => Reason::ChannelLimit,
+                DisconnectCode::InappropriateProtocol => Reason::InappropriateProtocol,
+                DisconnectCode::NotAvailable => Reason::NotAvailable,
                 // For the rest there are reasons that all protocols have.
-                DisconnectCode::ConnectionClosed | DisconnectCode::WriteError => Self::Vanished.index(),
-                DisconnectCode::Shutdown => Self::ShutDown.index(),
-                DisconnectCode::Expired => Self::TokenExpired.index(),
-                DisconnectCode::Slow => Self::SlowConsumer.index(),
-                DisconnectCode::NoPong => Self::TimedOut.index(),
-                DisconnectCode::Stale => Self::Stale.index(),
-                DisconnectCode::TooManyRequests | DisconnectCode::TooManyErrors => Self::RateLimited.index(),
-                DisconnectCode::PermissionDenied => Self::NotPermitted.index(),
+                DisconnectCode::ConnectionClosed | DisconnectCode::WriteError => Reason::Vanished,
+                DisconnectCode::Shutdown => Reason::ShutDown,
+                DisconnectCode::Expired => Reason::TokenExpired,
+                DisconnectCode::Slow => Reason::SlowConsumer,
+                DisconnectCode::NoPong => Reason::TimedOut,
+                DisconnectCode::Stale => Reason::Stale,
+                DisconnectCode::TooManyRequests | DisconnectCode::TooManyErrors => Reason::RateLimited,
+                DisconnectCode::PermissionDenied => Reason::NotPermitted,
                 DisconnectCode::ForceReconnect
                 | DisconnectCode::ForceDisconnect
-                | DisconnectCode::StateInvalidated => Self::Kicked.index(),
+                | DisconnectCode::StateInvalidated => Reason::Kicked,
             },
         }
     }
 
+    /// Its place among the counts.
+    pub fn index(self) -> usize {
+        self.reason() as usize
+    }
+
     /// The value of the metric label and log field `reason`.
     pub fn label(self) -> &'static str {
-        Self::LABELS[self.index()]
+        self.reason().label()
     }
 
     /// What the Close frame says; nothing where there is nobody to tell.

@@ -10,6 +10,7 @@ mod context;
 mod directory;
 mod end;
 mod format;
+mod labels;
 mod mailbox;
 mod outbox;
 mod phrases;
@@ -29,7 +30,7 @@ mod wheel;
 
 pub use context::Context;
 pub use directory::{Audience, Workers};
-pub use end::End;
+pub use end::{End, Reason};
 pub use format::{Carrier, Encoding, Format, Formats, Frame, Frames, Protocol};
 pub use mailbox::{Bounds, Census, Delivery, Event, Hub, Inbox};
 pub use phrases::Phrases;

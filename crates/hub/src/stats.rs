@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::end::End;
+use crate::end::Reason;
 use crate::format::Protocol;
 
 /// A count with a single writer: an addition is a load and a store, not a locked instruction.
@@ -32,8 +32,8 @@ impl Count {
 pub struct Stats {
     /// Connections whose handshake was answered, by `Protocol`.
     pub opened: [Count; Protocol::ALL.len()],
-    /// Connections that ended, by `End::index`.
-    pub closed: [Count; End::COUNT],
+    /// Connections that ended, by `Reason`.
+    pub closed: [Count; Reason::ALL.len()],
     /// Messages that clients sent.
     pub messages_in: Count,
     /// Those of them that were handed to the broker.

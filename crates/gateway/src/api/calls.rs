@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::error::Code;
 use super::methods::Method;
-use super::refusal::Refusal;
+use super::refusal::{Reason, Refusal};
 
 /// The counts since the start.
 #[derive(Default)]
 pub struct Calls {
     /// For each method: those that went well, then those with each code.
     outcomes: [[AtomicU64; 1 + Code::ALL.len()]; Method::ALL.len()],
-    refused: [AtomicU64; Refusal::LABELS.len()],
+    refused: [AtomicU64; Reason::ALL.len()],
     publications: AtomicU64,
 }
 
@@ -27,7 +27,7 @@ impl Calls {
 
     /// Counts what was no call.
     pub fn refuse(&self, why: &Refusal) {
-        self.refused[why.index()].fetch_add(1, Relaxed);
+        self.refused[why.reason() as usize].fetch_add(1, Relaxed);
     }
 
     /// Counts a publication that the broker took.
@@ -49,7 +49,7 @@ impl Calls {
 
     /// What was no call, by reason.
     pub fn read_refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Refusal::LABELS.into_iter().zip(self.refused.iter().map(|count| count.load(Relaxed)))
+        Reason::ALL.map(Reason::label).into_iter().zip(self.refused.iter().map(|count| count.load(Relaxed)))
     }
 
     /// The values of the label `result`.

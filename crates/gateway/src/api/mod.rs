@@ -37,7 +37,9 @@ use self::error::ApiError;
 use self::keys::Keys;
 use self::methods::Failure;
 pub use self::methods::Method;
-pub use self::refusal::Refusal;
+#[cfg(test)]
+pub use self::refusal::Reason;
+use self::refusal::Refusal;
 use crate::config::ErrorMode;
 use crate::instance::Instance;
 use crate::namespace::Namespace;

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method as Verb, Response, StatusCode};
 use axum::response::IntoResponse;
+use fanfare_hub::labelled;
 
 use super::error::{ApiError, Code};
 use super::methods::Method;
@@ -31,18 +32,26 @@ pub enum Refusal {
     Broken(axum::Error),
 }
 
-impl Refusal {
-    /// Every label, in the order of `index`.
-    pub const LABELS: [&str; 5] = ["key", "method", "verb", "body", "off"];
+labelled! {
+    /// Under what it is counted.
+    pub enum Reason {
+        Key = "key",
+        Method = "method",
+        Verb = "verb",
+        Body = "body",
+        Off = "off",
+    }
+}
 
-    /// The place of its label and count.
-    pub fn index(&self) -> usize {
+impl Refusal {
+    /// Under what it is counted.
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Key => 0,
-            Self::Method(_) => 1,
-            Self::Verb(_) => 2,
-            Self::Mode(_) | Self::TooLarge(_) | Self::Late(_) | Self::Broken(_) => 3,
-            Self::Off => 4,
+            Self::Key => Reason::Key,
+            Self::Method(_) => Reason::Method,
+            Self::Verb(_) => Reason::Verb,
+            Self::Mode(_) | Self::TooLarge(_) | Self::Late(_) | Self::Broken(_) => Reason::Body,
+            Self::Off => Reason::Off,
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
 use fanfare_broker::{Target, Unsent};
+use fanfare_hub::labelled;
 use fanfare_protocol::Control;
 use fanfare_protocol::centrifuge::{EmulationRequest, Encoding, Offence};
 use fanfare_protocol::control::Uplink;
@@ -56,7 +57,7 @@ pub async fn emulate(
             response
         }
         Err(refusal) => {
-            tracing::debug!(reason = refusal.label(), %peer, "emulation refused: {refusal}");
+            tracing::debug!(reason = refusal.outcome().label(), %peer, "emulation refused: {refusal}");
             refusal.answer(instance.config.retry_after_seconds())
         }
     };
@@ -133,21 +134,17 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn label(&self) -> &'static str {
-        Emulation::OUTCOMES[self.index()]
-    }
-
-    /// Its place among the outcomes.
-    fn index(&self) -> usize {
+    /// Under what it is counted.
+    fn outcome(&self) -> Outcome {
         match self {
-            Self::Broken | Self::Malformed(_) | Self::Nothing => 1,
-            Self::TooLarge(_) => 2,
-            Self::Method(_) => 3,
-            Self::Origin => 4,
-            Self::Session => 5,
-            Self::Instance => 6,
-            Self::Unavailable(_) => 7,
-            Self::Timeout => 8,
+            Self::Broken | Self::Malformed(_) | Self::Nothing => Outcome::Malformed,
+            Self::TooLarge(_) => Outcome::TooLarge,
+            Self::Method(_) => Outcome::Method,
+            Self::Origin => Outcome::Origin,
+            Self::Session => Outcome::UnknownSession,
+            Self::Instance => Outcome::UnknownInstance,
+            Self::Unavailable(_) => Outcome::Unavailable,
+            Self::Timeout => Outcome::Timeout,
         }
     }
 
@@ -189,10 +186,25 @@ fn cost(data: &[u8]) -> u32 {
     u32::try_from(4 + data.len() / 1024).unwrap_or(ROOM).min(ROOM)
 }
 
+labelled! {
+    /// What became of a request.
+    pub enum Outcome {
+        HandedOn = "handed_on",
+        Malformed = "malformed",
+        TooLarge = "too_large",
+        Method = "method",
+        Origin = "origin",
+        UnknownSession = "unknown_session",
+        UnknownInstance = "unknown_instance",
+        Unavailable = "unavailable",
+        Timeout = "timeout",
+    }
+}
+
 /// What is under way, and what became of the requests since the start.
 pub struct Emulation {
     room: Semaphore,
-    counts: [AtomicU64; Emulation::OUTCOMES.len()],
+    counts: [AtomicU64; Outcome::ALL.len()],
 }
 
 impl Default for Emulation {
@@ -202,26 +214,16 @@ impl Default for Emulation {
 }
 
 impl Emulation {
-    /// The values of the label `outcome`.
-    pub const OUTCOMES: [&'static str; 9] = [
-        "handed_on",
-        "malformed",
-        "too_large",
-        "method",
-        "origin",
-        "unknown_session",
-        "unknown_instance",
-        "unavailable",
-        "timeout",
-    ];
-
     fn count(&self, outcome: &Result<(), Refusal>) {
-        let place = outcome.as_ref().map_or_else(Refusal::index, |()| 0);
-        self.counts[place].fetch_add(1, Ordering::Relaxed);
+        let outcome = outcome.as_ref().map_or_else(Refusal::outcome, |()| Outcome::HandedOn);
+        self.counts[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often each happened.
     pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Self::OUTCOMES.into_iter().zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
+        Outcome::ALL
+            .map(Outcome::label)
+            .into_iter()
+            .zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 }

@@ -18,11 +18,15 @@ mod streams;
 mod websocket;
 
 pub use door::MayPublish;
+#[cfg(test)]
+pub use emulation::Outcome;
 pub use emulation::{Emulation, emulate, is_emulation};
 pub use events::Events;
 pub use framing::{Goes, judge};
 pub use handshake::{Handoff, Purpose, Upgrade, is_upgrade, upgrade};
 pub use raw::Terms;
+#[cfg(test)]
+pub use rejection::Reason;
 pub use rejection::{Rejected, Rejection};
 pub use routes::{internal, public};
 pub use since::go_on;

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
+use fanfare_hub::labelled;
 use fanfare_protocol::ChannelError;
 use fanfare_protocol::centrifuge::Offence;
 use fanfare_websocket::handshake::HandshakeError;
@@ -101,33 +102,35 @@ pub enum Rejection {
     Tls,
 }
 
-impl Rejection {
-    /// Every label, in the order of `index`.
-    pub const LABELS: [&str; 19] = [
-        "malformed",
-        "channel_name",
-        "origin",
-        "instance_full",
-        "address_full",
-        "draining",
-        "timeout",
-        "out_of_files",
-        "proxy_header",
-        "abandoned",
-        "tls",
-        "memory",
-        "headers_too_large",
-        "namespace",
-        "token",
-        "forbidden",
-        "instance_crowded",
-        "address_crowded",
-        "user_full",
-    ];
+labelled! {
+    /// Under what it is counted.
+    pub enum Reason {
+        Malformed = "malformed",
+        ChannelName = "channel_name",
+        Origin = "origin",
+        InstanceFull = "instance_full",
+        AddressFull = "address_full",
+        Draining = "draining",
+        Timeout = "timeout",
+        OutOfFiles = "out_of_files",
+        ProxyHeader = "proxy_header",
+        Abandoned = "abandoned",
+        Tls = "tls",
+        Memory = "memory",
+        HeadersTooLarge = "headers_too_large",
+        Namespace = "namespace",
+        Token = "token",
+        Forbidden = "forbidden",
+        InstanceCrowded = "instance_crowded",
+        AddressCrowded = "address_crowded",
+        UserFull = "user_full",
+    }
+}
 
+impl Rejection {
     /// The value of the metric label and log field `reason`.
     pub fn label(&self) -> &'static str {
-        Self::LABELS[self.index()]
+        self.reason().label()
     }
 
     /// The answer; those who may come again are told to wait so many seconds.
@@ -210,7 +213,7 @@ impl Rejection {
         }
     }
 
-    fn index(&self) -> usize {
+    fn reason(&self) -> Reason {
         match self {
             Self::Malformed(_)
             | Self::Body
@@ -225,25 +228,25 @@ impl Rejection {
             | Self::BodyTooLarge(_)
             | Self::Since(_)
             | Self::NoRecovery
-            | Self::Query { .. } => 0,
-            Self::ChannelName(_) | Self::ChannelSlash | Self::ChannelPattern => 1,
-            Self::Origin => 2,
-            Self::InstanceFull => 3,
-            Self::AddressFull => 4,
-            Self::Draining => 5,
-            Self::Timeout => 6,
-            Self::OutOfFiles => 7,
-            Self::ProxyHeader => 8,
-            Self::Abandoned => 9,
-            Self::Tls => 10,
-            Self::Memory | Self::Flooded => 11,
-            Self::HeadersTooLarge => 12,
-            Self::Namespace(_) => 13,
-            Self::NoToken | Self::Authorization | Self::Token(_) => 14,
-            Self::Forbidden(_) => 15,
-            Self::Crowded(Full::Instance) => 16,
-            Self::Crowded(Full::Address) => 17,
-            Self::UserFull | Self::UserInDoubt => 18,
+            | Self::Query { .. } => Reason::Malformed,
+            Self::ChannelName(_) | Self::ChannelSlash | Self::ChannelPattern => Reason::ChannelName,
+            Self::Origin => Reason::Origin,
+            Self::InstanceFull => Reason::InstanceFull,
+            Self::AddressFull => Reason::AddressFull,
+            Self::Draining => Reason::Draining,
+            Self::Timeout => Reason::Timeout,
+            Self::OutOfFiles => Reason::OutOfFiles,
+            Self::ProxyHeader => Reason::ProxyHeader,
+            Self::Abandoned => Reason::Abandoned,
+            Self::Tls => Reason::Tls,
+            Self::Memory | Self::Flooded => Reason::Memory,
+            Self::HeadersTooLarge => Reason::HeadersTooLarge,
+            Self::Namespace(_) => Reason::Namespace,
+            Self::NoToken | Self::Authorization | Self::Token(_) => Reason::Token,
+            Self::Forbidden(_) => Reason::Forbidden,
+            Self::Crowded(Full::Instance) => Reason::InstanceCrowded,
+            Self::Crowded(Full::Address) => Reason::AddressCrowded,
+            Self::UserFull | Self::UserInDoubt => Reason::UserFull,
         }
     }
 }
@@ -278,14 +281,14 @@ impl From<client::NoPlace> for Rejection {
 /// How often each happened. Handshakes are refused by any worker, and rarely enough for shared counts.
 #[derive(Default)]
 pub struct Rejected {
-    counts: [AtomicU64; Rejection::LABELS.len()],
+    counts: [AtomicU64; Reason::ALL.len()],
     accept_errors: AtomicU64,
 }
 
 impl Rejected {
     /// Counts and logs one.
     pub fn count(&self, rejection: &Rejection, client: std::net::IpAddr) {
-        self.counts[rejection.index()].fetch_add(1, Ordering::Relaxed);
+        self.counts[rejection.reason() as usize].fetch_add(1, Ordering::Relaxed);
         tracing::debug!(reason = rejection.label(), %client, "handshake rejected: {rejection}");
     }
 
@@ -294,9 +297,12 @@ impl Rejected {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The counts, in the order of `Rejection::LABELS`.
-    pub fn read(&self) -> impl Iterator<Item = u64> {
-        self.counts.iter().map(|count| count.load(Ordering::Relaxed))
+    /// The counts, by the reason's label.
+    pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Reason::ALL
+            .map(Reason::label)
+            .into_iter()
+            .zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
     /// Failed accepts.

@@ -197,12 +197,12 @@ mod tests {
     use std::fmt::Write;
 
     use fanfare_broker::{GapCause, Suppressed};
-    use fanfare_hub::{End, Protocol};
+    use fanfare_hub::{Protocol, Reason};
 
     use super::*;
-    use crate::api::{Calls, Method, Refusal};
+    use crate::api::{self, Calls, Method};
     use crate::client::{Counts, Outcome};
-    use crate::http::{Emulation, Rejection};
+    use crate::http;
     use crate::identity::TokenFault;
     use crate::tls::LiveCertificate;
 
@@ -219,8 +219,14 @@ mod tests {
             |labels: &[&str]| labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
         let mut causes: Vec<_> = GapCause::ALL.into_iter().map(GapCause::label).collect();
         causes.push("inbox");
-        writeln!(rows, "\n`reason` of a closed connection: {}.", list(&End::LABELS)).unwrap();
-        writeln!(rows, "\n`reason` of a rejected handshake: {}.", list(&Rejection::LABELS)).unwrap();
+        writeln!(rows, "\n`reason` of a closed connection: {}.", list(&Reason::ALL.map(Reason::label)))
+            .unwrap();
+        writeln!(
+            rows,
+            "\n`reason` of a rejected handshake: {}.",
+            list(&http::Reason::ALL.map(http::Reason::label))
+        )
+        .unwrap();
         writeln!(rows, "\n`result` of a reload: {}.", list(&LiveCertificate::RESULTS)).unwrap();
         writeln!(rows, "\n`cause` of a gap: {}.", list(&causes)).unwrap();
         let suppressed = Suppressed::ALL.map(Suppressed::label);
@@ -229,13 +235,23 @@ mod tests {
         let methods: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
         writeln!(rows, "\n`method` of a call: {}.", list(&methods)).unwrap();
         writeln!(rows, "\n`result` of a call: {}.", list(&Calls::results().collect::<Vec<_>>())).unwrap();
-        writeln!(rows, "\n`reason` of a request that was no call: {}.", list(&Refusal::LABELS)).unwrap();
+        writeln!(
+            rows,
+            "\n`reason` of a request that was no call: {}.",
+            list(&api::Reason::ALL.map(api::Reason::label))
+        )
+        .unwrap();
         writeln!(rows, "\n`protocol` of a connection: {}.", list(&Protocol::ALL.map(Protocol::label)))
             .unwrap();
         writeln!(rows, "\n`method` of a command: {}.", list(&Counts::METHODS)).unwrap();
         writeln!(rows, "\n`result` of a command: {}.", list(&Counts::RESULTS)).unwrap();
         writeln!(rows, "\n`outcome` of a recovery: {}.", list(&Outcome::LABELS)).unwrap();
-        writeln!(rows, "\n`outcome` of an emulation request: {}.", list(&Emulation::OUTCOMES)).unwrap();
+        writeln!(
+            rows,
+            "\n`outcome` of an emulation request: {}.",
+            list(&http::Outcome::ALL.map(http::Outcome::label))
+        )
+        .unwrap();
         writeln!(rows, "\n`result` of a heal: `whole`, `gap`.").unwrap();
         let (begin, end) = ("<!-- begin generated -->\n", "<!-- end generated -->");
         let text = std::fs::read_to_string(FILE).unwrap();

@@ -6,7 +6,7 @@ mod catalog;
 use std::time::Duration;
 
 use fanfare_broker::Timings;
-use fanfare_hub::{Census, End, Protocol};
+use fanfare_hub::{Census, Protocol, Reason};
 use metrics::{
     counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder,
 };
@@ -14,7 +14,6 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use metrics_process::Collector;
 
 use self::catalog::{BUCKETS, Kind, METRICS};
-use crate::http::Rejection;
 use crate::instance::Instance;
 use crate::tls::LiveCertificate;
 
@@ -104,14 +103,14 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
         let open = census.map_or(0, |census| census.connections);
         gauge!("fanfare_worker_connections", "worker" => worker.to_string()).set(open as f64);
     }
-    for (index, label) in End::LABELS.into_iter().enumerate() {
-        let closed = instance.sum(|stats| &stats.closed[index]);
-        counter!("fanfare_connections_closed_total", "reason" => label).absolute(closed);
+    for reason in Reason::ALL {
+        let closed = instance.sum(|stats| &stats.closed[reason as usize]);
+        counter!("fanfare_connections_closed_total", "reason" => reason.label()).absolute(closed);
     }
     counter!("fanfare_slow_consumers_total")
-        .absolute(instance.sum(|stats| &stats.closed[End::SlowConsumer.index()]));
-    for (label, rejected) in Rejection::LABELS.into_iter().zip(instance.rejected.read()) {
-        counter!("fanfare_handshakes_rejected_total", "reason" => label).absolute(rejected);
+        .absolute(instance.sum(|stats| &stats.closed[Reason::SlowConsumer as usize]));
+    for (reason, rejected) in instance.rejected.read() {
+        counter!("fanfare_handshakes_rejected_total", "reason" => reason).absolute(rejected);
     }
     gauge!("fanfare_unfinished_handshakes").set(instance.unfinished.count() as f64);
     for (label, refused) in instance.identity.refused() {
