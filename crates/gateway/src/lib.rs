@@ -4,6 +4,7 @@
 
 mod admission;
 mod api;
+mod backpressure;
 mod census;
 pub mod cli;
 mod client;
@@ -23,6 +24,7 @@ mod newcomers;
 mod pace;
 mod page;
 mod publish;
+mod rate;
 mod readiness;
 mod recoveries;
 mod relay;

@@ -2,23 +2,20 @@
 //! ends. It never writes to the socket itself, so nothing here waits for a client to read.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_broker::Relay;
 use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{Channel, ConnectionId, Kind, Publication};
 use fanfare_websocket::Limits;
-use tokio::time::{Instant, sleep, timeout};
 
 use crate::admission::Permit;
+use crate::backpressure::{is_pressed, wait_for_room};
 use crate::http::{MayPublish, Terms};
 use crate::inbound::{Inbound, Read};
 use crate::publish::{Unpublished, publish_unconfirmed};
+use crate::rate::Bucket;
 use crate::worker::Worker;
-
-/// How often a publisher that waits for room looks whether it was told to go.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// One connection's state, from its first byte to its last.
 pub struct Session {
@@ -123,73 +120,5 @@ impl Outbound {
             Err(_) => return Some(End::WrongFormat),
         }
         None
-    }
-}
-
-/// Whether there is so much under way that nobody should read more.
-pub fn is_pressed(worker: &Worker) -> bool {
-    worker.instance.hub.pressed() || worker.instance.memory.is_past()
-}
-
-/// How long a client may take for what waits for its socket before it gets more of what it has asked for: a piece of 64 KiB
-/// comes at 6 KiB/s.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Waits until nothing waits for a client's socket any more. False if it takes longer than it may: it is slow.
-pub async fn has_taken_it_all(worker: &Worker, key: Key) -> bool {
-    timeout(PATIENCE, worker.shard.written(key)).await.is_ok()
-}
-
-/// A publisher reads on when the workers and the bus have room for what it may send, or when it was told to
-/// go: then it must be seen to go.
-pub async fn wait_for_room(worker: &Worker, key: Key) {
-    let instance = &worker.instance;
-    let room = async {
-        loop {
-            instance.memory.relieved().await;
-            instance.hub.relieved().await;
-            instance.broker.ready().await;
-            // All who wait are woken together, and the first of them may have taken what room there was.
-            if !is_pressed(worker) {
-                return;
-            }
-        }
-    };
-    tokio::pin!(room);
-    while !worker.shard.is_closing(key) {
-        // Whoever is ended for want of memory must let go of its socket before others are ended, too.
-        tokio::select! {
-            () = &mut room => return,
-            () = worker.shard.shed() => {}
-            () = sleep(LOOK) => {}
-        }
-        // What it has sent meanwhile is not read, so its silence says nothing.
-        worker.shard.excuse(key);
-    }
-}
-
-/// A token bucket: `rate` a second, `burst` at once.
-pub struct Bucket {
-    tokens: f32,
-    rate: f32,
-    burst: f32,
-    filled: Instant,
-}
-
-impl Bucket {
-    pub fn new(config: &crate::config::Config) -> Option<Box<Self>> {
-        let rate = config.message_rate?.get() as f32;
-        let burst = config.message_burst.map_or(rate, |burst| burst.get() as f32).max(1.0);
-        Some(Box::new(Self { tokens: burst, rate, burst, filled: Instant::now() }))
-    }
-
-    pub fn take(&mut self) -> bool {
-        let now = Instant::now();
-        let fresh = now.duration_since(self.filled).as_secs_f32() * self.rate;
-        self.filled = now;
-        self.tokens = (self.tokens + fresh).min(self.burst);
-        let enough = self.tokens >= 1.0;
-        self.tokens -= f32::from(u8::from(enough));
-        enough
     }
 }

@@ -23,12 +23,13 @@ use super::mail::Mail;
 use super::sessions::Sessions;
 use super::subscriptions::{Presence, Subs};
 use crate::admission::Permit;
+use crate::backpressure::{has_taken_it_all, is_pressed, wait_for_room};
 use crate::identity::{Expiry, User};
 use crate::inbound::{Inbound, Read};
 use crate::listening::Listening;
+use crate::rate::Bucket;
 use crate::recoveries::Stay;
 use crate::relay::{carry, push_format};
-use crate::session::{Bucket, has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
 
 /// How long a command may take before the client is excused for not having answered a ping: meanwhile it is not read.
