@@ -63,9 +63,9 @@ fn check_keys(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
 }
 
 fn hold(rules: Vec<Rule>, said: impl Fn(&'static str) -> String) -> Result<(), ConfigError> {
-    match rules.into_iter().find(|(broken, ..)| *broken) {
+    match rules.into_iter().find(|rule| rule.is_broken) {
         None => Ok(()),
-        Some((_, key, must, other, why)) => {
+        Some(Rule { key, must, other, why, .. }) => {
             Err(ConfigError::Combination(format!("{} {must} {}: {why}", said(key), said(other))))
         }
     }
@@ -88,64 +88,26 @@ fn channel_rules(options: &Options) -> Vec<Rule> {
     let dropped = "a client that was not sent everything has no position";
     let positioned = "a position is a place in the history";
     vec![
-        (
-            no_history && options.recovery != Wish::Off,
-            "recovery",
-            "needs",
-            "history_size",
-            "what is missed is read from the history",
-        ),
-        (no_history && options.positioning != Wish::Off, "positioning", "needs", "history_size", positioned),
-        (
-            no_history && options.delta,
-            "delta",
-            "needs",
-            "history_size",
-            "a delta is to the publication before, which is kept there",
-        ),
-        (
-            no_history && options.may_read_history != May::Nobody,
-            "may_read_history",
-            "needs",
-            "history_size",
-            "there is nothing to read",
-        ),
-        (
-            no_history && options.history_ttl != Options::default().history_ttl,
-            "history_ttl",
-            "needs",
-            "history_size",
-            "without it nothing is kept",
-        ),
-        (
-            !options.presence && options.join_leave != Wish::Off,
-            "join_leave",
-            "needs",
-            "presence",
-            "who comes and goes is known from who is there",
-        ),
-        (
-            !options.presence && options.may_read_presence != May::Nobody,
-            "may_read_presence",
-            "needs",
-            "presence",
-            "there is nothing to read",
-        ),
-        (
-            slow && options.positioning != Wish::Off,
-            "slow_consumers",
-            "cannot go with",
-            "positioning",
-            dropped,
-        ),
-        (slow && options.recovery != Wish::Off, "slow_consumers", "cannot go with", "recovery", dropped),
-        (
-            slow && options.delta,
-            "slow_consumers",
-            "cannot go with",
-            "delta",
-            "a delta to what was not sent is of no use",
-        ),
+        needs("recovery", "history_size", "what is missed is read from the history")
+            .broken_by(no_history && options.recovery != Wish::Off),
+        needs("positioning", "history_size", positioned)
+            .broken_by(no_history && options.positioning != Wish::Off),
+        needs("delta", "history_size", "a delta is to the publication before, which is kept there")
+            .broken_by(no_history && options.delta),
+        needs("may_read_history", "history_size", "there is nothing to read")
+            .broken_by(no_history && options.may_read_history != May::Nobody),
+        needs("history_ttl", "history_size", "without it nothing is kept")
+            .broken_by(no_history && options.history_ttl != Options::default().history_ttl),
+        needs("join_leave", "presence", "who comes and goes is known from who is there")
+            .broken_by(!options.presence && options.join_leave != Wish::Off),
+        needs("may_read_presence", "presence", "there is nothing to read")
+            .broken_by(!options.presence && options.may_read_presence != May::Nobody),
+        cannot_go_with("slow_consumers", "positioning", dropped)
+            .broken_by(slow && options.positioning != Wish::Off),
+        cannot_go_with("slow_consumers", "recovery", dropped)
+            .broken_by(slow && options.recovery != Wish::Off),
+        cannot_go_with("slow_consumers", "delta", "a delta to what was not sent is of no use")
+            .broken_by(slow && options.delta),
     ]
 }
 
@@ -159,9 +121,6 @@ fn user_rules(options: &Options) -> [(bool, &'static str); 5] {
         (options.may_read_presence == May::Client, "may_read_presence"),
     ]
 }
-
-/// Whether it is broken, the key to blame, what it must be to the other, and why.
-type Rule = (bool, &'static str, &'static str, &'static str, &'static str);
 
 fn rules(config: &Config) -> Vec<Rule> {
     let default = Config::default();
@@ -188,248 +147,141 @@ fn rules(config: &Config) -> Vec<Rule> {
     let no_api = config.api_keys().next().is_none();
     let no_door = "without a key there is no HTTP API";
     vec![
-        (
-            no_jwks && config.token_jwks_refresh != default.token_jwks_refresh,
-            "token_jwks_refresh",
-            "needs",
-            "token_jwks",
-            nothing,
-        ),
-        (
-            no_jwks && config.token_jwks_timeout != default.token_jwks_timeout,
-            "token_jwks_timeout",
-            "needs",
-            "token_jwks",
-            nothing,
-        ),
-        (
-            no_keys && !config.token_audience.is_empty(),
-            "token_audience",
-            "needs keys, as in",
-            "token_secrets",
-            unread,
-        ),
-        (
-            no_keys && !config.token_issuer.is_empty(),
-            "token_issuer",
-            "needs keys, as in",
-            "token_secrets",
-            unread,
-        ),
-        (
-            no_keys && config.token_leeway != default.token_leeway,
-            "token_leeway",
-            "needs keys, as in",
-            "token_secrets",
-            unread,
-        ),
-        (
-            no_keys && config.allow_anonymous == Some(false),
-            "allow_anonymous",
-            "needs keys, as in",
-            "token_secrets",
-            "nobody could connect",
-        ),
-        (
-            no_keys && !config.allow_anonymous_tokens,
-            "allow_anonymous_tokens",
-            "needs keys, as in",
-            "token_secrets",
-            unread,
-        ),
-        (no_inside && !config.api_keys.is_empty(), "api_keys", "needs", "internal_listen", inside),
-        (no_inside && config.api_keys_file.is_some(), "api_keys_file", "needs", "internal_listen", inside),
-        (
-            no_api && config.api_error_mode != default.api_error_mode,
-            "api_error_mode",
-            "needs",
-            "api_keys",
-            no_door,
-        ),
-        (
-            no_api && config.api_body_limit != default.api_body_limit,
-            "api_body_limit",
-            "needs",
-            "api_keys",
-            no_door,
-        ),
-        (
-            same_address,
-            "internal_listen",
-            "cannot share its address with",
-            "listen",
-            "clients would reach what is for operators",
-        ),
-        (
-            config.tls_cert.is_some() && config.tls_key.is_none(),
-            "tls_cert",
-            "needs",
-            "tls_key",
-            "a certificate is shown by whoever has its key",
-        ),
-        (
-            config.tls_key.is_some() && config.tls_cert.is_none(),
-            "tls_key",
-            "needs",
-            "tls_cert",
-            "there is nothing to show with a key alone",
-        ),
-        (no_redis && config.is_redis_cluster(), "redis_cluster_nodes", "needs", "redis", alone),
-        (
-            config.is_redis_cluster()
-                && config.redis.iter().chain(&config.redis_cluster_nodes).any(RedisUrl::has_database),
-            "redis",
-            "must name no database, and neither must",
-            "redis_cluster_nodes",
-            "a Redis Cluster has the first alone",
-        ),
-        (
-            config.is_redis_cluster() && config.redis_prefix.contains(['{', '}']),
-            "redis_prefix",
-            "must have no braces with",
-            "redis_cluster_nodes",
-            "what stands in braces says on which node a key is",
-        ),
-        (no_redis && config.redis_prefix != default.redis_prefix, "redis_prefix", "needs", "redis", alone),
-        (no_redis && config.redis_timeout != default.redis_timeout, "redis_timeout", "needs", "redis", alone),
-        (no_redis && spool != default.redis_spool, "redis_spool", "needs", "redis", alone),
-        (
-            spool != 0 && spool < config.message_limit,
-            "redis_spool",
-            "must be 0 or at least",
-            "message_limit",
-            "the largest message would never fit",
-        ),
-        (
-            matches!(config.memory_limit, MemoryLimit::Bytes(bytes) if spool > bytes / 4),
-            "redis_spool",
-            "must not be larger than a quarter of",
-            "memory_limit",
-            "what waits for Redis can be twice as much, and is not given up",
-        ),
-        (
-            !no_redis && config.history_memory != default.history_memory,
-            "history_memory",
-            "has no meaning with",
-            "redis",
-            "histories are kept there, within its own `maxmemory`",
-        ),
-        (
-            matches!(config.history_memory, HistoryMemory::Bytes(bytes) if bytes < config.message_limit),
-            "history_memory",
-            "must be at least",
-            "message_limit",
-            "the largest message would never be kept",
-        ),
-        (
-            matches!(
+        needs("token_jwks_refresh", "token_jwks", nothing)
+            .broken_by(no_jwks && config.token_jwks_refresh != default.token_jwks_refresh),
+        needs("token_jwks_timeout", "token_jwks", nothing)
+            .broken_by(no_jwks && config.token_jwks_timeout != default.token_jwks_timeout),
+        needs_keys("token_audience", unread).broken_by(no_keys && !config.token_audience.is_empty()),
+        needs_keys("token_issuer", unread).broken_by(no_keys && !config.token_issuer.is_empty()),
+        needs_keys("token_leeway", unread).broken_by(no_keys && config.token_leeway != default.token_leeway),
+        needs_keys("allow_anonymous", "nobody could connect")
+            .broken_by(no_keys && config.allow_anonymous == Some(false)),
+        needs_keys("allow_anonymous_tokens", unread).broken_by(no_keys && !config.allow_anonymous_tokens),
+        needs("api_keys", "internal_listen", inside).broken_by(no_inside && !config.api_keys.is_empty()),
+        needs("api_keys_file", "internal_listen", inside)
+            .broken_by(no_inside && config.api_keys_file.is_some()),
+        needs("api_error_mode", "api_keys", no_door)
+            .broken_by(no_api && config.api_error_mode != default.api_error_mode),
+        needs("api_body_limit", "api_keys", no_door)
+            .broken_by(no_api && config.api_body_limit != default.api_body_limit),
+        Rule::new("internal_listen", "cannot share its address with", "listen")
+            .because("clients would reach what is for operators")
+            .broken_by(same_address),
+        needs("tls_cert", "tls_key", "a certificate is shown by whoever has its key")
+            .broken_by(config.tls_cert.is_some() && config.tls_key.is_none()),
+        needs("tls_key", "tls_cert", "there is nothing to show with a key alone")
+            .broken_by(config.tls_key.is_some() && config.tls_cert.is_none()),
+        needs("redis_cluster_nodes", "redis", alone).broken_by(no_redis && config.is_redis_cluster()),
+        Rule::new("redis", "must name no database, and neither must", "redis_cluster_nodes")
+            .because("a Redis Cluster has the first alone")
+            .broken_by(
+                config.is_redis_cluster()
+                    && config.redis.iter().chain(&config.redis_cluster_nodes).any(RedisUrl::has_database),
+            ),
+        Rule::new("redis_prefix", "must have no braces with", "redis_cluster_nodes")
+            .because("what stands in braces says on which node a key is")
+            .broken_by(config.is_redis_cluster() && config.redis_prefix.contains(['{', '}'])),
+        needs("redis_prefix", "redis", alone)
+            .broken_by(no_redis && config.redis_prefix != default.redis_prefix),
+        needs("redis_timeout", "redis", alone)
+            .broken_by(no_redis && config.redis_timeout != default.redis_timeout),
+        needs("redis_spool", "redis", alone).broken_by(no_redis && spool != default.redis_spool),
+        Rule::new("redis_spool", "must be 0 or at least", "message_limit")
+            .because("the largest message would never fit")
+            .broken_by(spool != 0 && spool < config.message_limit),
+        Rule::new("redis_spool", "must not be larger than a quarter of", "memory_limit")
+            .because("what waits for Redis can be twice as much, and is not given up")
+            .broken_by(matches!(config.memory_limit, MemoryLimit::Bytes(bytes) if spool > bytes / 4)),
+        Rule::new("history_memory", "has no meaning with", "redis")
+            .because("histories are kept there, within its own `maxmemory`")
+            .broken_by(!no_redis && config.history_memory != default.history_memory),
+        Rule::new("history_memory", "must be at least", "message_limit")
+            .because("the largest message would never be kept")
+            .broken_by(
+                matches!(config.history_memory, HistoryMemory::Bytes(bytes) if bytes < config.message_limit),
+            ),
+        Rule::new("history_memory", "must not be larger than half of", "memory_limit")
+            .because("connections take memory as well")
+            .broken_by(matches!(
                 (config.history_memory, config.memory_limit),
                 (HistoryMemory::Bytes(bytes), MemoryLimit::Bytes(limit)) if bytes > limit / 2
-            ),
-            "history_memory",
-            "must not be larger than half of",
-            "memory_limit",
-            "connections take memory as well",
-        ),
-        (
-            config.ping_interval >= config.idle_timeout,
-            "ping_interval",
-            "must be shorter than",
-            "idle_timeout",
-            "a quiet client would be cut before its first ping",
-        ),
-        (
-            config.client_pong_timeout >= config.client_ping_interval,
-            "client_pong_timeout",
-            "must be shorter than",
-            "client_ping_interval",
-            "a client is asked again only after it has answered",
-        ),
-        (
-            no_keys && config.personal_channel.is_some(),
-            "personal_channel",
-            "needs keys, as in",
-            "token_secrets",
-            "without keys no client has a user",
-        ),
-        (
-            no_keys && config.max_connections_per_user.is_some(),
-            "max_connections_per_user",
-            "needs keys, as in",
-            "token_secrets",
-            "without keys no client has a user",
-        ),
-        (
-            mute,
-            "control_rate",
-            "must be twice what is asked for by",
-            "ping_interval",
-            "a client that answers every ping would be cut",
-        ),
-        (
-            config.header_timeout > config.handshake_timeout,
-            "header_timeout",
-            "must not be longer than",
-            "handshake_timeout",
-            "the headers are a part of the handshake",
-        ),
-        (
-            config.message_limit > config.outbox_limit,
-            "message_limit",
-            "must not be larger than",
-            "outbox_limit",
-            "the largest message would cut whoever cannot take it at once",
-        ),
-        (
-            config.message_burst.is_some() && config.message_rate.is_none(),
-            "message_burst",
-            "needs",
-            "message_rate",
-            "without a rate there is nothing to burst above",
-        ),
-        (
-            !config.compression && config.compression_threshold != default.compression_threshold,
-            "compression_threshold",
-            "needs",
-            "compression",
-            "nothing is compressed",
-        ),
-        (
-            !config.compression && config.compression_level != default.compression_level,
-            "compression_level",
-            "needs",
-            "compression",
-            "nothing is compressed",
-        ),
-        (
-            !config.compression && config.compression_context != default.compression_context,
-            "compression_context",
-            "needs",
-            "compression",
-            "nothing is compressed",
-        ),
-        (
-            too_many,
-            "max_connections_per_address",
-            "must not be larger than",
-            "max_connections",
-            "no address could ever reach it",
-        ),
-        (
-            too_many_begun,
-            "max_handshakes_per_address",
-            "must not be larger than",
-            "max_handshakes",
-            "no address could ever reach it",
-        ),
-        (
-            config.proxy_protocol && config.trusted_proxies.is_empty(),
+            )),
+        Rule::new("ping_interval", "must be shorter than", "idle_timeout")
+            .because("a quiet client would be cut before its first ping")
+            .broken_by(config.ping_interval >= config.idle_timeout),
+        Rule::new("client_pong_timeout", "must be shorter than", "client_ping_interval")
+            .because("a client is asked again only after it has answered")
+            .broken_by(config.client_pong_timeout >= config.client_ping_interval),
+        needs_keys("personal_channel", "without keys no client has a user")
+            .broken_by(no_keys && config.personal_channel.is_some()),
+        needs_keys("max_connections_per_user", "without keys no client has a user")
+            .broken_by(no_keys && config.max_connections_per_user.is_some()),
+        Rule::new("control_rate", "must be twice what is asked for by", "ping_interval")
+            .because("a client that answers every ping would be cut")
+            .broken_by(mute),
+        Rule::new("header_timeout", "must not be longer than", "handshake_timeout")
+            .because("the headers are a part of the handshake")
+            .broken_by(config.header_timeout > config.handshake_timeout),
+        Rule::new("message_limit", "must not be larger than", "outbox_limit")
+            .because("the largest message would cut whoever cannot take it at once")
+            .broken_by(config.message_limit > config.outbox_limit),
+        needs("message_burst", "message_rate", "without a rate there is nothing to burst above")
+            .broken_by(config.message_burst.is_some() && config.message_rate.is_none()),
+        needs("compression_threshold", "compression", "nothing is compressed")
+            .broken_by(!config.compression && config.compression_threshold != default.compression_threshold),
+        needs("compression_level", "compression", "nothing is compressed")
+            .broken_by(!config.compression && config.compression_level != default.compression_level),
+        needs("compression_context", "compression", "nothing is compressed")
+            .broken_by(!config.compression && config.compression_context != default.compression_context),
+        Rule::new("max_connections_per_address", "must not be larger than", "max_connections")
+            .because("no address could ever reach it")
+            .broken_by(too_many),
+        Rule::new("max_handshakes_per_address", "must not be larger than", "max_handshakes")
+            .because("no address could ever reach it")
+            .broken_by(too_many_begun),
+        needs(
             "proxy_protocol",
-            "needs",
             "trusted_proxies",
             "its header is read from proxies that are named there, and from nobody else",
-        ),
+        )
+        .broken_by(config.proxy_protocol && config.trusted_proxies.is_empty()),
     ]
+}
+
+/// What a key must be to another, and why.
+struct Rule {
+    /// The key to blame.
+    key: &'static str,
+    must: &'static str,
+    other: &'static str,
+    why: &'static str,
+    is_broken: bool,
+}
+
+impl Rule {
+    fn new(key: &'static str, must: &'static str, other: &'static str) -> Self {
+        Self { key, must, other, why: "", is_broken: false }
+    }
+
+    fn because(self, why: &'static str) -> Self {
+        Self { why, ..self }
+    }
+
+    fn broken_by(self, is_broken: bool) -> Self {
+        Self { is_broken, ..self }
+    }
+}
+
+fn needs(key: &'static str, other: &'static str, why: &'static str) -> Rule {
+    Rule::new(key, "needs", other).because(why)
+}
+
+fn needs_keys(key: &'static str, why: &'static str) -> Rule {
+    Rule::new(key, "needs keys, as in", "token_secrets").because(why)
+}
+
+fn cannot_go_with(key: &'static str, other: &'static str, why: &'static str) -> Rule {
+    Rule::new(key, "cannot go with", other).because(why)
 }
 
 /// `` `idle_timeout` ("20s", fanfare.toml line 4) ``.
