@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
 use super::lane::Lane;
-use super::library::Library;
 use super::reads::Reading;
+use super::shared_reads::SharedReads;
 use super::streams::{Answer, Errand};
 use crate::Query;
 
 /// Runs for as long as the broker lives. Channels that are silent for `idle` are looked at.
-pub(super) async fn heal(lane: Arc<Lane>, library: Arc<Library>, idle: Duration) {
+pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duration) {
     let mut backoff = Backoff::new();
     let mut under_way = FuturesUnordered::new();
     let step = (idle / 8).clamp(Duration::from_millis(10), Duration::from_secs(5));
@@ -25,7 +25,7 @@ pub(super) async fn heal(lane: Arc<Lane>, library: Arc<Library>, idle: Duration)
     loop {
         if resume <= Instant::now() {
             let errands = lane.order.lock().streams.take_errands(MOST - under_way.len());
-            under_way.extend(errands.into_iter().map(|errand| run(&lane, &library, errand, idle)));
+            under_way.extend(errands.into_iter().map(|errand| run(&lane, &reads, errand, idle)));
         }
         tokio::select! {
             () = lane.heal.notified(), if resume <= Instant::now() => {}
@@ -48,13 +48,13 @@ pub(super) async fn heal(lane: Arc<Lane>, library: Arc<Library>, idle: Duration)
     }
 }
 
-async fn run(lane: &Lane, library: &Arc<Library>, errand: Errand, idle: Duration) -> (Errand, Answer) {
+async fn run(lane: &Lane, reads: &Arc<SharedReads>, errand: Errand, idle: Duration) -> (Errand, Answer) {
     let Some(retention) = (lane.retain)(&errand.channel) else { return (errand, Answer::Refused) };
     let limit = if errand.ask.top_only { 0 } else { PAGE };
     let query = Query { since: errand.ask.since, limit, ..Query::TOP };
     let reading =
         Reading::of(&lane.keys, &errand.channel, query, retention).looking_after(errand.ask.reached, idle);
-    let answer = match library.read(reading).await {
+    let answer = match reads.read(reading).await {
         Ok(history) => Answer::Read(history),
         Err(fault) if fault.is_refusal() => {
             tracing::warn!(

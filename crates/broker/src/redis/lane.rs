@@ -27,7 +27,7 @@ use super::fault::Fault;
 use super::interest::Interest;
 use super::keys::Keys;
 use super::log::{Log, Message};
-use super::occasionally::Occasionally;
+use super::log_limit::LogLimit;
 use super::streams::Streams;
 use crate::{AppendOptions, BrokerError, Gap, GapCause, Pending, Relay, Retain, Status};
 
@@ -59,8 +59,8 @@ pub(super) struct Lane {
     pub reconnects: AtomicU64,
     pub duplicates: AtomicU64,
     pub unknown: AtomicU64,
-    pub junk: Occasionally,
-    pub refusals: Occasionally,
+    pub junk: LogLimit,
+    pub refusals: LogLimit,
     /// Where Redis is, without secrets.
     pub address: String,
     /// The instance, if it is this lane that hears what others want of it.
@@ -132,8 +132,8 @@ impl Lane {
             reconnects: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
-            junk: Occasionally::new(),
-            refusals: Occasionally::new(),
+            junk: LogLimit::new(),
+            refusals: LogLimit::new(),
             address,
             instance: None,
         }

@@ -2,7 +2,7 @@
 //! what is remembered.
 //!
 //! A [`Lane`] is one connection for publishing and one for listening; the channels are spread over the lanes. The
-//! [`Ledger`] keeps this instance's rows (presence, claims, counts), the [`Herald`] sends control messages.
+//! [`Ledger`] keeps this instance's rows (presence, claims, counts), the [`ControlPublisher`] sends control messages.
 
 mod append;
 mod backoff;
@@ -11,31 +11,31 @@ mod calls;
 mod commands;
 mod config;
 mod control;
-mod ear;
+mod control_publisher;
 mod fault;
 mod healer;
-mod herald;
 mod interest;
 mod keys;
 mod lane;
-mod library;
 mod link;
+mod listener;
 mod log;
-mod occasionally;
+mod log_limit;
 mod origins;
 mod publisher;
 mod questions;
 mod reads;
 mod rows;
 mod script;
-mod shared;
+mod shared_reads;
 mod streams;
 mod subscriber;
 
 use std::iter::repeat_n;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fanfare_protocol::{Channel, Publication};
+use fanfare_protocol::{Channel, ConnectionId, Control, Member, Publication};
 use redis::Cmd;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -43,19 +43,20 @@ use uuid::Uuid;
 
 use self::calls::Calls;
 use self::config::is_tls;
-use self::ear::Ear;
+use self::control_publisher::ControlPublisher;
 use self::fault::Fault;
-use self::herald::Herald;
 use self::keys::Keys;
 use self::lane::Lane;
-use self::library::Library;
 use self::link::Link;
+use self::listener::Listener;
 use self::questions::Questions;
 use self::reads::Reading;
-use self::rows::{Ledger, Names};
+use self::rows::{Ledger, Names, reading};
+use self::shared_reads::SharedReads;
 use crate::{
-    AppendOptions, Appended, Broker, BrokerError, History, Pending, PresenceStatus, Query, Relay, Retain,
-    Status, part_of,
+    AppendOptions, Appended, Away, Broker, BrokerError, Census, ChannelFacts, Claim, Claims, ControlBus,
+    Cursor, History, InstanceFacts, MemberCount, Page, Pending, Presence, PresenceStatus, Query, Relay,
+    Retain, Status, Target, Unsent, part_of,
 };
 
 pub use self::config::{ConfigError, RedisConfig};
@@ -65,12 +66,12 @@ pub struct Redis {
     lanes: Box<[Arc<Lane>]>,
     retain: Retain,
     calls: Arc<Calls>,
-    library: Arc<Library>,
+    reads: Arc<SharedReads>,
     ledger: Arc<Ledger>,
-    herald: Arc<Herald>,
-    /// Those about presence and instances; the library counts its own.
+    controls: Arc<ControlPublisher>,
+    /// Those about presence and instances; reads of histories are counted apart.
     questions: Questions,
-    /// Three for each lane, two of the ledger, one of the herald.
+    /// Three for each lane, two of the ledger, one of the control publisher.
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -93,7 +94,7 @@ impl Redis {
         let is_cluster = config.cluster.is_some();
         let link = Link::new(nodes, is_cluster, config.timeout).map_err(|_| ConfigError::Url)?;
         let calls = Arc::new(Calls::start(link.clone(), link.pool().map_err(|_| ConfigError::Url)?, runtime));
-        let library = Arc::new(Library::new(calls.clone(), config.timings.history.clone()));
+        let reads = Arc::new(SharedReads::new(calls.clone(), config.timings.history.clone()));
         let mut tasks = Vec::new();
         let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
             let part = (number, config.lanes);
@@ -101,26 +102,40 @@ impl Redis {
             let mut lane = Lane::new(config, address.clone(), relay, retain.clone(), lobby);
             lane.instance = (number == 0).then_some(config.instance);
             let lane = Arc::new(lane);
-            let ear = Ear::new(lane.clone(), config.payload_limit, part);
-            tasks.push(runtime.spawn(subscriber::subscribe(lane.clone(), link.clone(), ear)));
+            let listener = Listener::new(lane.clone(), config.payload_limit, part);
+            tasks.push(runtime.spawn(subscriber::subscribe(lane.clone(), link.clone(), listener)));
             tasks.push(runtime.spawn(publisher::publish(lane.clone(), link.clone())));
-            tasks.push(runtime.spawn(healer::heal(lane.clone(), library.clone(), config.position_check)));
+            tasks.push(runtime.spawn(healer::heal(lane.clone(), reads.clone(), config.position_check)));
             lane
         });
         let lanes: Box<[Arc<Lane>]> = lanes.collect();
-        let herald = Herald::new(config.instance, lanes[0].relay.clone());
-        tasks.push(runtime.spawn(herald::proclaim(herald.clone(), lanes[0].clone(), link.clone())));
+        let controls = ControlPublisher::new(config.instance, lanes[0].relay.clone());
+        tasks.push(runtime.spawn(control_publisher::proclaim(
+            controls.clone(),
+            lanes[0].clone(),
+            link.clone(),
+        )));
         let (names, keys) = (Names::new(&config.prefix), Keys::new(&config.prefix, Uuid::nil()));
         let ledger = Ledger::new(names, keys, link, lanes.clone(), config.lease);
         let mut tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
         tasks.extend(ledger.start(runtime));
         let questions = Questions::new(config.timings.presence.clone());
-        Ok(Self { lanes, retain, calls, library, ledger, herald, questions, _tasks: tasks })
+        Ok(Self { lanes, retain, calls, reads, ledger, controls, questions, _tasks: tasks })
     }
 
     fn explain(&self, fault: &Fault) -> BrokerError {
         let said = self.lanes[0].because(fault);
         if fault.is_refusal() { BrokerError::Refused(said) } else { BrokerError::Away(said) }
+    }
+
+    fn read<'a, T>(
+        &'a self,
+        reading: impl Future<Output = Result<T, Fault>> + Send + 'a,
+    ) -> Pending<'a, Result<T, Away>> {
+        Box::pin(async {
+            let read = self.questions.ask(reading).await;
+            read.map_err(|fault| Away(self.lanes[0].because(&fault)))
+        })
     }
 
     fn lane(&self, channel: &Channel) -> &Arc<Lane> {
@@ -158,7 +173,7 @@ impl Broker for Redis {
         Box::pin(async move {
             let retention = (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
             let lane = self.lane(channel);
-            let read = self.library.read(Reading::of(&lane.keys, channel, query, retention)).await;
+            let read = self.reads.read(Reading::of(&lane.keys, channel, query, retention)).await;
             let history = read.map_err(|fault| self.explain(&fault))?;
             // Before it is answered: what is still on its way out of an older epoch is nothing for whoever asks.
             let (now, relay) = (std::time::Instant::now(), &*lane.relay);
@@ -205,7 +220,7 @@ impl Broker for Redis {
     fn presence_status(&self) -> PresenceStatus {
         let mut status = PresenceStatus::default();
         self.ledger.add_to(&mut status);
-        self.herald.add_to(&mut status);
+        self.controls.add_to(&mut status);
         let (reads, failures) = self.questions.counts();
         status.reads += reads;
         status.read_failures += failures;
@@ -215,7 +230,73 @@ impl Broker for Redis {
     fn status(&self) -> Status {
         let mut status = Status { up: true, ..Status::default() };
         self.lanes.iter().for_each(|lane| lane.add_to(&mut status));
-        self.library.add_to(&mut status);
+        self.reads.add_to(&mut status);
         status
+    }
+}
+
+impl Presence for Redis {
+    fn enter(&self, channel: &Channel, member: Member) -> Pending<'static, Result<(), Away>> {
+        self.ledger.enter(channel, member)
+    }
+
+    fn leave(&self, channel: &Channel, connection: ConnectionId, grace: Duration) {
+        self.ledger.leave(channel, connection, grace);
+    }
+
+    fn members<'a>(
+        &'a self,
+        channel: &'a Channel,
+        from: Cursor,
+        limit: usize,
+    ) -> Pending<'a, Result<Page<Member>, Away>> {
+        self.read(
+            async move { reading::members(&self.calls, self.ledger.names(), channel, &from, limit).await },
+        )
+    }
+
+    fn member_count<'a>(&'a self, channel: &'a Channel) -> Pending<'a, Result<MemberCount, Away>> {
+        self.read(reading::member_count(&self.calls, self.ledger.names(), channel))
+    }
+}
+
+impl Claims for Redis {
+    fn claim<'a>(&'a self, user: &'a str, connection: ConnectionId, limit: u32) -> Pending<'a, Claim> {
+        Box::pin(self.ledger.claim(user, connection, limit))
+    }
+
+    fn give_back(&self, user: &str, connection: ConnectionId) {
+        self.ledger.give_back(user, connection);
+    }
+}
+
+impl Census for Redis {
+    fn describe(&self, facts: InstanceFacts) {
+        self.ledger.describe(facts);
+    }
+
+    fn subscribers_changed(&self, channel: &Channel) {
+        self.ledger.subscribers_changed(channel);
+    }
+
+    fn instances(&self) -> Pending<'_, Result<Vec<InstanceFacts>, Away>> {
+        self.read(reading::instances(&self.calls, self.ledger.names()))
+    }
+
+    fn channels<'a>(
+        &'a self,
+        pattern: Option<&'a str>,
+        from: Cursor,
+        limit: usize,
+    ) -> Pending<'a, Result<Page<ChannelFacts>, Away>> {
+        self.read(
+            async move { reading::channels(&self.calls, self.ledger.names(), pattern, &from, limit).await },
+        )
+    }
+}
+
+impl ControlBus for Redis {
+    fn control(&self, target: Target, message: Control) -> Pending<'static, Result<(), Unsent>> {
+        self.controls.send(target, message)
     }
 }

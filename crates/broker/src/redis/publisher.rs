@@ -13,12 +13,12 @@ use super::commands::Commands;
 use super::fault::Fault;
 use super::lane::Lane;
 use super::link::Link;
-use super::occasionally::Occasionally;
+use super::log_limit::LogLimit;
 
 /// Runs for as long as the broker lives.
 pub(super) async fn publish(lane: Arc<Lane>, link: Link) {
     let mut backoff = Backoff::new();
-    let complaints = Occasionally::new();
+    let complaints = LogLimit::new();
     let mut been_open = false;
     let mut pace = Pace { bytes: MOST_BYTES };
     loop {

@@ -1,5 +1,5 @@
 //! The channels of a lane that have a history and are subscribed: which publications may go to the relay, and what
-//! must be read. It is plain data; the ear tells it what has come, the healer reads what it asks for.
+//! must be read. It is plain data; the listener tells it what has come, the healer reads what it asks for.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -14,17 +14,17 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::backoff::Backoff;
-use super::ear::{Ear, LastHeard};
 use super::fault::Fault;
 use super::lane::Lane;
 use super::link::Link;
-use super::occasionally::Occasionally;
+use super::listener::{LastHeard, Listener};
+use super::log_limit::LogLimit;
 use crate::{Gap, GapCause};
 
 /// Runs for as long as the broker lives.
-pub(super) async fn subscribe(lane: Arc<Lane>, link: Link, mut ear: Ear) {
+pub(super) async fn subscribe(lane: Arc<Lane>, link: Link, mut listener: Listener) {
     let mut backoff = Backoff::new();
-    let complaints = Occasionally::new();
+    let complaints = LogLimit::new();
     let mut been_open = false;
     // The first thing that went wrong since everything was subscribed is what the gap is announced for.
     let mut cause = None;
@@ -34,7 +34,7 @@ pub(super) async fn subscribe(lane: Arc<Lane>, link: Link, mut ear: Ear) {
             Ok(pubsub) => {
                 let mut session =
                     Session { lane: &lane, link: &link, cause: &mut cause, been_open: &mut been_open };
-                session.serve(pubsub, &mut ear).await
+                session.serve(pubsub, &mut listener).await
             }
             Err(fault) => fault,
         };
@@ -59,13 +59,13 @@ struct Session<'a> {
 
 impl Session<'_> {
     /// Hears and keeps the subscriptions until the connection fails.
-    async fn serve(&mut self, pubsub: PubSub, ear: &mut Ear) -> Fault {
+    async fn serve(&mut self, pubsub: PubSub, listener: &mut Listener) -> Fault {
         let (sink, stream) = pubsub.split();
         let (lane, link) = (self.lane, self.link);
-        let last_heard = ear.last_heard();
+        let last_heard = listener.last_heard();
         self.lane.interest.lock().open();
         // The stream's own budget would hand over 128 messages a turn, while the library's task reads a thousand.
-        let listen = pin!(unconstrained(ear.listen(stream)));
+        let listen = pin!(unconstrained(listener.listen(stream)));
         tokio::select! {
             fault = listen => fault,
             fault = self.keep_subscriptions(sink.clone()) => fault,

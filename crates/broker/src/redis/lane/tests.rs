@@ -100,7 +100,7 @@ fn what_had_no_echo_is_delivered_when_the_lane_goes_down_and_once() {
     stage.publish("sent");
     let sent = stage.send();
     stage.publish("waits");
-    assert_eq!(stage.heard(), [""; 0], "the ear delivers echoes, not the lane");
+    assert_eq!(stage.heard(), [""; 0], "the listener delivers echoes, not the lane");
     stage.lane.publisher_lost(&Fault::Closed);
     assert_eq!(stage.heard(), ["sent", "waits"]);
     stage.publish("at once");

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 /// Says when a line is due: the first time, and after that at most once a minute.
-pub(super) struct Occasionally(Mutex<(Option<Instant>, u64)>);
+pub(super) struct LogLimit(Mutex<(Option<Instant>, u64)>);
 
-impl Occasionally {
+impl LogLimit {
     pub fn new() -> Self {
         Self(Mutex::new((None, 0)))
     }
@@ -32,12 +32,12 @@ mod tests {
 
     #[test]
     fn the_first_is_told_and_then_one_a_minute() {
-        let occasionally = Occasionally::new();
+        let limit = LogLimit::new();
         let start = Instant::now();
         for (seconds, expected) in
             [(0, Some(1)), (1, None), (59, None), (60, Some(3)), (61, None), (200, Some(2))]
         {
-            assert_eq!(occasionally.happened(start + Duration::from_secs(seconds)), expected, "{seconds}");
+            assert_eq!(limit.happened(start + Duration::from_secs(seconds)), expected, "{seconds}");
         }
     }
 }

@@ -20,7 +20,7 @@ use super::origins::Origins;
 use crate::part_of;
 
 /// The listening half of a lane's subscriber; it outlives the connections, for what it remembers of the others.
-pub(super) struct Ear {
+pub(super) struct Listener {
     lane: Arc<Lane>,
     origins: Origins,
     last_heard: LastHeard,
@@ -48,7 +48,7 @@ struct Heard {
     read: bool,
 }
 
-impl Ear {
+impl Listener {
     pub fn new(lane: Arc<Lane>, payload_limit: usize, part: (usize, usize)) -> Self {
         let last_heard = LastHeard { start: Instant::now(), millis: Arc::default() };
         Self { lane, origins: Origins::new(), last_heard, payload_limit, part }

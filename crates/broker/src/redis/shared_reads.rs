@@ -34,7 +34,7 @@ const DONE: Duration = Duration::from_millis(1);
 const ON_THEIR_WAY: usize = 256;
 
 /// Where histories are read, how often that happened, and how long it took.
-pub(super) struct Library {
+pub(super) struct SharedReads {
     calls: Arc<Calls>,
     turns: Semaphore,
     on_their_way: Semaphore,
@@ -51,12 +51,12 @@ type Read = BoxFuture<'static, Result<History, Fault>>;
 
 /// What is waiting is found by those who want the same, until its turn has come or nobody wants it any more.
 struct Waiting {
-    library: Weak<Library>,
+    reads: Weak<SharedReads>,
     reading: Reading,
     number: u64,
 }
 
-impl Library {
+impl SharedReads {
     /// One that notes how long each read takes.
     pub fn new(calls: Arc<Calls>, seconds: Histogram) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Library {
             return read;
         }
         let number = self.next.fetch_add(1, Relaxed);
-        let place = Waiting { library: Arc::downgrade(self), reading: reading.clone(), number };
+        let place = Waiting { reads: Arc::downgrade(self), reading: reading.clone(), number };
         let read = self.clone().read_in_turn(place).boxed().shared();
         waiting.extend(read.downgrade().map(|read| (reading, (number, read))));
         read
@@ -127,8 +127,8 @@ impl Library {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let Some(library) = self.library.upgrade() else { return };
-        let mut waiting = library.waiting.lock();
+        let Some(reads) = self.reads.upgrade() else { return };
+        let mut waiting = reads.waiting.lock();
         // If nobody wanted it any more, another may have taken its place just now.
         if waiting.get(&self.reading).is_some_and(|(number, _)| *number == self.number) {
             waiting.remove(&self.reading);

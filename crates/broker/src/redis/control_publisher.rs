@@ -25,7 +25,7 @@ use super::lane::Lane;
 use super::link::Link;
 use crate::{Away, Pending, PresenceStatus, Relay, Target, Unsent};
 
-pub(super) struct Herald {
+pub(super) struct ControlPublisher {
     instance: Uuid,
     relay: Arc<dyn Relay>,
     /// Held while the own relay is told: all get one instance's messages in one order.
@@ -49,7 +49,7 @@ struct Letter {
     sent: oneshot::Sender<Result<(), Unsent>>,
 }
 
-impl Herald {
+impl ControlPublisher {
     pub fn new(instance: Uuid, relay: Arc<dyn Relay>) -> Arc<Self> {
         Arc::new(Self {
             instance,
@@ -122,22 +122,22 @@ impl Herald {
 }
 
 /// Runs for as long as the broker lives.
-pub(super) async fn proclaim(herald: Arc<Herald>, lane: Arc<Lane>, link: Link) {
+pub(super) async fn proclaim(controls: Arc<ControlPublisher>, lane: Arc<Lane>, link: Link) {
     let mut backoff = Backoff::new();
     loop {
         let started = Instant::now();
         let fault = match link.commands().await {
-            Ok(connection) => serve(&herald, &lane, &link, connection).await,
+            Ok(connection) => serve(&controls, &lane, &link, connection).await,
             Err(fault) => fault,
         };
-        herald.lost(&Away(lane.because(&fault)));
+        controls.lost(&Away(lane.because(&fault)));
         sleep(backoff.after(started.elapsed())).await;
     }
 }
 
 /// Sends until the connection fails.
-async fn serve(herald: &Herald, lane: &Lane, link: &Link, mut connection: Commands) -> Fault {
-    herald.queue.lock().away = None;
+async fn serve(controls: &ControlPublisher, lane: &Lane, link: &Link, mut connection: Commands) -> Fault {
+    controls.queue.lock().away = None;
     let mut next_look = Instant::now() + LOOK;
     loop {
         if Instant::now() >= next_look {
@@ -146,10 +146,10 @@ async fn serve(herald: &Herald, lane: &Lane, link: &Link, mut connection: Comman
                 return fault;
             }
         }
-        let letters = herald.take();
+        let letters = controls.take();
         if letters.is_empty() {
             tokio::select! {
-                () = herald.work.notified() => {}
+                () = controls.work.notified() => {}
                 () = sleep_until(next_look.into()) => {}
             }
             continue;
@@ -168,12 +168,14 @@ async fn serve(herald: &Herald, lane: &Lane, link: &Link, mut connection: Comman
             Ok(answers) => {
                 letters.into_iter().zip(answers).for_each(|(letter, heard)| {
                     let result = outcome(letter.target, heard);
-                    herald.answer(letter, result);
+                    controls.answer(letter, result);
                 });
             }
             Err(fault) => {
                 let away = Away(lane.because(&fault));
-                letters.into_iter().for_each(|letter| herald.answer(letter, Err(Unsent::Away(away.clone()))));
+                letters
+                    .into_iter()
+                    .for_each(|letter| controls.answer(letter, Err(Unsent::Away(away.clone()))));
                 return fault;
             }
         }
