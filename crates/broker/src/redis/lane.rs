@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use fanfare_protocol::{Channel, Publication};
+use fanfare_protocol::{Channel, Position, Publication};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -97,12 +97,15 @@ struct Canary {
 }
 
 impl Lane {
+    /// One that publishes to Redis at `address` and hears of it what is `pinned`, whoever wants it, and what other instances
+    /// want of `instance`.
     pub fn new(
         config: &RedisConfig,
         address: String,
         relay: Arc<dyn Relay>,
         retain: Retain,
         pinned: Option<Channel>,
+        instance: Option<Uuid>,
     ) -> Self {
         let origin = Uuid::new_v4();
         let bus = Bus {
@@ -135,7 +138,7 @@ impl Lane {
             junk: LogLimit::new(),
             refusals: LogLimit::new(),
             address,
-            instance: None,
+            instance,
         }
     }
 
@@ -226,6 +229,17 @@ impl Lane {
             !bus.up || (bus.log.waiting_bytes() < READY_BYTES && bus.log.waiting() < READY_COUNT)
         })
         .await;
+    }
+
+    /// Somebody has read where a channel stands, and goes on when what is still on its way out of an older epoch, which is
+    /// nothing for whoever asks, has come.
+    pub async fn meet(&self, channel: &Channel, top: Position) {
+        let moved = self.order.lock().streams.meet(channel, top, Instant::now(), &*self.relay);
+        if moved {
+            self.heal.notify_one();
+            // Whoever asks may be subscribed as well, and held what is worth nothing now.
+            self.relay.heard().await;
+        }
     }
 
     /// Resolves when all that was published up to now is at the bus, or when the lane is down.

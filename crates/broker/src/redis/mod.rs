@@ -3,6 +3,12 @@
 //!
 //! A [`Lane`] is one connection for publishing and one for listening; the channels are spread over the lanes. The
 //! [`Ledger`] keeps this instance's rows (presence, claims, counts), the [`ControlPublisher`] sends control messages.
+//!
+//! Who stands on whom: a [`Link`] knows where Redis is and opens what all others speak over, which is [`commands`], to one
+//! node or a cluster. A lane's publisher and the control publisher have one of their own each, and so has the ledger (its
+//! `Line`), where the order of what is sent matters; what is only asked goes through [`Calls`], all over one. [`SharedReads`]
+//! stands before those, for histories. A lane's subscriber has the one connection that listens, and gives what comes to the
+//! [`Listener`]. Nothing here decides what a publication means to a client.
 
 mod append;
 mod backoff;
@@ -99,9 +105,8 @@ impl Redis {
         let lanes = repeat_n(relay, config.lanes).enumerate().map(|(number, relay)| {
             let part = (number, config.lanes);
             let lobby = Some(Channel::lobby()).filter(|lobby| part_of(lobby, config.lanes) == number);
-            let mut lane = Lane::new(config, address.clone(), relay, retain.clone(), lobby);
-            lane.instance = (number == 0).then_some(config.instance);
-            let lane = Arc::new(lane);
+            let instance = (number == 0).then_some(config.instance);
+            let lane = Arc::new(Lane::new(config, address.clone(), relay, retain.clone(), lobby, instance));
             let listener = Listener::new(lane.clone(), config.payload_limit, part);
             tasks.push(runtime.spawn(subscriber::subscribe(lane.clone(), link.clone(), listener)));
             tasks.push(runtime.spawn(publisher::publish(lane.clone(), link.clone())));
@@ -175,14 +180,7 @@ impl Broker for Redis {
             let lane = self.lane(channel);
             let read = self.reads.read(Reading::of(&lane.keys, channel, query, retention)).await;
             let history = read.map_err(|fault| self.explain(&fault))?;
-            // Before it is answered: what is still on its way out of an older epoch is nothing for whoever asks.
-            let (now, relay) = (std::time::Instant::now(), &*lane.relay);
-            let moved = lane.order.lock().streams.meet(channel, history.top, now, relay);
-            if moved {
-                lane.heal.notify_one();
-                // Who asks may be subscribed as well, and held what is worth nothing now.
-                lane.relay.heard().await;
-            }
+            lane.meet(channel, history.top).await;
             Ok(history)
         })
     }

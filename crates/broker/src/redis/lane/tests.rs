@@ -31,7 +31,7 @@ impl Stage {
         let relay = Arc::new(Heard::default());
         let config = RedisConfig { spool_bytes, ..RedisConfig::new("redis://localhost") };
         Self {
-            lane: Lane::new(&config, "localhost:6379".into(), relay.clone(), Arc::new(|_| None), None),
+            lane: Lane::new(&config, "localhost:6379".into(), relay.clone(), Arc::new(|_| None), None, None),
             relay,
         }
     }
