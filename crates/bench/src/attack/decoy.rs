@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
-use crate::sys;
+use crate::client::sys;
 
 /// It talks for a part of each of these, in nanoseconds.
 const PERIOD: u64 = 2_000_000;

@@ -11,15 +11,15 @@ use std::time::Duration;
 use super::decoy::Decoy;
 use super::report::{HostileReport, Siege, Toll};
 use super::{Answer, Attack, Field};
+use crate::audit::latency::Latencies;
+use crate::audit::stamp::Payload;
+use crate::client::sys;
+use crate::client::target::Target;
 use crate::error::BenchError;
-use crate::fanout::{Fanout, Load};
-use crate::latency::Latencies;
 use crate::progress::Progress;
-use crate::run::{Run, within_open_files};
-use crate::stamp::Payload;
-use crate::sys;
-use crate::target::Target;
-use crate::usage::Processes;
+use crate::report::usage::Processes;
+use crate::runs::fanout::{Fanout, Load};
+use crate::runs::run::{Run, within_open_files};
 
 /// How long an attack goes on before bystanders are timed.
 const RUN_UP: Duration = Duration::from_millis(500);

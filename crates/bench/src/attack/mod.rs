@@ -32,8 +32,8 @@ pub use hostile::Hostile;
 pub use list::ATTACKS;
 pub use report::{HostileReport, Siege, Toll};
 
-use crate::sys;
-use crate::target::Target;
+use crate::client::sys;
+use crate::client::target::Target;
 
 /// One way to do harm.
 pub struct Attack {

@@ -6,8 +6,8 @@ use std::fmt::{Display, Formatter, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Attack;
+use crate::report::table::{line, millis, number};
 use crate::report::{AuditReport, median};
-use crate::table::{line, millis, number};
 
 /// By how much a bystander's p99 latency may grow.
 const BAR: f64 = 1.5;

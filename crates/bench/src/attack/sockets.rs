@@ -6,7 +6,7 @@ use std::thread;
 
 use super::assailant::{Assailant, BINARY, CLOSE, FIN, TEXT, frame, handshake};
 use super::{Answer, Blow, Counted, Field, Outcome};
-use crate::sys;
+use crate::client::sys;
 
 /// From one byte of a slow handshake to the next.
 const SLOWLY: u64 = 20_000_000;

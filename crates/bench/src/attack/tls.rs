@@ -9,7 +9,7 @@ use super::assailant::{Assailant, BINARY, FIN, frame, handshake};
 use super::sockets::{cut_in_a_crowd, drip};
 use super::way::begin;
 use super::{Answer, Blow, Counted, Field, Outcome};
-use crate::sys;
+use crate::client::sys;
 
 /// How many leave a handshake half done.
 const HALF_DONE: usize = 3_000;

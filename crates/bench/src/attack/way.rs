@@ -8,8 +8,8 @@ use std::time::Instant;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::{Field, PATIENCE};
-use crate::stream::client_config;
-use crate::target::Secure;
+use crate::client::stream::client_config;
+use crate::client::target::Secure;
 
 #[derive(Debug)]
 pub(super) enum Way {

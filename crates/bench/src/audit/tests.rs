@@ -1,7 +1,7 @@
 //! What happens to one subscriber, as a script, and what the auditor makes of it.
 
 use super::*;
-use crate::stamp::Payload;
+use crate::audit::stamp::Payload;
 
 const RUN: u64 = 7;
 const SECOND: u64 = 1_000_000_000;

@@ -1,17 +1,20 @@
 //! What a run found, as data: for `--json`, for tests, and for the tables in `table`. It holds no judgement but
 //! [`FanoutReport::is_sound`].
 
+pub mod table;
+pub mod usage;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::connection::Traffic;
-use crate::latency::Quantiles;
-use crate::losses::Complaint;
-use crate::speech::Protocol;
-use crate::stamp::Payload;
-use crate::transport::Transport;
-use crate::usage::Cpu;
+use crate::audit::latency::Quantiles;
+use crate::audit::losses::Complaint;
+use crate::audit::stamp::Payload;
+use crate::client::connection::Traffic;
+use crate::client::speech::Protocol;
+use crate::client::transport::Transport;
+use crate::report::usage::Cpu;
 
 /// What `fanout` found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

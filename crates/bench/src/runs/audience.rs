@@ -11,13 +11,13 @@ use std::thread::JoinHandle;
 use mio::Waker;
 
 use crate::audit::Audit;
-use crate::connection::Traffic;
+use crate::audit::latency::Latencies;
+use crate::audit::stamp::Pattern;
+use crate::client::connection::Traffic;
+use crate::client::swarm::Swarm;
+use crate::client::target::Target;
 use crate::flight::Flight;
-use crate::latency::Latencies;
-use crate::listeners::Listeners;
-use crate::stamp::Pattern;
-use crate::swarm::Swarm;
-use crate::target::Target;
+use crate::runs::listeners::Listeners;
 
 /// What the subscribers of a run need to know.
 #[derive(Debug, Clone)]

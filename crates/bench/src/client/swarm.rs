@@ -10,11 +10,11 @@ use std::time::Duration;
 use fanfare_protocol::centrifuge::SubscribeResult;
 use mio::{Events, Poll, Registry, Token, Waker};
 
-use crate::connection::{Connection, End, Happening, Intake, Message, Traffic};
-use crate::speech::Seat;
-use crate::sys;
-use crate::target::Target;
-use crate::uplink::Uplink;
+use crate::client::connection::{Connection, End, Happening, Intake, Message, Traffic};
+use crate::client::speech::Seat;
+use crate::client::sys;
+use crate::client::target::Target;
+use crate::client::uplink::Uplink;
 
 /// Makes the swarm's `turn` return; nothing else is attached to it.
 pub(crate) const WAKE: Token = Token(usize::MAX);

@@ -15,7 +15,7 @@ use fanfare_protocol::centrifuge::{
 use fanfare_websocket::Opcode;
 use serde::{Deserialize, Serialize};
 
-use crate::connection::End;
+use crate::client::connection::End;
 
 /// What a run's connections speak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

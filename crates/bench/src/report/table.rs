@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result};
 
-use crate::latency::Quantiles;
+use crate::audit::latency::Quantiles;
 use crate::report::{
     ConnectReport, Cost, FanoutReport, FloorReport, IdleReport, RecoverReport, Slice, Wire, median,
 };

@@ -18,16 +18,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::audience::{Audience, Seating};
+use crate::audit::stamp::{Pattern, Payload};
+use crate::client::sys;
+use crate::client::target::Target;
+use crate::client::transport::Transport;
 use crate::error::BenchError;
 use crate::progress::{Progress, STEP};
+use crate::report::usage::{CpuReading, Processes};
 use crate::report::{Cost, FloorReport, Slice, Wire};
-use crate::run::{gathered, settled, within_open_files};
-use crate::stamp::{Pattern, Payload};
-use crate::sys;
-use crate::target::Target;
-use crate::transport::Transport;
-use crate::usage::{CpuReading, Processes};
+use crate::runs::audience::{Audience, Seating};
+use crate::runs::run::{gathered, settled, within_open_files};
 use talk::Talk;
 use writer::WriterSettings;
 

@@ -8,9 +8,9 @@ use fanfare_websocket::deflate::Offer;
 use http::Uri;
 use rustls::pki_types::ServerName;
 
+use crate::client::speech::{Protocol, Speech};
+use crate::client::transport::Transport;
 use crate::error::BenchError;
-use crate::speech::{Protocol, Speech};
-use crate::transport::Transport;
 
 /// One server's address, and the channel that a run uses there.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use crate::target::{Secure, Target};
+use crate::client::target::{Secure, Target};
 
 /// A socket that may still be connecting.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 
 use std::io::Write;
 
-use crate::stamp::{HEX_BYTES, Stamp};
+use crate::audit::stamp::{HEX_BYTES, Stamp};
 
 /// The documents of a run.
 #[derive(Debug, Clone)]

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use fanfare_protocol::centrifuge::SubscribeResult;
 
-use crate::connection::{End, Message};
-use crate::latency::Latencies;
-use crate::speech::Seat;
-use crate::stamp::{Pattern, Stamp};
-use crate::swarm::{Swarm, Watch, farewell};
-use crate::sys;
-use crate::target::Target;
+use crate::audit::latency::Latencies;
+use crate::audit::stamp::{Pattern, Stamp};
+use crate::client::connection::{End, Message};
+use crate::client::speech::Seat;
+use crate::client::swarm::{Swarm, Watch, farewell};
+use crate::client::sys;
+use crate::client::target::Target;
 
 /// The most messages of a channel in one run: who has got which is a bit for each.
 pub(crate) const MOST: u64 = 128;

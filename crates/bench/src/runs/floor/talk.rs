@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use serde::Serialize;
 
 use crate::error::BenchError;
-use crate::floor::Program;
+use crate::runs::floor::Program;
 
 /// A process, what it hears and what it says.
 #[derive(Debug)]

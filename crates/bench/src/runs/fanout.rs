@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
+use crate::audit::latency::Latencies;
+use crate::audit::stamp::{Pattern, Payload};
+use crate::client::speech::Protocol;
+use crate::client::target::{Target, agree};
+use crate::client::transport::Transport;
 use crate::error::BenchError;
-use crate::floor::{Floor, FloorProcess, Program, in_event};
-use crate::latency::Latencies;
 use crate::progress::Progress;
+use crate::report::usage::Processes;
 use crate::report::{FanoutReport, Round};
-use crate::run::{Run, within_open_files};
-use crate::speech::Protocol;
-use crate::stamp::{Pattern, Payload};
-use crate::target::{Target, agree};
-use crate::transport::Transport;
-use crate::usage::Processes;
+use crate::runs::floor::{Floor, FloorProcess, Program, in_event};
+use crate::runs::run::{Run, within_open_files};
 
 /// A fan-out to measure.
 #[derive(Debug, Clone)]

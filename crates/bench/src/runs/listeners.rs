@@ -6,13 +6,13 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
-use crate::audience::{Attendance, Command, Counts, Seating};
+use crate::audit::latency::Latencies;
 use crate::audit::{Audit, Auditor, Receipt};
-use crate::connection::{End, Message, Traffic};
+use crate::client::connection::{End, Message, Traffic};
+use crate::client::swarm::{Swarm, Watch, farewell};
+use crate::client::sys;
 use crate::flight::Flight;
-use crate::latency::Latencies;
-use crate::swarm::{Swarm, Watch, farewell};
-use crate::sys;
+use crate::runs::audience::{Attendance, Command, Counts, Seating};
 
 /// How a text message begins that tells a subscriber of a gap.
 const NOTICE: &[u8] = br#"{"fanfare":"gap""#;

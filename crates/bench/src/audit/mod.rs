@@ -7,11 +7,16 @@
 //! A missing message is *announced* if the subscriber was told of a gap between the messages on either side of
 //! the hole, or within [`NOTICE_GRACE`] of its showing, or was not connected when it was sent.
 
+pub mod json;
+pub mod latency;
+pub mod losses;
+pub mod stamp;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::losses::{Complaint, Loss};
-use crate::stamp::{Pattern, Stamp};
+use crate::audit::losses::{Complaint, Loss};
+use crate::audit::stamp::{Pattern, Stamp};
 
 /// How long after a hole has shown a notice may still announce it, in nanoseconds.
 pub const NOTICE_GRACE: u64 = 5_000_000_000;

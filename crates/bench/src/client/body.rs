@@ -8,8 +8,8 @@ use fanfare_protocol::centrifuge::Format;
 use memchr::{memchr, memrchr};
 use serde::Deserialize;
 
-use crate::connection::End;
-use crate::transport::Transport;
+use crate::client::connection::End;
+use crate::client::transport::Transport;
 
 /// What may be incomplete at a time; the runs here send much less.
 const MOST: usize = 16 << 20;

@@ -5,7 +5,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys;
+use crate::client::sys;
 
 /// The processes that make up a server; their figures are added up.
 #[derive(Debug, Clone, Default)]

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use fanfare_websocket::Opcode;
 
-use crate::connection::{End, Message};
+use crate::audit::latency::Latencies;
+use crate::client::connection::{End, Message};
+use crate::client::swarm::{Swarm, Watch, farewell};
+use crate::client::sys;
+use crate::client::target::{Target, agree};
+use crate::client::transport::Transport;
 use crate::error::BenchError;
-use crate::latency::Latencies;
 use crate::progress::Progress;
 use crate::report::IdleReport;
-use crate::run::within_open_files;
-use crate::swarm::{Swarm, Watch, farewell};
-use crate::sys;
-use crate::target::{Target, agree};
-use crate::transport::Transport;
-use crate::usage::Processes;
+use crate::report::usage::Processes;
+use crate::runs::run::within_open_files;
 
 /// If nothing has happened for so long, nothing will.
 const PATIENCE: u64 = 15_000_000_000;

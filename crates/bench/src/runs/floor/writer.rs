@@ -10,10 +10,10 @@ use fanfare_websocket::{Opcode, handshake, put_frame};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::stamp::{Pattern, Payload, Stamp};
+use crate::client::sys;
 use crate::error::BenchError;
-use crate::schedule::Schedule;
-use crate::stamp::{Pattern, Payload, Stamp};
-use crate::sys;
+use crate::runs::schedule::Schedule;
 
 /// What a writer needs to know from the start.
 #[derive(Debug, Serialize, Deserialize)]

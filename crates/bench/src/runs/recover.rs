@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::connection::{End, Message};
+use crate::audit::latency::Latencies;
+use crate::audit::stamp::{Pattern, Payload, Stamp};
+use crate::client::connection::{End, Message};
+use crate::client::speech::{Protocol, Seat};
+use crate::client::swarm::{Swarm, Watch, farewell};
+use crate::client::sys;
+use crate::client::target::Target;
 use crate::error::BenchError;
-use crate::fanout::{Fanout, Load};
-use crate::latency::Latencies;
 use crate::progress::Progress;
 use crate::redis;
+use crate::report::usage::{Cpu, Processes};
 use crate::report::{RecoverReport, Slice};
-use crate::returners::{MOST, Party, Returners};
-use crate::run::{Run, within_open_files};
-use crate::speech::{Protocol, Seat};
-use crate::stamp::{Pattern, Payload, Stamp};
-use crate::swarm::{Swarm, Watch, farewell};
-use crate::sys;
-use crate::target::Target;
-use crate::usage::{Cpu, Processes};
+use crate::runs::fanout::{Fanout, Load};
+use crate::runs::returners::{MOST, Party, Returners};
+use crate::runs::run::{Run, within_open_files};
 
 /// A storm to measure.
 #[derive(Debug, Clone)]

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use mio::{Interest, Token, Waker};
 
-use crate::connection::{Connection, End, Message};
+use crate::audit::latency::Latencies;
+use crate::audit::losses::Broken;
+use crate::audit::stamp::{Pattern, Stamp};
+use crate::client::connection::{Connection, End, Message};
+use crate::client::swarm::{Swarm, Watch, farewell};
+use crate::client::sys::{self, Timer};
+use crate::client::target::Target;
 use crate::flight::Flight;
-use crate::latency::Latencies;
-use crate::losses::Broken;
-use crate::schedule::Schedule;
-use crate::stamp::{Pattern, Stamp};
-use crate::swarm::{Swarm, Watch, farewell};
-use crate::sys::{self, Timer};
-use crate::target::Target;
+use crate::runs::schedule::Schedule;
 
 const TIMER: Token = Token(usize::MAX - 1);
 

@@ -6,23 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::audience::{Attendance, Audience, Seating};
+use crate::audit::latency::Latencies;
+use crate::audit::losses::Verdict;
+use crate::audit::stamp::Pattern;
+use crate::client::speech::Protocol;
+use crate::client::sys;
+use crate::client::target::Target;
+use crate::client::transport::Transport;
 use crate::error::BenchError;
-use crate::fanout::{Fanout, Load};
 use crate::flight::Flight;
-use crate::floor::FloorProcess;
-use crate::latency::Latencies;
-use crate::losses::Verdict;
 use crate::progress::{Progress, STEP};
-use crate::publishers::{Flood, Publishers};
+use crate::report::usage::CpuReading;
 use crate::report::{AuditReport, Cost, FanoutReport, Round, Slice, Wire, median};
-use crate::schedule::Schedule;
-use crate::speech::Protocol;
-use crate::stamp::Pattern;
-use crate::sys;
-use crate::target::Target;
-use crate::transport::Transport;
-use crate::usage::CpuReading;
+use crate::runs::audience::{Attendance, Audience, Seating};
+use crate::runs::fanout::{Fanout, Load};
+use crate::runs::floor::FloorProcess;
+use crate::runs::publishers::{Flood, Publishers};
+use crate::runs::schedule::Schedule;
 
 /// A run that has begun: everybody is connected.
 pub(crate) struct Run<'f> {

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::json::Documents;
 use crate::error::BenchError;
-use crate::json::Documents;
 
 /// A message's name and its intended time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

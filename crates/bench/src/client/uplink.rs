@@ -7,9 +7,9 @@ use std::io;
 
 use mio::{Registry, Token};
 
-use crate::stream::Stream;
-use crate::target::Target;
-use crate::transport::post;
+use crate::client::stream::Stream;
+use crate::client::target::Target;
+use crate::client::transport::post;
 
 /// Requests that wait for their answers at a time.
 const UNDER_WAY: usize = 64;

@@ -10,12 +10,12 @@ use fanfare_websocket::deflate::{Agreed, Inflater, Offer};
 use fanfare_websocket::{CloseCode, Decoder, Event, Limits, Opcode, Role, client, put_masked_frame};
 use mio::{Registry, Token};
 
-use crate::body::{self, Body};
-use crate::speech::{Dialogue, Said, Seat, Speech};
-use crate::stream::Stream;
-use crate::sys;
-use crate::target::Target;
-use crate::transport::Transport;
+use crate::client::body::{self, Body};
+use crate::client::speech::{Dialogue, Said, Seat, Speech};
+use crate::client::stream::Stream;
+use crate::client::sys;
+use crate::client::target::Target;
+use crate::client::transport::Transport;
 
 /// What a server may send at once; the runs here send much less.
 const LIMITS: Limits = Limits { message: 16 << 20, fragments: 1 << 16 };

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde::{Deserialize, Serialize};
 
-use crate::speech::Protocol;
-use crate::target::Target;
+use crate::client::speech::Protocol;
+use crate::client::target::Target;
 
 /// What carries what subscribers hear.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::connection::{Connection, End, Message};
+use crate::audit::latency::Latencies;
+use crate::client::connection::{Connection, End, Message};
+use crate::client::swarm::{Swarm, Watch};
+use crate::client::sys;
+use crate::client::target::Target;
 use crate::error::BenchError;
-use crate::latency::Latencies;
 use crate::progress::Progress;
+use crate::report::usage::Processes;
 use crate::report::{ConnectReport, Cost};
-use crate::run::within_open_files;
-use crate::swarm::{Swarm, Watch};
-use crate::sys;
-use crate::target::Target;
-use crate::usage::Processes;
+use crate::runs::run::within_open_files;
 
 /// If nobody has come or gone for so long, nobody will.
 const PATIENCE: u64 = 10_000_000_000;
