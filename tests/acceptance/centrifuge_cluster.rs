@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::centrifuge::now;
 use crate::harness::{
-    API_KEY, Caller, Client, Event, EventStream, Fault, Instance, RedisServer, Response, Said, Setup,
-    TcpProxy, eventually, post, token, within,
+    Caller, Client, Event, EventStream, Fault, Instance, RedisServer, Response, Said, Setup, TcpProxy,
+    eventually, token, within,
 };
 
 const CHANNELS: &str = "
@@ -48,12 +48,7 @@ impl Cluster {
 
     /// Calls the HTTP API of the first instance.
     async fn call(&self, method: &str, body: Value) -> Value {
-        let address = self.instances[0].internal_address();
-        let path = format!("/api/{method}");
-        let answer =
-            post(address, &path, &[("X-API-Key", API_KEY)], body.to_string().as_bytes()).await.unwrap();
-        assert_eq!(answer.status, 200, "{method} {body}: {}", answer.body);
-        answer.json()
+        self.instances[0].api(method, &body).await
     }
 }
 

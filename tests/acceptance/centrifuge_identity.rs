@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::centrifuge::Fate::{Close, Error};
 use crate::centrifuge::{fate, now, setup};
-use crate::harness::{API_KEY, Caller, Client, Setup, created, eventually, post, request, token};
+use crate::harness::{Caller, Client, Setup, created, eventually, request, token};
 
 #[tokio::test]
 async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
@@ -163,10 +163,8 @@ async fn what_is_not_refreshed_ends() {
     // What the back end has made ends the connection: the client could not make it anew.
     let other = token(&["--user", "43"]).await;
     let mut led = Caller::connect(instance.address(), json!({ "token": other })).await;
-    let wish = json!({ "user": "43", "channel": "$room", "expire_at": end }).to_string();
-    let key = [("X-API-Key", API_KEY)];
-    let answer = post(instance.internal_address(), "/api/subscribe", &key, wish.as_bytes()).await.unwrap();
-    assert_eq!(answer.json(), json!({ "result": {} }));
+    let wish = json!({ "user": "43", "channel": "$room", "expire_at": end });
+    assert_eq!(instance.api("subscribe", &wish).await, json!({ "result": {} }));
     let (channel, kind, _) = led.push().await;
     assert_eq!((&*channel, &*kind), ("$room", "subscribe"));
     assert_eq!(going.closed().await, (3005, "connection expired".to_owned()));

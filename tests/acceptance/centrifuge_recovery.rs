@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::harness::{API_KEY, Caller, Fault, Instance, RedisServer, Setup, TcpProxy, eventually, post};
+use crate::harness::{Caller, Fault, Instance, RedisServer, Setup, TcpProxy, eventually};
 
 /// The history holds so many.
 const KEPT: u64 = 12;
@@ -221,16 +221,9 @@ fn said(seed: u64, (who, number): Number) -> Value {
     json!([who, number, "x".repeat(seed as usize % 2 * 6000)])
 }
 
-/// What the back end is answered.
-async fn call(instance: &Instance, method: &str, body: Value) -> Value {
-    let (path, key) = (format!("/api/{method}"), [("X-API-Key", API_KEY)]);
-    let answer = post(instance.internal_address(), &path, &key, body.to_string().as_bytes()).await;
-    answer.unwrap().json()
-}
-
 /// Publishes as the back end does.
 async fn publish(instance: &Instance, seed: u64, number: Number) -> Answer {
-    let answer = call(instance, "publish", json!({ "channel": "kept", "data": said(seed, number) })).await;
+    let answer = instance.api("publish", &json!({ "channel": "kept", "data": said(seed, number) })).await;
     match answer["result"]["epoch"].as_str() {
         Some(epoch) => Answer::PublishedAt((epoch.to_owned(), answer["result"]["offset"].as_u64().unwrap())),
         None => {
@@ -316,7 +309,7 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
                 "forgotten"
             }
         };
-        let history = call(&instances[0], "history", json!({ "channel": "kept", "limit": -1 })).await;
+        let history = instances[0].api("history", &json!({ "channel": "kept", "limit": -1 })).await;
         reference.check(&history["result"], &mut all, seed);
         *steps.entry(step).or_insert(0) += 1;
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::emulation::{outcome, resident_kib, setup};
 use crate::harness::{
-    API_KEY, Body, Caller, Client, Frame, Remote, Socket, encoded, eventually, post, request, token,
+    Body, Caller, Client, Frame, Remote, Socket, encoded, eventually, post, request, token,
 };
 
 #[tokio::test]
@@ -162,11 +162,7 @@ async fn a_session_ends_with_its_reason_and_is_then_unknown() {
         // The back end names one of two sessions of a user.
         let (named, mut spared) = (connect().await, connect().await);
         let wish = json!({ "user": "", "session": named.session, "disconnect": { "code": 4501, "reason": "told so" } });
-        let headers = [("X-API-Key", API_KEY)];
-        let wish = wish.to_string();
-        let internal = instance.internal_address();
-        let told = post(internal, "/api/disconnect", &headers, wish.as_bytes()).await.unwrap();
-        assert_eq!(told.status, 200, "{}", told.body);
+        instance.api("disconnect", &wish).await;
         ended(named, 4501).await;
         assert_eq!(spared.call("rpc", json!({})).await["error"]["code"], 108);
         // Whoever does not read is cut at its bound; nobody waits for it.

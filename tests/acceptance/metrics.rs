@@ -7,9 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::harness::{
-    API_KEY, Caller, Client, Instance, RedisServer, Remote, Said, Setup, eventually, post, request,
-};
+use crate::harness::{Caller, Client, Instance, RedisServer, Remote, Said, Setup, eventually, request};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
 
@@ -145,12 +143,7 @@ async fn what_is_refused_is_not_counted_as_published() {
     let address = instance.address();
     let mut caller = Caller::anonymous(address).await;
     let mut remote = Remote::connect(address, "/connection/http_stream", json!({})).await;
-    let api = async |body: &Value| {
-        let key = [("X-API-Key", API_KEY)];
-        let body = body.to_string();
-        let answer = post(instance.internal_address(), "/api/publish", &key, body.as_bytes()).await.unwrap();
-        answer.json()
-    };
+    let api = async |body: &Value| instance.api("publish", body).await;
     let counted = async || {
         let metrics = instance.metrics().await;
         ["fanfare_publications_total", "fanfare_namespace_publications_total"]

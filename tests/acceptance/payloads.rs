@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::harness::{API_KEY, Caller, Client, Instance, Said, Setup, post, token};
+use crate::harness::{Caller, Client, Instance, Said, Setup, token};
 
 async fn start() -> Instance {
     let tables = "
@@ -27,12 +27,6 @@ async fn start() -> Instance {
     Setup::new(tables).tokens().api().keys("allow_anonymous = true").start().await
 }
 
-async fn call(instance: &Instance, method: &str, body: &Value) -> Value {
-    let (path, key) = (format!("/api/{method}"), [("X-API-Key", API_KEY)]);
-    let answer = post(instance.internal_address(), &path, &key, body.to_string().as_bytes()).await;
-    answer.unwrap().json()
-}
-
 fn nested(depth: usize) -> String {
     "[".repeat(depth) + &"]".repeat(depth)
 }
@@ -45,7 +39,7 @@ async fn what_nests_without_end_reaches_no_json_client() {
 
     // Where the format is JSON it is refused, from the back end as from a client of whatever kind; and what is kept is whole.
     let api = json!({ "channel": "kept:a", "b64data": in_base64(&deep) });
-    let refused = call(&instance, "publish", &api).await;
+    let refused = instance.api("publish", &api).await;
     assert_eq!(refused["error"]["code"], 107, "{refused}");
     assert!(refused["error"]["message"].as_str().unwrap().contains("nested too deeply"), "{refused}");
     let mut raw = Client::connect(instance.url("kept:a")).await;
@@ -54,7 +48,7 @@ async fn what_nests_without_end_reaches_no_json_client() {
     let mut json_client = Caller::anonymous(instance.address()).await;
     json_client.say(&format!(r#"{{"id":9,"publish":{{"channel":"kept:a","data":{deep}}}}}"#)).await;
     assert_eq!(json_client.closed().await.0, 3501);
-    call(&instance, "publish", &json!({ "channel": "kept:a", "b64data": in_base64(&fine) })).await;
+    instance.api("publish", &json!({ "channel": "kept:a", "b64data": in_base64(&fine) })).await;
     for delta in ["", "fossil"] {
         let mut late = Caller::anonymous(instance.address()).await;
         let since = json!({ "channel": "kept:a", "recover": true, "offset": 0, "delta": delta });
@@ -99,24 +93,24 @@ async fn tags_count_as_the_payload_does() {
     let escaped = json!({ "k": "\u{1}".repeat(200 << 10) });
     for tags in [Value::from(many), escaped] {
         let one = json!({ "channel": "kept:a", "data": 1, "tags": tags });
-        let refused = call(&instance, "publish", &one).await;
+        let refused = instance.api("publish", &one).await;
         assert_eq!(refused["error"]["code"], 107, "{refused}");
         let all = json!({ "channels": ["kept:a"], "data": 1, "tags": tags });
-        let refused = call(&instance, "broadcast", &all).await;
+        let refused = instance.api("broadcast", &all).await;
         assert_eq!(refused["result"]["responses"][0]["error"]["code"], 107, "{refused}");
     }
     // Tags that are fine by themselves, on what would have had room alone.
     let some: serde_json::Map<_, _> = (0..60).map(|n| (format!("k{n}"), "v".repeat(250).into())).collect();
     let nearly_all = "x".repeat((1 << 20) - (8 << 10));
     let both = json!({ "channel": "kept:b", "data": nearly_all, "tags": some });
-    let refused = call(&instance, "publish", &both).await;
+    let refused = instance.api("publish", &both).await;
     assert_eq!(refused["error"]["code"], 107, "{refused}");
     for (data, tags) in [(nearly_all, json!({})), ("x".to_owned(), some.into())] {
         let alone = json!({ "channel": "kept:b", "data": data, "tags": tags });
-        let taken = call(&instance, "publish", &alone).await;
+        let taken = instance.api("publish", &alone).await;
         assert!(taken["result"]["offset"].is_number(), "{taken}");
     }
-    call(&instance, "publish", &json!({ "channel": "kept:a", "data": 2, "tags": { "k": "v" } })).await;
+    instance.api("publish", &json!({ "channel": "kept:a", "data": 2, "tags": { "k": "v" } })).await;
     assert_eq!(listener.publication().await, 2, "it goes on, and was sent nothing else");
 }
 
@@ -144,7 +138,7 @@ async fn nobody_is_cut_for_what_a_token_says_of_somebody_else() {
         for info in [&join["info"], &published["info"], seen.unwrap()] {
             assert_eq!(info["conn_info"], Value::Null);
         }
-        let by_api = call(&instance, "presence", &json!({ "channel": "kept:a" })).await;
+        let by_api = instance.api("presence", &json!({ "channel": "kept:a" })).await;
         let seen =
             by_api["result"]["presence"].as_object().unwrap().values().find(|info| info["user"] == user);
         assert_eq!(seen.unwrap()["conn_info"], Value::Null, "{by_api}");

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::process::Process;
-use super::{DEADLINE, Metrics, Response, Setup, request};
+use super::{API_KEY, DEADLINE, Metrics, Response, Setup, post, request};
 
 /// A running instance. Dropping it kills it.
 pub struct Instance {
@@ -93,6 +93,15 @@ impl Instance {
         let operators = ["/metrics", "/livez", "/readyz", "/healthz"].contains(&path);
         let address = if operators { self.internal_address() } else { self.address };
         request(address, "GET", path, &[]).await.expect("the instance answers")
+    }
+
+    /// Calls a method of the HTTP API, which must answer with 200, and returns what it says, be it an error.
+    pub async fn api(&self, method: &str, body: &Value) -> Value {
+        let (path, headers) = (format!("/api/{method}"), [("X-API-Key", API_KEY)]);
+        let answer = post(self.internal_address(), &path, &headers, body.to_string().as_bytes()).await;
+        let answer = answer.expect("the instance answers");
+        assert_eq!(answer.status, 200, "{method} {body}: {}", answer.body);
+        answer.json()
     }
 
     pub async fn metrics(&self) -> Metrics {
