@@ -78,10 +78,8 @@ pub async fn settle(traffic: Traffic, instances: &[(&str, &Instance)], channel: 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_redis_loses_nothing_in_silence_and_is_found_again() {
     let mut server = Server::start(&[]).await;
-    let (a, b) = (Instance::at(&server.url()).await, Instance::at(&server.url()).await);
     let news = channel("news");
-    a.join(&news).await;
-    b.join(&news).await;
+    let [a, b] = Instance::two([&server.url(), &server.url()], &news).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &news);
     for _ in 0..3 {
@@ -118,10 +116,8 @@ async fn a_killed_redis_loses_nothing_in_silence_and_is_found_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_redis_is_noticed_and_costs_nothing() {
     let server = Server::start(&[]).await;
-    let (a, b) = (Instance::at(&server.url()).await, Instance::at(&server.url()).await);
     let news = channel("news");
-    a.join(&news).await;
-    b.join(&news).await;
+    let [a, b] = Instance::two([&server.url(), &server.url()], &news).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &news);
     a.relay.until_text(&news, "b:100").await;
@@ -142,10 +138,8 @@ async fn a_silent_redis_is_noticed_and_costs_nothing() {
 async fn a_deaf_subscriber_is_found_while_its_publisher_lives() {
     let server = Server::start(&[]).await;
     let proxy = Proxy::start(server.port, Duration::ZERO).await;
-    let (a, b) = (Instance::at(&proxy.url()).await, Instance::at(&server.url()).await);
     let news = channel("news");
-    a.join(&news).await;
-    b.join(&news).await;
+    let [a, b] = Instance::two([&proxy.url(), &server.url()], &news).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &news);
     a.relay.until_text(&news, "b:100").await;
@@ -187,10 +181,8 @@ async fn a_redis_that_answers_and_brings_nothing_is_found() {
 async fn a_black_hole_concerns_one_instance_alone() {
     let server = Server::start(&[]).await;
     let proxy = Proxy::start(server.port, Duration::ZERO).await;
-    let (a, b) = (Instance::at(&proxy.url()).await, Instance::at(&server.url()).await);
     let news = channel("news");
-    a.join(&news).await;
-    b.join(&news).await;
+    let [a, b] = Instance::two([&proxy.url(), &server.url()], &news).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &news);
     a.relay.until_text(&news, "b:100").await;
@@ -212,10 +204,8 @@ async fn a_black_hole_concerns_one_instance_alone() {
 async fn a_distant_redis_keeps_order_and_pace() {
     let server = Server::start(&[]).await;
     let proxy = Proxy::start(server.port, Duration::from_millis(100)).await;
-    let (a, b) = (Instance::at(&proxy.url()).await, Instance::at(&server.url()).await);
     let news = channel("news");
-    a.join(&news).await;
-    b.join(&news).await;
+    let [a, b] = Instance::two([&proxy.url(), &server.url()], &news).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &news);
     b.relay.until_text(&news, "a:2000").await;

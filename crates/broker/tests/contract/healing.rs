@@ -41,33 +41,32 @@ pub async fn settle_whole(traffic: Traffic, instances: &[(&str, &Instance)], cha
     }
 }
 
-async fn two(url: &str, channel: &Channel) -> (Instance, Instance) {
-    let (a, b) = (Instance::at(url).await, Instance::at(url).await);
-    a.join(channel).await;
-    b.join(channel).await;
-    (a, b)
-}
-
 async fn some_traffic(instance: &Instance, channel: &Channel) {
     let so_far = instance.relay.delivered(channel).len();
     instance.relay.until("some traffic", |relay| relay.delivered(channel).len() > so_far + 20).await;
+}
+
+/// Ends the connections of a kind, each time in the midst of traffic, and takes the scripts from Redis as well.
+async fn cut_eight_times(server: &Server, kind: &str, both: &[(&str, &Instance); 2], channel: &Channel) {
+    for _ in 0..8 {
+        some_traffic(both[0].1, channel).await;
+        let before = both.map(|(_, instance)| instance.broker.status().reconnects);
+        let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", kind]).await;
+        let _: String = server.command(&["SCRIPT", "FLUSH"]).await;
+        for ((_, instance), before) in both.iter().zip(before) {
+            eventually("it has noticed", async || instance.broker.status().reconnects > before).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_subscribers_miss_nothing() {
     let server = Server::start(&[]).await;
     let kept = channel("kept");
-    let (a, b) = two(&server.url(), &kept).await;
+    let [a, b] = Instance::two([&server.url(); 2], &kept).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &kept);
-    for _ in 0..8 {
-        some_traffic(&a, &kept).await;
-        let before = both.map(|(_, instance)| instance.broker.status().reconnects);
-        let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-        for ((_, instance), before) in both.iter().zip(before) {
-            eventually("it has noticed", async || instance.broker.status().reconnects > before).await;
-        }
-    }
+    cut_eight_times(&server, "pubsub", &both, &kept).await;
     settle_whole(traffic, &both, &kept).await;
     // The publisher of each waits for its subscriber, so what is missed is what the other said meanwhile.
     let healed = both.map(|(_, instance)| instance.broker.status().healed_publications);
@@ -81,18 +80,10 @@ async fn cut_subscribers_miss_nothing() {
 async fn cut_publishers_neither_lose_nor_repeat() {
     let server = Server::start(&[]).await;
     let kept = channel("kept");
-    let (a, b) = two(&server.url(), &kept).await;
+    let [a, b] = Instance::two([&server.url(); 2], &kept).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &kept);
-    for _ in 0..8 {
-        some_traffic(&a, &kept).await;
-        let before = both.map(|(_, instance)| instance.broker.status().reconnects);
-        let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
-        let _: String = server.command(&["SCRIPT", "FLUSH"]).await;
-        for ((_, instance), before) in both.iter().zip(before) {
-            eventually("it has noticed", async || instance.broker.status().reconnects > before).await;
-        }
-    }
+    cut_eight_times(&server, "normal", &both, &kept).await;
     settle_whole(traffic, &both, &kept).await;
 }
 
@@ -100,7 +91,7 @@ async fn cut_publishers_neither_lose_nor_repeat() {
 async fn a_redis_that_forgets_its_scripts_is_told_them_again() {
     let server = Server::start(&[]).await;
     let kept = channel("kept");
-    let (a, b) = two(&server.url(), &kept).await;
+    let [a, b] = Instance::two([&server.url(); 2], &kept).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &kept);
     for _ in 0..20 {
@@ -115,7 +106,7 @@ async fn a_redis_that_forgets_its_scripts_is_told_them_again() {
 async fn a_killed_redis_costs_nothing_that_was_confirmed() {
     let mut server = Server::start(&DURABLE).await;
     let (kept, confirmed) = (channel("kept"), channel("kept:100000:confirmed"));
-    let (a, b) = two(&server.url(), &kept).await;
+    let [a, b] = Instance::two([&server.url(); 2], &kept).await;
     a.join(&confirmed).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &kept);
@@ -166,7 +157,7 @@ async fn a_killed_redis_costs_nothing_that_was_confirmed() {
 async fn while_redis_is_away_nobody_hears_what_has_no_number() {
     let mut server = Server::start(&DURABLE).await;
     let kept = channel("kept");
-    let (a, b) = two(&server.url(), &kept).await;
+    let [a, b] = Instance::two([&server.url(); 2], &kept).await;
     a.append(&kept, "one").await.expect("it is appended");
     // Confirmed is not yet delivered: what has not come back by now comes when Redis does.
     a.relay.until_delivered(&kept, &["one"]).await;
@@ -229,7 +220,7 @@ async fn what_no_history_holds_is_a_gap_and_the_rest_is_made_good() {
 async fn a_history_that_begins_anew_is_a_gap() {
     let mut server = Server::start(&[]).await;
     let kept = channel("kept");
-    let (a, b) = two(&server.url(), &kept).await;
+    let [a, b] = Instance::two([&server.url(); 2], &kept).await;
     let mut epochs = Vec::new();
     for round in 0..3 {
         let at = b.append(&kept, &format!("before {round}")).await.expect("it is appended");
@@ -385,7 +376,7 @@ async fn a_forged_position_moves_nobody() {
 async fn what_redis_refuses_is_told_and_costs_only_itself() {
     let server = Server::start(&[]).await;
     let (kept, plain) = (channel("kept"), channel("plain"));
-    let (a, b) = two(&server.url(), &kept).await;
+    let [a, b] = Instance::two([&server.url(); 2], &kept).await;
     a.join(&plain).await;
     a.append(&kept, "one").await.expect("it is appended");
     let _: String = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;

@@ -75,6 +75,15 @@ impl Instance {
         Self { id, broker: Arc::new(broker), relay }
     }
 
+    /// Two that listen in a channel, each with a way to Redis of its own.
+    pub async fn two([a, b]: [&str; 2], channel: &Channel) -> [Self; 2] {
+        let both = [Self::at(a).await, Self::at(b).await];
+        for instance in &both {
+            instance.join(channel).await;
+        }
+        both
+    }
+
     /// One that is up, with the defaults.
     pub async fn at(url: &str) -> Self {
         let instance = Self::redis(&RedisConfig::new(url));

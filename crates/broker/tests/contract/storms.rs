@@ -11,10 +11,8 @@ use crate::server::Server;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_lines_and_restless_clients_end_in_what_is_wanted() {
     let server = Server::start(&[]).await;
-    let (a, b) = (Arc::new(Instance::at(&server.url()).await), Arc::new(Instance::at(&server.url()).await));
     let news = channel("news");
-    a.join(&news).await;
-    b.join(&news).await;
+    let [a, b] = Instance::two([&server.url(), &server.url()], &news).await.map(Arc::new);
     let both = [("a", &*a), ("b", &*b)];
     let traffic = Traffic::start(&both, &news);
     let stop = Arc::new(AtomicBool::new(false));
@@ -60,10 +58,8 @@ async fn cut_lines_and_restless_clients_end_in_what_is_wanted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishers_whose_lines_are_cut_lose_and_repeat_nothing() {
     let server = Server::start(&[]).await;
-    let (a, b) = (Instance::at(&server.url()).await, Instance::at(&server.url()).await);
     let news = channel("news");
-    a.join(&news).await;
-    b.join(&news).await;
+    let [a, b] = Instance::two([&server.url(), &server.url()], &news).await;
     let both = [("a", &a), ("b", &b)];
     let traffic = Traffic::start(&both, &news);
     for cut in 0..8 {
