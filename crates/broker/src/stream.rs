@@ -129,9 +129,9 @@ impl Stream {
         }
     }
 
-    /// Whether it is known where the channel stands.
+    /// Whether nobody has to wait until it is known where the channel stands: it is, or nobody will say.
     pub fn is_established(&self) -> bool {
-        self.at.is_some()
+        self.at.is_some() || self.adrift
     }
 
     /// The epoch of what is delivered.

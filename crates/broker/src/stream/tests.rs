@@ -339,6 +339,7 @@ fn where_redis_refuses_what_comes_is_all_there_is() {
     stream.subscribed(None);
     stream.ask().expect("it asks");
     stream.refused(&mut heals, &mut |step| relayed.push(relay(step)));
+    assert!(stream.is_established(), "nobody waits for what nobody will say");
     for offset in [4, 5, 7] {
         stream.hear(at(offset), publication(at(offset)), 1000, &mut heals, &mut |step| {
             relayed.push(relay(step));
