@@ -73,7 +73,7 @@ impl Claims {
                 "it is for a subscription (it has `channel`), not for a connection",
             ));
         }
-        let expiry = self.expiry(leeway);
+        let expiry = self.expiry(leeway)?;
         let channel = |name: &str| Channel::new(name).map_err(|error| malformed("channels", &error));
         let subs: Result<_, TokenFault> = match self.subs.filter(|subs| !subs.is_empty()) {
             Some(subs) => subs.into_iter().map(|(name, sub)| Ok((channel(&name)?, sub.grant()?))).collect(),
@@ -97,7 +97,7 @@ impl Claims {
         if !self.are_for_a_subscription() {
             return Err(TokenFault::Kind("it is not for a subscription: it has no `channel`"));
         }
-        let expiry = self.expiry(leeway);
+        let expiry = self.expiry(leeway)?;
         let name = self.channel.unwrap_or_default();
         Ok(SubscriptionToken {
             channel: Channel::new(&name).map_err(|error| malformed("channel", &error))?,
@@ -113,14 +113,19 @@ impl Claims {
     }
 
     /// When to refresh: `expire_at`, where it is there, wins over `exp`, and is never if it is not positive. The leeway
-    /// that a token is granted is granted to what it has opened.
-    fn expiry(&self, leeway: u64) -> Option<Expiry> {
-        let (at, leeway) = match self.expire_at {
-            Some(at) => (Some(at).filter(|at| *at > 0.0), 0),
-            None => (self.exp, leeway),
-        };
+    /// that a token is granted is granted to what it has opened. In the very second of `exp` a token is good no more (RFC 7519,
+    /// section 4.1.4): whoever has it is to get a new one.
+    fn expiry(&self, leeway: u64) -> Result<Option<Expiry>, TokenFault> {
         // Saturates, where somebody has said 1e300.
-        at.map(|at| Expiry((at as u64).saturating_add(leeway)))
+        let expiry = |at: f64, leeway| Expiry((at as u64).saturating_add(leeway));
+        let end = self.exp.map(|at| expiry(at, leeway));
+        if end.is_some_and(|end| end.seconds_left().is_none()) {
+            return Err(TokenFault::Expired);
+        }
+        Ok(match self.expire_at {
+            Some(at) => (at > 0.0).then(|| expiry(at, 0)),
+            None => end,
+        })
     }
 }
 
