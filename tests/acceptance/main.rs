@@ -41,4 +41,5 @@ mod storm;
 mod tls;
 mod tls_certificates;
 mod tls_handshake;
+mod together;
 mod unread;

@@ -149,14 +149,12 @@ impl Client {
     /// Subscribes as a client asks for it, and with it to what the client asks for right behind it: a client that comes
     /// back with many subscriptions does not wait for the broker once for each. Answers come in the client's order.
     pub(super) async fn subscribe(&mut self, id: u32, request: Request, out: &mut Vec<u8>) {
-        let mut asked = vec![(id, self.wish(request, &[]).await)];
-        while asked.len() < AT_ONCE
-            && asked.last().is_some_and(|(_, last)| !matches!(last, Err(Refusal::Disconnect(_))))
-            && let Some(Command { id, request }) =
-                self.next_if(|request| matches!(request, Request::Subscribe(_)))
+        let mut asked = vec![(id, self.wish(request).await)];
+        while asked.last().is_some_and(|(_, last)| !matches!(last, Err(Refusal::Disconnect(_))))
+            && let Some(Command { id, request }) = self.next_beside(&asked)
         {
             let wish = match self.is_in_rate() {
-                true => self.wish(request, &asked).await,
+                true => self.wish(request).await,
                 false => Err(DisconnectCode::TooManyRequests.into()),
             };
             asked.push((id, wish));
@@ -254,26 +252,36 @@ impl Client {
         Ok(Making::begin(made.wish, plan, made.attempt + 1).await)
     }
 
-    /// What a client asks for, if it may have it beside what it has asked for just before.
-    async fn wish(
-        &self,
-        request: Request,
-        before: &[(u32, Result<Wished, Refusal>)],
-    ) -> Result<Wished, Refusal> {
+    /// The next command, if it asks for a subscription that can be made beside these. One for which it matters whether they
+    /// come to something, because it is in one of their channels or there is room for no more, comes when that is known.
+    fn next_beside(&mut self, asked: &[(u32, Result<Wished, Refusal>)]) -> Option<Command> {
+        let wished = || asked.iter().filter_map(|(_, wish)| wish.as_ref().ok());
+        let is_full = self.is_full_with(wished().count());
+        let is_another = |name: &str| wished().all(|wished| wished.channel.as_str() != name);
+        let is_beside =
+            |request: &Request| matches!(request, Request::Subscribe(next) if is_another(&next.channel));
+        if asked.len() < AT_ONCE && !is_full { self.next_if(is_beside) } else { None }
+    }
+
+    /// Whether it may be subscribed to no more than what it is and so many others.
+    fn is_full_with(&self, others: usize) -> bool {
+        let most = self.worker.instance.config.max_channels;
+        most.is_some_and(|most| self.subs.len() + others >= most.get() as usize)
+    }
+
+    /// What a client asks for, if it may have it.
+    async fn wish(&self, request: Request) -> Result<Wished, Refusal> {
         request.check()?;
         let Request::Subscribe(request) = request else { return Err(DisconnectCode::BadRequest.into()) };
         let channel = Channel::new(&request.channel)?;
-        let mut others = before.iter().filter_map(|(_, wish)| wish.as_ref().ok());
         // It would stay, and there is nothing to be given up for it: the client asks again later.
         if self.worker.instance.memory.is_full() {
             return Err(ErrorCode::Internal.into());
         }
-        if self.subs.get(&channel).is_some() || others.any(|other| other.channel == channel) {
+        if self.subs.get(&channel).is_some() {
             return Err(ErrorCode::AlreadySubscribed.into());
         }
-        let most = self.worker.instance.config.max_channels;
-        let wished = before.iter().filter(|(_, wish)| wish.is_ok()).count();
-        if most.is_some_and(|most| self.subs.len() + wished >= most.get() as usize) {
+        if self.is_full_with(0) {
             return Err(ErrorCode::LimitExceeded.into());
         }
         let grant = self.granted(&channel, &request.token).await?;
