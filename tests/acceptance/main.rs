@@ -35,6 +35,7 @@ mod pieces;
 mod promises;
 mod redis_faults;
 mod relay;
+mod shown;
 mod slow;
 mod soak;
 mod storm;

@@ -18,7 +18,7 @@ use super::commands::seconds_left;
 use super::mail::MOST;
 use super::session::{Client, Stage};
 use super::subscribe::{Asker, Line, Making, Origin, Wished};
-use super::subscriptions::Presence;
+use super::subscriptions::{Presence, Sub};
 use crate::identity::{Expiry, Grant, Overrides};
 use crate::relay::last_words;
 use crate::worker::Worker;
@@ -175,10 +175,17 @@ impl Client {
 
     /// Others are shown in this channel what is to be shown there now, where it can be looked up at all.
     pub(super) fn show_in(&self, channel: &Channel) {
-        let Some(sub) = self.subs.get(channel).filter(|sub| sub.presence != Presence::Absent) else { return };
-        let member = Member::of(self.id, &self.seen(sub.info.as_ref()), sub.presence == Presence::Told);
+        // One that is under way may have come to nothing, of which nobody would take it back again.
+        let is_shown = |sub: &&Sub| sub.told && sub.presence != Presence::Absent;
+        let Some(sub) = self.subs.get(channel).filter(is_shown) else { return };
+        let member = self.member(sub.info.as_ref(), sub.presence);
         // Registered by the call; nobody waits for others to see it.
         drop(self.worker.instance.broker.enter(channel, member));
+    }
+
+    /// How others see the client in a channel where this is shown of it.
+    pub(super) fn member(&self, info: Option<&Bytes>, presence: Presence) -> Member {
+        Member::of(self.id, &self.seen(info), presence == Presence::Told)
     }
 }
 

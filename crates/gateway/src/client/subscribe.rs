@@ -371,7 +371,7 @@ impl Client {
             (true, Wish::Off) => Presence::Quiet,
             (true, _) => Presence::Told,
         };
-        let member = Member::of(self.id, &self.seen(grant.info.as_ref()), presence == Presence::Told);
+        let member = self.member(grant.info.as_ref(), presence);
         let subscription = Subscription {
             held: true,
             on_gap: if positioned { OnGap::Lapse } else { OnGap::Nothing },
@@ -415,6 +415,12 @@ impl Client {
     pub(super) fn install(&mut self, plan: &Plan, answer: &Bytes, after: u64) -> bool {
         self.worker.instance.counts.subscription(plan.namespace.index);
         self.subs.put(plan.sub(true));
+        // What is shown of the client may have changed while it was under way.
+        if plan.presence != Presence::Absent
+            && self.member(plan.grant.info.as_ref(), plan.presence) != plan.member
+        {
+            self.show_in(&plan.channel);
+        }
         // The first publication is whole where others are deltas: what is read and what is delivered may overlap.
         self.worker.shard.release(self.key, &plan.channel, answer, after, true)
     }
