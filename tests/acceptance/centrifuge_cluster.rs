@@ -1,5 +1,5 @@
-//! The Centrifuge client protocol over several instances: what is made good after Redis was away, who is present, what the
-//! back end wants, and how many connections a user may have.
+//! The Centrifuge client protocol over several instances: what is made good after Redis was away, who is present, what
+//! the back end wants, and how many connections a user may have.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Who a client of the Centrifuge protocol is, and for how long: tokens of every wrong kind, what ends by itself, and how it is
-//! told.
+//! Who a client of the Centrifuge protocol is, and for how long: tokens of every wrong kind, what ends by itself, and
+//! how it is told.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! Recovery against a model, over real instances and a real Redis: clients that are cut off, an instance that is cut off
-//! from Redis, histories that are too short or gone, and publications all the while, in a random order that its seed
-//! repeats. What a client was told it has recovered must be everything, once and in order; what it was not told so, it
-//! must have been told is missing, and the history must have lost it. What was acknowledged must be in the history, at the
-//! place that was named, until others have taken its place.
+//! Recovery against a model, over real instances and a real Redis: clients that are cut off, an instance that is cut
+//! off from Redis, histories that are too short or gone, and publications all the while, in a random order that its
+//! seed repeats. What a client was told it has recovered must be everything, once and in order; what it was not told
+//! so, it must have been told is missing, and the history must have lost it. What was acknowledged must be in the
+//! history, at the place that was named, until others have taken its place.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -107,8 +107,8 @@ fn number_of(publication: &Value) -> Number {
     (of(0), of(1))
 }
 
-/// Holds what a client has seen against the rules, and against what all others have seen. Gives why it was told that something is
-/// missing, each time.
+/// Holds what a client has seen against the rules, and against what all others have seen. Gives why it was told that
+/// something is missing, each time.
 fn judge(log: &[Seen], all: &mut HashMap<Place, Number>, seed: u64) -> Vec<&'static str> {
     let (mut at, mut last): (Option<Place>, _) = (None, HashMap::new());
     let mut told = Vec::new();
@@ -178,8 +178,8 @@ impl Reference {
         }
     }
 
-    /// Holds the history against it: all that was acknowledged is there, where it was said to be, unless so many more came behind it; and
-    /// nothing else is there.
+    /// Holds the history against it: all that was acknowledged is there, where it was said to be, unless so many more
+    /// came behind it; and nothing else is there.
     fn check(&self, history: &Value, all: &mut HashMap<Place, Number>, seed: u64) {
         let (epoch, top) =
             (history["epoch"].as_str().unwrap(), history["offset"].as_u64().unwrap_or_default());

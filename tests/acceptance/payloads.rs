@@ -1,5 +1,5 @@
-//! What may be in a publication, in its tags, and in what is told of who published it: whoever sends what others could not
-//! take harms nobody else.
+//! What may be in a publication, in its tags, and in what is told of who published it: whoever sends what others could
+//! not take harms nobody else.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -37,7 +37,8 @@ async fn what_nests_without_end_reaches_no_json_client() {
     let (fine, deep) = (nested(100), nested(20_000));
     let in_base64 = |text: &str| STANDARD.encode(text);
 
-    // Where the format is JSON it is refused, from the back end as from a client of whatever kind; and what is kept is whole.
+    // Where the format is JSON it is refused, from the back end as from a client of whatever kind; and what is kept is
+    // whole.
     let api = json!({ "channel": "kept:a", "b64data": in_base64(&deep) });
     let refused = instance.api("publish", &api).await;
     assert_eq!(refused["error"]["code"], 107, "{refused}");

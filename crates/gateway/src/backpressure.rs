@@ -16,8 +16,8 @@ pub fn is_pressed(worker: &Worker) -> bool {
     worker.instance.hub.pressed() || worker.instance.memory.is_past()
 }
 
-/// How long a client may take for what waits for its socket before it gets more of what it has asked for: a piece of 64 KiB
-/// comes at 6 KiB/s.
+/// How long a client may take for what waits for its socket before it gets more of what it has asked for: a piece of 64
+/// KiB comes at 6 KiB/s.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until nothing waits for a client's socket any more. False if it takes longer than it may: it is slow.

@@ -1,7 +1,8 @@
-//! How much of a worker's time goes to connections whose handshake is not over. Thousands that come at once would keep it
-//! busy for as long as it takes to let all of them in, and on a machine with few cores everybody else, Redis included, would
-//! wait as long. So while anybody is being served newcomers pause after every millisecond of that: those who come as well as
-//! those who were let in and whose requests then arrive all at once. It knows nothing of what they want.
+//! How much of a worker's time goes to connections whose handshake is not over. Thousands that come at once would keep
+//! it busy for as long as it takes to let all of them in, and on a machine with few cores everybody else, Redis
+//! included, would wait as long. So while anybody is being served newcomers pause after every millisecond of that:
+//! those who come as well as those who were let in and whose requests then arrive all at once. It knows nothing of what
+//! they want.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -1,5 +1,5 @@
-//! For tests of who has a turn when: tasks of a worker beside others that only give way, and a log of both. It is compiled
-//! for tests alone.
+//! For tests of who has a turn when: tasks of a worker beside others that only give way, and a log of both. It is
+//! compiled for tests alone.
 
 use std::cell::RefCell;
 use std::rc::Rc;

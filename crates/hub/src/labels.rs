@@ -1,8 +1,8 @@
 //! Reasons by which something is counted: a closed list, of which each knows the value of its metric's label. What it
 //! counts is not known here.
 
-/// Declares such a list, in the order in which it is counted and documented: `ALL` of it, and the `label` of each. Its place
-/// in an array of counts is its number, `reason as usize`.
+/// Declares such a list, in the order in which it is counted and documented: `ALL` of it, and the `label` of each. Its
+/// place in an array of counts is its number, `reason as usize`.
 #[macro_export]
 macro_rules! labelled {
     ($(#[$about:meta])* $visibility:vis enum $name:ident { $($reason:ident = $label:literal,)+ }) => {

@@ -1,8 +1,8 @@
 //! Attacks kept up, and what bystanders notice: publisher and subscribers of a channel of their own, at an even pace,
 //! timed from when each message should have been sent. Each attack has rounds of two slices, under it and without it,
 //! so that whatever else goes on in the machine falls into both; without it, a decoy keeps the machine as busy.
-//! Bystanders go before everybody else on the processors, for they stand for people with machines of their own. It decides
-//! nothing about how an attack goes.
+//! Bystanders go before everybody else on the processors, for they stand for people with machines of their own. It
+//! decides nothing about how an attack goes.
 
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;

@@ -162,8 +162,8 @@ pub(super) fn broken_records(field: &Field) -> io::Result<Outcome> {
     Ok(Outcome::of(blows))
 }
 
-/// Asks for new keys, over and over, each of which the server has to make and to answer: in a row, and as many as may stand
-/// in a row with a byte of a message behind them.
+/// Asks for new keys, over and over, each of which the server has to make and to answer: in a row, and as many as may
+/// stand in a row with a byte of a message behind them.
 pub(super) fn key_updates(field: &Field) -> io::Result<Outcome> {
     const ALL: usize = 9_600;
     const IN_A_ROW: usize = 32;

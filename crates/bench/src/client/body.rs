@@ -1,6 +1,6 @@
-//! The body of an answer that does not end, taken apart as it comes: chunks (RFC 9112 section 7.1), and in them events (HTML
-//! Living Standard, section 9.2), lines, or messages that say their own length. It keeps only what is incomplete. A line
-//! ends with LF or CRLF here, never with CR alone, which no gateway writes.
+//! The body of an answer that does not end, taken apart as it comes: chunks (RFC 9112 section 7.1), and in them events
+//! (HTML Living Standard, section 9.2), lines, or messages that say their own length. It keeps only what is incomplete.
+//! A line ends with LF or CRLF here, never with CR alone, which no gateway writes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,6 +1,6 @@
-//! One client's socket, from connect to its end, whatever carries what it hears. It owns no buffer while nothing is incomplete:
-//! it reads into scratch memory that all connections of a thread share, and inflates with what they share. It never decides
-//! to come back: that is the swarm's.
+//! One client's socket, from connect to its end, whatever carries what it hears. It owns no buffer while nothing is
+//! incomplete: it reads into scratch memory that all connections of a thread share, and inflates with what they share.
+//! It never decides to come back: that is the swarm's.
 
 use std::io;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! One client of a relay, and many of them on one thread: where it connects to, what it speaks, and what its bytes mean. What
-//! a message is worth is not known here.
+//! One client of a relay, and many of them on one thread: where it connects to, what it speaks, and what its bytes
+//! mean. What a message is worth is not known here.
 
 pub mod body;
 pub mod connection;

@@ -1,6 +1,6 @@
-//! What is said over a connection's frames: nothing but payloads, or the Centrifuge client protocol as one connection of a
-//! run speaks it. It says who it is and subscribes, answers pings, publishes, and takes publications out of what comes.
-//! It does not come back, and audits nothing.
+//! What is said over a connection's frames: nothing but payloads, or the Centrifuge client protocol as one connection
+//! of a run speaks it. It says who it is and subscribes, answers pings, publishes, and takes publications out of what
+//! comes. It does not come back, and audits nothing.
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;

@@ -1,5 +1,5 @@
-//! The few things that must be asked of the kernel directly: one clock for every process of a run, the CPU
-//! clock of another process, a timer finer than a millisecond, how many files may be open, and the end of a process. It is the
+//! The few things that must be asked of the kernel directly: one clock for every process of a run, the CPU clock of
+//! another process, a timer finer than a millisecond, how many files may be open, and the end of a process. It is the
 //! only module with `unsafe`, and it keeps no state but the timer's descriptor.
 #![allow(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Where a run connects to: a `ws://` or `wss://` address, resolved once, and what carries what is heard there. It makes no
-//! connection.
+//! Where a run connects to: a `ws://` or `wss://` address, resolved once, and what carries what is heard there. It
+//! makes no connection.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;

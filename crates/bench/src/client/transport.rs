@@ -1,5 +1,5 @@
-//! What carries what subscribers of a run hear: WebSocket's frames, or the body of an answer that does not end. How such a
-//! body is asked for is here; how it is read is in `body`. Whoever publishes is a WebSocket client always.
+//! What carries what subscribers of a run hear: WebSocket's frames, or the body of an answer that does not end. How
+//! such a body is asked for is here; how it is read is in `body`. Whoever publishes is a WebSocket client always.
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
@@ -38,8 +38,8 @@ impl Transport {
         }
     }
 
-    /// The path at which listeners ask for it, where WebSocket clients of the protocol use `path`; nothing where the one does
-    /// not tell the other.
+    /// The path at which listeners ask for it, where WebSocket clients of the protocol use `path`; nothing where the
+    /// one does not tell the other.
     pub(crate) fn path(self, path: &str, protocol: Protocol) -> Option<String> {
         let (beginning, own) = match (self, protocol) {
             (Self::WebSocket, _) => return Some(path.to_owned()),

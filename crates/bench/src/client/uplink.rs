@@ -1,6 +1,6 @@
-//! What sessions say whose answers come in a body: requests to `/emulation`, one behind the other on one connection for all
-//! sessions of a thread at an instance. What was not answered when that ends is sent once more. Whether something was refused
-//! is not looked at: a session that is not heard ends, and that is.
+//! What sessions say whose answers come in a body: requests to `/emulation`, one behind the other on one connection for
+//! all sessions of a thread at an instance. What was not answered when that ends is sent once more. Whether something
+//! was refused is not looked at: a session that is not heard ends, and that is.
 
 use std::collections::VecDeque;
 use std::io;

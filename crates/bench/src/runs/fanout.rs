@@ -136,8 +136,8 @@ impl Fanout {
         self.targets.first().map(|target| target.transport).unwrap_or_default()
     }
 
-    /// The floor writes frames of the same size, or chunks, and does not care what is in them. `size` is that of a frame's
-    /// payload, or of a whole chunk.
+    /// The floor writes frames of the same size, or chunks, and does not care what is in them. `size` is that of a
+    /// frame's payload, or of a whole chunk.
     fn as_floor(&self, rate: f64, size: usize) -> Result<Floor, BenchError> {
         let chunked = self.transport() != Transport::WebSocket;
         let (size, payload) = if chunked { (in_event(size)?, Payload::Text) } else { (size, self.payload) };

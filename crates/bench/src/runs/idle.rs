@@ -1,6 +1,6 @@
 //! What a connection costs that does nothing: memory, after everything has calmed down, and whether all of them are
-//! really there. Where the client protocol is spoken, each is subscribed. It publishes nothing before memory is read, so what
-//! a connection costs that has once been used is not seen here.
+//! really there. Where the client protocol is spoken, each is subscribed. It publishes nothing before memory is read,
+//! so what a connection costs that has once been used is not seen here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -234,7 +234,8 @@ impl Recover {
     }
 }
 
-/// Lets bystanders wait until `count` has come to `wanted`, or has not moved for as long as `patience`, which is an error.
+/// Lets bystanders wait until `count` has come to `wanted`, or has not moved for as long as `patience`, which is an
+/// error.
 fn until(
     run: &mut Run<'_>,
     wanted: u64,

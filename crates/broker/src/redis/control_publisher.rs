@@ -1,6 +1,6 @@
-//! Sends control messages to other instances: a queue, drained into one pipeline a round trip on one connection, so that
-//! they arrive in the order in which they were given. It keeps nothing for later: whoever sends while Redis is away is told
-//! so, for what was right a minute ago may be wrong when it is back.
+//! Sends control messages to other instances: a queue, drained into one pipeline a round trip on one connection, so
+//! that they arrive in the order in which they were given. It keeps nothing for later: whoever sends while Redis is
+//! away is told so, for what was right a minute ago may be wrong when it is back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

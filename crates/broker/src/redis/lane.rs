@@ -97,8 +97,8 @@ struct Canary {
 }
 
 impl Lane {
-    /// One that publishes to Redis at `address` and hears of it what is `pinned`, whoever wants it, and what other instances
-    /// want of `instance`.
+    /// One that publishes to Redis at `address` and hears of it what is `pinned`, whoever wants it, and what other
+    /// instances want of `instance`.
     pub fn new(
         config: &RedisConfig,
         address: String,
@@ -231,8 +231,8 @@ impl Lane {
         .await;
     }
 
-    /// Somebody has read where a channel stands, and goes on when what is still on its way out of an older epoch, which is
-    /// nothing for whoever asks, has come.
+    /// Somebody has read where a channel stands, and goes on when what is still on its way out of an older epoch, which
+    /// is nothing for whoever asks, has come.
     pub async fn meet(&self, channel: &Channel, top: Position) {
         let moved = self.order.lock().streams.meet(channel, top, Instant::now(), &*self.relay);
         if moved {

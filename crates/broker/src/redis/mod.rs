@@ -4,11 +4,11 @@
 //! A [`Lane`] is one connection for publishing and one for listening; the channels are spread over the lanes. The
 //! [`Ledger`] keeps this instance's rows (presence, claims, counts), the [`ControlPublisher`] sends control messages.
 //!
-//! Who stands on whom: a [`Link`] knows where Redis is and opens what all others speak over, which is [`commands`], to one
-//! node or a cluster. A lane's publisher and the control publisher have one of their own each, and so has the ledger (its
-//! `Line`), where the order of what is sent matters; what is only asked goes through [`Calls`], all over one. [`SharedReads`]
-//! stands before those, for histories. A lane's subscriber has the one connection that listens, and gives what comes to the
-//! [`Listener`]. Nothing here decides what a publication means to a client.
+//! Who stands on whom: a [`Link`] knows where Redis is and opens what all others speak over, which is [`commands`], to
+//! one node or a cluster. A lane's publisher and the control publisher have one of their own each, and so has the
+//! ledger (its `Line`), where the order of what is sent matters; what is only asked goes through [`Calls`], all over
+//! one. [`SharedReads`] stands before those, for histories. A lane's subscriber has the one connection that listens,
+//! and gives what comes to the [`Listener`]. Nothing here decides what a publication means to a client.
 
 mod append;
 mod backoff;

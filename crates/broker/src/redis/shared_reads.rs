@@ -1,7 +1,7 @@
 //! Who reads histories when. When thousands of clients come back at once, each wants to read one, and Redis does one
-//! thing after the other: what is published meanwhile would wait behind all of them. So only a few reads are before Redis at a
-//! time, the others wait here, and whoever wants the same as somebody who still waits shares his answer. It remembers
-//! no answer: a read begins after everybody who gets it has asked for it.
+//! thing after the other: what is published meanwhile would wait behind all of them. So only a few reads are before
+//! Redis at a time, the others wait here, and whoever wants the same as somebody who still waits shares his answer. It
+//! remembers no answer: a read begins after everybody who gets it has asked for it.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -26,8 +26,8 @@ use crate::{History, Status};
 /// millisecond behind them.
 const AT_ONCE: usize = 8;
 
-/// After so long Redis has done what is little, and the answer is on its way, which may take many times as long: others may
-/// ask meanwhile. So there are some thousands a second, wherever Redis is.
+/// After so long Redis has done what is little, and the answer is on its way, which may take many times as long: others
+/// may ask meanwhile. So there are some thousands a second, wherever Redis is.
 const DONE: Duration = Duration::from_millis(1);
 
 /// So many may be on their way, in case that Redis is busy and has not done them.

@@ -123,8 +123,8 @@ impl Streams {
         self.open && entry.push_due(channel, &mut self.due)
     }
 
-    /// Somebody has read where a channel stands. True if it came to another epoch just now, of which the relay has been told and
-    /// not everybody may have heard; there may be something to read then.
+    /// Somebody has read where a channel stands. True if it came to another epoch just now, of which the relay has been
+    /// told and not everybody may have heard; there may be something to read then.
     pub fn meet(&mut self, channel: &Channel, top: Position, now: Instant, relay: &dyn Relay) -> bool {
         let Some(entry) = self.channels.get_mut(channel) else { return false };
         if entry.stream.meet(top, &mut steps(channel, relay)) {

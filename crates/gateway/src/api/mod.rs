@@ -1,6 +1,6 @@
-//! The HTTP API for back ends, at the operators' address: `POST /api/{method}` with a key. It is
-//! [Centrifugo's server API](https://centrifugal.dev/docs/server/server_api), so its client libraries work with it. What a method does is not decided here, only who may call it, how a
-//! request is read and where an error stands.
+//! The HTTP API for back ends, at the operators' address: `POST /api/{method}` with a key. It is [Centrifugo's server
+//! API](https://centrifugal.dev/docs/server/server_api), so its client libraries work with it. What a method does is
+//! not decided here, only who may call it, how a request is read and where an error stands.
 
 mod batch;
 mod calls;

@@ -36,7 +36,8 @@ requests! {
         optional skip_history: bool,
         /// Words to choose publications by
         optional tags: BTreeMap<String, String>,
-        /// Whoever publishes to the channel with the same key again, within five minutes, gets the first result, and nothing is published
+        /// Whoever publishes to the channel with the same key again, within five minutes, gets the first result, and
+        /// nothing is published
         optional idempotency_key: String,
         /// Asks that subscribers that take deltas get one; they do so anyway, where the channel's namespace allows it
         optional delta: bool,

@@ -1,5 +1,5 @@
-//! Publishing. What a client sends without waiting for answers is handed to the broker together, and answered in its order
-//! as the broker confirms it.
+//! Publishing. What a client sends without waiting for answers is handed to the broker together, and answered in its
+//! order as the broker confirms it.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use fanfare_protocol::centrifuge::{
 use fanfare_protocol::{Channel, Kind, Publication};
 use futures_util::future::join_all;
 
-/// So many are handed over together, and so many bytes of them: what they are encoded and deflated to is done in one turn,
-/// but for what is put off.
+/// So many are handed over together, and so many bytes of them: what they are encoded and deflated to is done in one
+/// turn, but for what is put off.
 const TOGETHER: usize = 256;
 const BYTES: usize = 64 << 10;
 

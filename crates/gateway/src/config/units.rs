@@ -1,5 +1,6 @@
 //! Durations and sizes: numbers with a unit. Neither has a default unit for the other: `6` is no duration, because the
-//! reader of a file cannot know whether seconds or milliseconds were meant. Fractions are not read; the next smaller unit is.
+//! reader of a file cannot know whether seconds or milliseconds were meant. Fractions are not read; the next smaller
+//! unit is.
 
 use std::time::Duration;
 

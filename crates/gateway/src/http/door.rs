@@ -1,6 +1,6 @@
-//! Who may come in at a raw endpoint: the token of a request, its channel's namespace, and the rights of the two together,
-//! all judged before the handshake is answered. With neither keys nor namespaces configured it lets everybody in, and
-//! looks at nothing.
+//! Who may come in at a raw endpoint: the token of a request, its channel's namespace, and the rights of the two
+//! together, all judged before the handshake is answered. With neither keys nor namespaces configured it lets everybody
+//! in, and looks at nothing.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
-//! `POST /emulation`: what a client says to a session that answers elsewhere, in an answer that does not end. Any instance
-//! takes it and hands it to the one that has the session, over the bus, in the order in which requests came; what is said
-//! in it is the session's to read. It tells nobody whether another instance still has the session, for nobody waits for
-//! another instance.
+//! `POST /emulation`: what a client says to a session that answers elsewhere, in an answer that does not end. Any
+//! instance takes it and hands it to the one that has the session, over the bus, in the order in which requests came;
+//! what is said in it is the session's to read. It tells nobody whether another instance still has the session, for
+//! nobody waits for another instance.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! What answers that do not end have in common: a head of our own, because hyper gives up the socket before it has answered,
-//! and what a browser asks for a page of another origin. What is in the body is not known here.
+//! What answers that do not end have in common: a head of our own, because hyper gives up the socket before it has
+//! answered, and what a browser asks for a page of another origin. What is in the body is not known here.
 
 use axum::body::Body;
 use bytes::Bytes;

@@ -1,5 +1,5 @@
-//! `GET /sse/{channel}`: a channel as server-sent events, for a bare `EventSource`. The head of the answer is ours, because
-//! hyper gives up the socket before it has answered: deliveries then go to it as they go to WebSockets.
+//! `GET /sse/{channel}`: a channel as server-sent events, for a bare `EventSource`. The head of the answer is ours,
+//! because hyper gives up the socket before it has answered: deliveries then go to it as they go to WebSockets.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! The handshake of every connection that becomes the hub's: which endpoint it is for, how long it may take, and how it is
-//! refused. It is not an axum handler because a worker's shard never leaves its thread, which axum's handlers may.
+//! The handshake of every connection that becomes the hub's: which endpoint it is for, how long it may take, and how it
+//! is refused. It is not an axum handler because a worker's shard never leaves its thread, which axum's handlers may.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -116,7 +116,8 @@ async fn accept(
     websocket::accept(worker, client, request, handoff).await
 }
 
-/// Counts a client that goes while it waits to be answered: hyper then drops the future. One that was cut is counted for that.
+/// Counts a client that goes while it waits to be answered: hyper then drops the future. One that was cut is counted
+/// for that.
 struct Abandoned<'a> {
     worker: &'a Worker,
     client: IpAddr,

@@ -1,5 +1,6 @@
-//! A request's query, taken apart as forms of browsers are put together (WHATWG URL, `application/x-www-form-urlencoded`):
-//! a `+` is a space, and what is escaped is text. What keys there are, and what they mean, is for whoever asks.
+//! A request's query, taken apart as forms of browsers are put together (WHATWG URL,
+//! `application/x-www-form-urlencoded`): a `+` is a space, and what is escaped is text. What keys there are, and what
+//! they mean, is for whoever asks.
 
 use std::borrow::Cow;
 

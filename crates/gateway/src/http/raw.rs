@@ -1,5 +1,5 @@
-//! The endpoints at which a connection is in one channel and its messages are publications: which channel that is, and what
-//! its client asks for; and the way into a channel, which event streams go as well. It does not decide who may.
+//! The endpoints at which a connection is in one channel and its messages are publications: which channel that is, and
+//! what its client asks for; and the way into a channel, which event streams go as well. It does not decide who may.
 
 use std::net::IpAddr;
 
@@ -147,8 +147,8 @@ pub async fn enter(
     Ok((placed, Purpose::Raw(terms, owner, behind)))
 }
 
-/// Brings somebody who may into a channel: from now on all that is published there comes, or is held for it. Written first
-/// of all is the `head` of an answer that is not hyper's.
+/// Brings somebody who may into a channel: from now on all that is published there comes, or is held for it. Written
+/// first of all is the `head` of an answer that is not hyper's.
 ///
 /// # Errors
 ///

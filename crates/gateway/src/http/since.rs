@@ -1,10 +1,10 @@
-//! What a raw client that comes back has missed, from the position that it names. Its subscription is made before, and holds
-//! what is published meanwhile; the history is read then, and says from which offset on that is wanted. So nothing is
-//! lost and nothing comes twice. What is not kept any more is a gap, and is said to be one.
+//! What a raw client that comes back has missed, from the position that it names. Its subscription is made before, and
+//! holds what is published meanwhile; the history is read then, and says from which offset on that is wanted. So
+//! nothing is lost and nothing comes twice. What is not kept any more is a gap, and is said to be one.
 //!
-//! Where more was missed than can wait for a client, it gets a piece, and the next one is read when it has taken that. What
-//! is published meanwhile is left out, because it is in the history too, until the rest fits: so nothing grows, and nobody
-//! else waits. Here is not decided who may have it.
+//! Where more was missed than can wait for a client, it gets a piece, and the next one is read when it has taken that.
+//! What is published meanwhile is left out, because it is in the history too, until the rest fits: so nothing grows,
+//! and nobody else waits. Here is not decided who may have it.
 
 use std::rc::Rc;
 

@@ -158,8 +158,8 @@ pub fn is_binary(headers: &HeaderMap) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(BINARY))
 }
 
-/// A body of at most so many bytes, read as it comes: nothing is allocated for a length that is only claimed. While more is
-/// awaited, its connection is in its place among those that wait for their clients.
+/// A body of at most so many bytes, read as it comes: nothing is allocated for a length that is only claimed. While
+/// more is awaited, its connection is in its place among those that wait for their clients.
 pub async fn whole(body: Incoming, limit: usize, place: &Place) -> Result<Bytes, Rejection> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Rejection::BodyTooLarge(limit));

@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 /// answered; also what keeps the loop from spinning.
 const REFUSAL: Duration = Duration::from_millis(20);
 
-/// So many connections that are there already are taken in a row before others have their turn: whoever waits, waits behind
-/// few handshakes. To look for events between every two would cost each of them two microseconds.
+/// So many connections that are there already are taken in a row before others have their turn: whoever waits, waits
+/// behind few handshakes. To look for events between every two would cost each of them two microseconds.
 const ROW: usize = 4;
 
 /// What happened in the loop, for those who count.

@@ -99,7 +99,8 @@ impl Namespaces {
 }
 
 impl Options {
-    /// Whether a channel may have this name for clients of the Centrifuge protocol: ASCII, unless a pattern says what else.
+    /// Whether a channel may have this name for clients of the Centrifuge protocol: ASCII, unless a pattern says what
+    /// else.
     pub fn admits(&self, channel: &Channel) -> bool {
         match &self.name_pattern {
             None => channel.as_str().is_ascii(),

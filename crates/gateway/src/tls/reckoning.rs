@@ -1,7 +1,7 @@
-//! Whose TLS handshake is being reckoned for. A signature takes up to a millisecond, so however many clients come at once,
-//! there is one at a time, and between two of them everybody else has a turn. While many wait for theirs the listener lets
-//! them wait in the kernel, or those who have waited longest for us would be cut as if they kept us waiting (see `unfinished`).
-//! It does none of the reckoning itself.
+//! Whose TLS handshake is being reckoned for. A signature takes up to a millisecond, so however many clients come at
+//! once, there is one at a time, and between two of them everybody else has a turn. While many wait for theirs the
+//! listener lets them wait in the kernel, or those who have waited longest for us would be cut as if they kept us
+//! waiting (see `unfinished`). It does none of the reckoning itself.
 
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;

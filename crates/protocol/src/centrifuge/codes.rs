@@ -1,4 +1,5 @@
-//! Codes with their texts, those of [Centrifugo](https://centrifugal.dev/docs/server/codes). It does not decide when one is used.
+//! Codes with their texts, those of [Centrifugo](https://centrifugal.dev/docs/server/codes). It does not decide when
+//! one is used.
 
 use super::messages::{Disconnect, Error, Unsubscribe};
 

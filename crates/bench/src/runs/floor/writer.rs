@@ -1,5 +1,5 @@
-//! The part that writes: accept, answer the handshakes, then nothing but one frame, or chunk, to every socket when a message
-//! is due. Whatever it did beyond that would raise the floor, so it reads nothing and queues nothing; a socket
+//! The part that writes: accept, answer the handshakes, then nothing but one frame, or chunk, to every socket when a
+//! message is due. Whatever it did beyond that would raise the floor, so it reads nothing and queues nothing; a socket
 //! that does not take a frame at once ends it.
 
 use std::io::{BufRead, Read, Write};
