@@ -363,6 +363,40 @@ async fn clients_leave_room_on_the_bus_for_the_back_end() {
     }
 }
 
+/// What waits together while the bus is slow is a sixteenth of the memory: who comes beyond that is told to come again, and who
+/// waits gets through.
+#[tokio::test]
+async fn what_waits_for_the_bus_is_bounded_by_the_memory() {
+    // Of 6 MiB, of which each takes 504 KiB.
+    const FIT: usize = 12;
+    const MORE: usize = 8;
+    let redis = RedisServer::start().await;
+    let keys = "memory_limit = \"96MiB\"\nredis_spool = \"1MiB\"\nmessage_limit = \"1MiB\"\noutbox_limit = \"4MiB\"\n\
+                redis_timeout = \"20s\"\nheader_timeout = \"1m\"\nhandshake_timeout = \"1m\"";
+    let setup = setup(keys).redis(&redis.url());
+    let (one, other) = (setup.start().await, setup.start().await);
+    let mut remote = Remote::connect(one.address(), "/connection/sse", json!({})).await;
+    redis.pause().await;
+    let words = json!({ "id": 900, "rpc": { "data": "x".repeat(500 << 10) } }).to_string();
+    let mut requests = JoinSet::new();
+    for _ in 0..FIT + MORE {
+        let (said, uplink) = (remote.request(&words).to_string(), other.address());
+        requests.spawn(async move { post(uplink, "/emulation", &[], said.as_bytes()).await.unwrap() });
+    }
+    for _ in 0..MORE {
+        let answer = requests.join_next().await.unwrap().unwrap();
+        assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true), "{}", answer.body);
+    }
+    assert_eq!(outcome(&other, "unavailable").await as usize, MORE);
+    redis.resume().await;
+    while let Some(answer) = requests.join_next().await {
+        assert_eq!(answer.unwrap().status, 204);
+    }
+    assert_eq!(outcome(&other, "handed_on").await as usize, FIT);
+    remote.uplink = other.address();
+    assert_eq!(remote.call("rpc", json!({})).await["error"]["code"], 108, "there is room again");
+}
+
 #[tokio::test]
 async fn whoever_comes_back_another_way_has_missed_nothing() {
     let redis = RedisServer::start().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{
-    BYSTANDERS, Caller, Confined, LIMIT, MIB, RedisServer, Setup, Socket, eventually, within,
+    BYSTANDERS, Caller, Confined, LIMIT, MIB, RedisServer, Setup, Socket, eventually, token, within,
 };
 
 /// Two kilobytes of commands ask for three times of what there is; who reads gets it all, in order.
@@ -132,6 +132,49 @@ async fn who_subscribes_to_much_is_ended_before_the_process_is() {
     }
     drop((clients, modest));
     confined.recovers("subscriptions").await;
+}
+
+/// Users of whom their tokens say much, nearly as much as a message may hold, nearly fill the memory; when it is wanted for something
+/// else, they are ended. Who says little stays.
+#[tokio::test]
+async fn who_is_described_at_length_is_ended_when_memory_runs_out() {
+    const SMALL: u64 = 64 * MIB;
+    const MOST: usize = 1200;
+    let described = |bytes: usize| {
+        let info = json!("x".repeat(bytes)).to_string();
+        async move { token(&["--user", "ann", "--info", &info]).await }
+    };
+    let (long, short) = (described(44_000).await, described(100).await);
+    let file = format!("{OPEN}\nhistory_size = 10000");
+    let setup =
+        Setup::new(&file).tokens().keys("allow_anonymous = true").flags(&["--client-ping-interval", "1h"]);
+    let confined = Confined::start_as(setup, SMALL, None).await;
+    let address = confined.instance.address();
+    let mut modest = Caller::connect(address, json!({ "token": short })).await;
+    let mut publisher = Caller::anonymous(address).await;
+    // Just so many that newcomers are still let in.
+    let most = 0.82 * confined.instance.metric("fanfare_memory_limit_bytes", &[]).await;
+    let mut clients = Vec::new();
+    while confined.instance.metric("fanfare_memory_used_bytes", &[]).await < most {
+        clients.push(Caller::connect(address, json!({ "token": long })).await);
+        assert!(clients.len() < MOST, "it takes memory");
+    }
+    assert_eq!(confined.ended().await, 0.0);
+    // Histories are nobody's, and may take a quarter.
+    let said = "x".repeat(3_000);
+    let mut published = 0;
+    while confined.ended().await == 0.0 && published < 50 * MOST {
+        for _ in 0..100 {
+            let channel = format!("kept-{}", published / 50);
+            publisher.result("publish", json!({ "channel": channel, "data": said })).await;
+            published += 1;
+        }
+    }
+    let ended = confined.ended().await as usize;
+    assert!(ended > 0 && ended < clients.len(), "{ended} of {} were ended", clients.len());
+    modest.result("publish", json!({ "channel": "shared", "data": 1 })).await;
+    drop((clients, modest, publisher));
+    confined.recovers("tokens").await;
 }
 
 /// So many that nobody has enough to be given up: the instance takes no more subscriptions for a while, and goes on with what

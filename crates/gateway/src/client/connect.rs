@@ -88,8 +88,10 @@ impl Client {
 
     /// From now on what is for its user reaches it.
     fn enter(&mut self, identity: &Identity) {
-        self.user = identity.user.clone();
-        self.info = identity.info.clone();
+        self.weighing_who_it_is(|client| {
+            client.user = identity.user.clone();
+            client.info = identity.info.clone();
+        });
         self.expiry = identity.expiry;
         self.worker.roster.enter(self.key, &self.user, &self.mail);
         self.worker.instance.users.enter(&self.user);

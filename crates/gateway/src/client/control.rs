@@ -169,7 +169,7 @@ impl Client {
         if self.info == info {
             return;
         }
-        self.info = info;
+        self.weighing_who_it_is(|client| client.info = info);
         self.subs.iter().for_each(|sub| self.show_in(&sub.channel));
     }
 

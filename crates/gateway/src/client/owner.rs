@@ -51,6 +51,7 @@ impl Owner {
         let (instance, roster, mail) = (worker.instance.clone(), worker.roster.clone(), Mail::new(id));
         roster.enter(key, &user, &mail);
         instance.users.enter(&user);
+        worker.shard.weigh_beside(key, 0, u32::try_from(user.as_str().len()).unwrap_or(u32::MAX));
         let channel = channel.clone();
         let claimed = None;
         let mut owner =

@@ -335,6 +335,17 @@ impl Client {
         now
     }
 
+    /// Has what is known of the user counted as the client's when it changes: a token may say nearly as much as a message.
+    pub(super) fn weighing_who_it_is(&mut self, change: impl FnOnce(&mut Self)) {
+        let bytes = |client: &Self| {
+            let info = client.info.as_ref().map_or(0, Bytes::len);
+            u32::try_from(client.user.as_str().len() + info).unwrap_or(u32::MAX)
+        };
+        let before = bytes(self);
+        change(self);
+        self.worker.shard.weigh_beside(self.key, before, bytes(self));
+    }
+
     /// Does what has come from elsewhere, in its order, and ends what is over.
     async fn look_up(&mut self, out: &mut Vec<u8>) {
         while let Some(letter) = self.mail.take() {

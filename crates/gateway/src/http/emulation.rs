@@ -89,6 +89,7 @@ async fn take(
         })?;
     let encoding = if is_binary(headers) { Encoding::Protobuf } else { Encoding::Json };
     let EmulationRequest { node, session, data } = EmulationRequest::read(encoding, &body)?;
+    drop(body);
     if data.is_empty() {
         return Err(Refusal::Nothing);
     }
@@ -97,9 +98,14 @@ async fn take(
     if node == instance.id && instance.sessions.find(&session).is_none() {
         return Err(Refusal::Session);
     }
+    let is_here = node == instance.id;
+    let waiting = &instance.emulation.waiting;
+    // More than may wait together is told to come again, and nothing is kept of it.
+    let waits = (!is_here).then(|| waiting.try_acquire_many(cost(&data, instance.emulation.most)));
+    let _waits = waits.transpose().map_err(|_| Refusal::Unavailable(Unsent::Busy))?;
     // So many go over the bus at a time that what the back end says always has room beside them. Whoever waits does so in
     // the order in which it came.
-    let units = if node == instance.id { 0 } else { cost(&data) };
+    let units = if is_here { 0 } else { cost(&data, ROOM) };
     let _room = instance.emulation.room.acquire_many(units).await.map_err(|_| Refusal::Broken)?;
     let sent = instance.broker.control(Target::Instance(node), Control::Uplink(Uplink { session, data }));
     sent.await.map_err(|unsent| match unsent {
@@ -181,10 +187,15 @@ impl Refusal {
 /// What may go over the bus at a time: a quarter of the messages that may wait for it, and half of the bytes.
 const ROOM: u32 = 4096;
 
-/// How much of that this takes: a kibibyte is one, and there is something to each message.
-fn cost(data: &[u8]) -> u32 {
-    u32::try_from(4 + data.len() / 1024).unwrap_or(ROOM).min(ROOM)
+/// How much of so much this takes: a kibibyte is one, and there is something to each message.
+fn cost(data: &[u8], most: u32) -> u32 {
+    u32::try_from(4 + data.len() / 1024).unwrap_or(most).min(most)
 }
+
+/// What may wait for its turn on the bus and be under way there, in KiB, all together: that part of the memory limit, and so
+/// much at most. Nobody is ended for it, for who brings it is no connection of the hub's.
+const MOST: u32 = 64 << 10;
+const PART: usize = 16;
 
 labelled! {
     /// What became of a request.
@@ -203,17 +214,22 @@ labelled! {
 
 /// What is under way, and what became of the requests since the start.
 pub struct Emulation {
+    /// In KiB, what may wait, and what is left of that.
+    most: u32,
+    waiting: Semaphore,
     room: Semaphore,
     counts: [AtomicU64; Outcome::ALL.len()],
 }
 
-impl Default for Emulation {
-    fn default() -> Self {
-        Self { room: Semaphore::new(ROOM as usize), counts: Default::default() }
-    }
-}
-
 impl Emulation {
+    /// Of an instance that may take so much memory.
+    pub fn within(limit: Option<usize>) -> Self {
+        let part = limit.map_or(u32::MAX, |limit| u32::try_from(limit / PART / 1024).unwrap_or(u32::MAX));
+        let most = part.min(MOST);
+        let (waiting, room) = (Semaphore::new(most as usize), Semaphore::new(ROOM as usize));
+        Self { most, waiting, room, counts: Default::default() }
+    }
+
     fn count(&self, outcome: &Result<(), Refusal>) {
         let outcome = outcome.as_ref().map_or_else(Refusal::outcome, |()| Outcome::HandedOn);
         self.counts[outcome as usize].fetch_add(1, Ordering::Relaxed);
