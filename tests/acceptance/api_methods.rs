@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::{call, result, setup};
-use crate::harness::{Caller, Client, RedisServer, SECRET, Said, eventually, token};
+use crate::harness::{Caller, Client, RedisServer, SECRET, Said, Setup, eventually, token};
 
 /// From the API to raw subscribers and Redis listeners, on whatever instance.
 #[tokio::test]
@@ -178,6 +178,28 @@ async fn what_is_published_is_counted_in_its_namespace_whoever_publishes() {
         let labels = [("namespace", namespace)];
         let counted = instance.metric("fanfare_namespace_publications_total", &labels).await;
         assert_eq!(counted, publications, "{namespace}");
+    }
+}
+
+/// Fifty of those that the file names have labels of their own, however many it names.
+#[tokio::test]
+async fn the_rest_of_many_namespaces_is_counted_together() {
+    let tables: String =
+        (0..70).map(|n| format!("[namespaces.n{n:02}]\nmay_subscribe = \"anonymous\"\n")).collect();
+    let instance = Setup::new(&tables).api().keys("allow_anonymous = true").start().await;
+    let mut caller = Caller::anonymous(instance.address()).await;
+    for n in 0..70 {
+        let channel = format!("n{n:02}:a");
+        result(&instance, "publish", json!({ "channel": channel, "data": 1 })).await;
+        caller.result("subscribe", json!({ "channel": channel })).await;
+    }
+    let metrics = instance.metrics().await;
+    for name in ["fanfare_namespace_publications_total", "fanfare_namespace_subscribed_total"] {
+        // The default is one of them.
+        assert_eq!(metrics.label_values(name, "namespace").len(), 51, "{name}");
+        for (label, expected) in [("(default)", 0.0), ("n00", 1.0), ("n48", 1.0), ("(other)", 21.0)] {
+            assert_eq!(metrics.value(name, &[("namespace", label)]), expected, "{name} of {label}");
+        }
     }
 }
 

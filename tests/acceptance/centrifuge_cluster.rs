@@ -67,6 +67,12 @@ async fn what_was_missed_of_redis_comes_in_order_and_nobody_subscribes_again() {
     assert_eq!((&place["recoverable"], &place["positioned"]), (&json!(true), &json!(true)));
     speaker.result("publish", json!({ "channel": "kept", "data": "before" })).await;
     assert_eq!(listener.publication().await, "before");
+    // Whom its token or the back end has subscribed could not do so again by itself.
+    let by_token = token(&["--user", "ann", "--claim", "channels=[\"kept\"]"]).await;
+    let mut led = vec![cluster.caller(1, json!({ "token": by_token })).await];
+    led.push(cluster.caller(1, user("bob").await).await);
+    cluster.call("subscribe", json!({ "user": "bob", "channel": "kept" })).await;
+    while led[1].push().await.1 != "subscribe" {}
     let mut number = 0;
     for _ in 0..2 {
         cluster.proxy.set(Fault::Blackhole);
@@ -111,6 +117,9 @@ async fn what_was_missed_of_redis_comes_in_order_and_nobody_subscribes_again() {
         }
     };
     assert_eq!((&*kind, &event["code"]), ("unsubscribe", &json!(2500)));
+    for caller in &mut led {
+        assert_eq!(caller.closed().await, (3010, "insufficient state".to_owned()));
+    }
     let again =
         json!({ "channel": "kept", "recover": true, "offset": place["offset"], "epoch": place["epoch"] });
     let result = listener.result("subscribe", again).await;

@@ -261,6 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_more_than_a_session_reads_is_said_and_not_lost_in_silence() {
+        let channel = Channel::new("a").unwrap();
+        for (count, read, too_much) in
+            [(1, 1, false), (MOST - 1, MOST - 1, false), (MOST, MOST - 1, true), (MOST + 5, MOST - 1, true)]
+        {
+            let mail = Mail::new(Uuid::from_u128(1));
+            (0..count).for_each(|_| mail.post(Letter::Lapsed(channel.clone())));
+            let letters: Vec<_> = std::iter::from_fn(|| mail.take()).collect();
+            let whole = letters.iter().take_while(|letter| matches!(letter, Letter::Lapsed(_))).count();
+            let rest: Vec<_> = letters[whole..].iter().map(|rest| matches!(rest, Letter::TooMuch)).collect();
+            assert_eq!((whole, &rest[..]), (read, if too_much { &[true][..] } else { &[] }), "{count}");
+        }
+    }
+
+    #[test]
     fn whom_a_message_is_for_is_found_by_the_sessions_name() {
         let (sessions, user) = (Arc::<Sessions>::default(), User::new("ann"));
         let roster = Roster::new(sessions.clone());
