@@ -247,6 +247,11 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("", "", "[channels]\ndelta = true", "`channels.delta` (true, fanfare.toml line 2) needs `channels.history_size` (0, default): a delta is to the publication before, which is kept there"),
     ("", "", "[channels]\nhistory_ttl = \"1h\"", r#"`channels.history_ttl` ("1h", fanfare.toml line 2) needs `channels.history_size` (0, default): without it nothing is kept"#),
     ("", "", "[channels]\nmay_read_history = \"client\"", r#"`channels.may_read_history` ("client", fanfare.toml line 2) needs `channels.history_size` (0, default): there is nothing to read"#),
+    ("", "", "[channels]\nmay_subscribe = \"anonymous\"\npresence = true\njoin_leave = \"allow\"", r#"`channels.join_leave` ("allow", fanfare.toml line 4) needs `channels.may_read_presence` ("nobody", default): who asks is told only if it may see who is there"#),
+    ("", "", "[namespaces.a]\nname_pattern = \"b:.*\"", r#"`namespaces.a.name_pattern` ("b:.*", fanfare.toml line 2) matches no name of its channels, which begin with `a:`"#),
+    ("--personal-channel a:#", "FANFARE_TOKEN_SECRETS=a", "[namespaces.a]\nname_pattern = \"a:[a-z]+\"", r##"`namespaces.a.name_pattern` ("a:[a-z]+", fanfare.toml line 2) matches no channel that is made by `personal_channel` ("a:#", --personal-channel)"##),
+    ("--personal-channel #", "FANFARE_TOKEN_SECRETS=a", "[channels]\nname_pattern = \"[a-z]+\"", r##"`channels.name_pattern` ("[a-z]+", fanfare.toml line 2) matches no channel that is made by `personal_channel` ("#", --personal-channel)"##),
+    ("", "FANFARE_TOKEN_SECRETS=a", "[namespaces.a]\nuser_limited = true\nname_pattern = \"a:[a-z]+\"", r#"`namespaces.a.name_pattern` ("a:[a-z]+", fanfare.toml line 3) cannot go with `namespaces.a.user_limited` (true, fanfare.toml line 2): no name that matches has a `#`, behind which its users stand"#),
     ("", "", "[channels]\njoin_leave = \"allow\"", r#"`channels.join_leave` ("allow", fanfare.toml line 2) needs `channels.presence` (false, default): who comes and goes is known from who is there"#),
     ("", "", "[channels]\nmay_read_presence = \"client\"", r#"`channels.may_read_presence` ("client", fanfare.toml line 2) needs `channels.presence` (false, default): there is nothing to read"#),
     ("", "", "[channels]\nhistory_size = 9\npositioning = \"force\"\nslow_consumers = \"keep_latest\"", r#"`channels.slow_consumers` ("keep_latest", fanfare.toml line 4) cannot go with `channels.positioning` ("force", fanfare.toml line 3): a client that was not sent everything has no position"#),
@@ -292,6 +297,24 @@ fn what_config_prints_of_channels_is_the_same_again() {
         let closed = text.contains("[channels] is not set: names without a `:` are closed");
         assert_eq!(closed, file == chat, "{text}");
         assert_eq!(text.contains("every channel is open"), file.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn what_looks_odd_and_can_work_is_taken() {
+    let keys = "FANFARE_TOKEN_SECRETS=a";
+    let asks = "[channels]\nmay_subscribe = \"anonymous\"\npresence = true\njoin_leave = \"allow\"\n";
+    for (flags, variables, file) in [
+        // A token or the back end may say that its holder is told.
+        ("", keys, asks.to_owned()),
+        ("--api-keys k --internal-listen 127.0.0.1:9100", "", asks.to_owned()),
+        ("", "", format!("{asks}may_read_presence = \"subscriber\"")),
+        ("", keys, "[namespaces.a]\nname_pattern = \"a:.*\"\nuser_limited = true".to_owned()),
+        ("--personal-channel a:#", keys, "[namespaces.a]\nname_pattern = \"a:#?[a-z]+\"".to_owned()),
+        ("--personal-channel b:#", keys, "[namespaces.a]\nname_pattern = \"a:x\"\n[namespaces.b]".to_owned()),
+    ] {
+        let error = load(flags, variables, &file).err();
+        assert_eq!(error, None, "{flags} {variables} {file}");
     }
 }
 

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod layers;
 pub mod log;
 pub mod memory;
+mod name_pattern;
 pub mod options;
 pub mod origin;
 pub mod redis;

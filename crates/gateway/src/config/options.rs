@@ -2,17 +2,16 @@
 //! itself, the tables `[channels]` and `[namespaces.NAME]` of the file, `fanfare config` and `docs/configuration.md` are all
 //! made from it. What two options mean together is not here but in `rules`; who may do what, in `crate::namespace`.
 
-use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_protocol::payload::DataFormat;
-use regex::Regex;
 
 use super::clients::PersonalChannel;
 use super::error::ConfigError;
 use super::layers::Settings;
+use super::name_pattern::NamePattern;
 use super::table::{range, table};
 use super::value::{Hint, Kind, Value, string};
 use crate::namespace::Namespace;
@@ -152,57 +151,6 @@ words! {
     DropOldest = "drop_oldest",
     /// It gets the latest publication of the channel when it can take one.
     KeepLatest = "keep_latest",
-}
-
-/// A regular expression that the whole of a channel's name must match.
-#[derive(Clone)]
-pub struct NamePattern {
-    written: String,
-    whole: Regex,
-}
-
-impl NamePattern {
-    /// The largest compiled pattern, in bytes.
-    const LIMIT: usize = 1 << 20;
-
-    /// Whether it matches the whole of a name.
-    pub fn matches(&self, name: &str) -> bool {
-        self.whole.is_match(name)
-    }
-}
-
-impl PartialEq for NamePattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.written == other.written
-    }
-}
-
-impl fmt::Debug for NamePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.written, f)
-    }
-}
-
-impl Value for NamePattern {
-    const KIND: Kind = Kind::Text;
-    const EXPECTED: &'static str = r#"a regular expression such as "chat:[a-z0-9-]{1,40}""#;
-
-    fn parse(text: &str) -> Result<Self, Hint> {
-        let build = |text: &str| regex::RegexBuilder::new(text).size_limit(Self::LIMIT).build();
-        // By itself first: `a)(b` is no pattern, and in the brackets it would be one.
-        let whole = build(text).and_then(|_| build(&format!(r"\A(?:{text})\z")));
-        let whole = whole.map_err(|error| {
-            // The parser draws where it stopped, over several lines; the last says what is wrong.
-            let line = error.to_string();
-            let line = line.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            Some(line)
-        })?;
-        Ok(Self { written: text.to_owned(), whole })
-    }
-
-    fn to_toml(&self) -> Option<String> {
-        Some(string(&self.written))
-    }
 }
 
 /// The name of a namespace, as it stands before the `:` of its channels.

@@ -22,14 +22,16 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
         return Err(ConfigError::Combination(format!("{said} is in no namespace of the file: {unknown}")));
     }
     check_keys(config, settings)?;
-    let has_users = config.has_token_keys();
+    let (has_users, said_of_key) = (config.has_token_keys(), said);
     for (namespace, section) in sections(config, settings) {
         let said = |name| {
             let option = OPTIONS.iter().find(|option| option.name == name);
             let full = format!("{}.{name}", section.heading());
             self::said(option, &full, &namespace.options, section.values.layer(name))
         };
-        hold(channel_rules(namespace), said)?;
+        let is_granted = has_users || config.api_keys().next().is_some();
+        hold(channel_rules(namespace, is_granted), said)?;
+        check_pattern(namespace, said, || said_of_key("personal_channel"))?;
         for (broken, option) in user_rules(namespace) {
             if broken && !has_users {
                 return Err(ConfigError::Combination(format!(
@@ -71,6 +73,29 @@ fn hold(rules: Vec<Rule>, said: impl Fn(&'static str) -> String) -> Result<(), C
     }
 }
 
+/// A pattern that keeps a namespace from what it is for would refuse every name, and say so to clients alone.
+fn check_pattern(
+    namespace: &Namespace,
+    said: impl Fn(&'static str) -> String,
+    said_personal: impl FnOnce() -> String,
+) -> Result<(), ConfigError> {
+    let Some(pattern) = &namespace.name_pattern else { return Ok(()) };
+    let begin = namespace.name.as_ref().map(|name| format!("{name}:")).unwrap_or_default();
+    let broken = if !pattern.admits_prefix(&begin) && !pattern.admits_prefix(&format!("${begin}")) {
+        Some(format!("matches no name of its channels, which begin with `{begin}`"))
+    } else if namespace.personal && !pattern.admits_prefix(&format!("{begin}#")) {
+        Some(format!("matches no channel that is made by {}", said_personal()))
+    } else if namespace.user_limited && !pattern.admits_character(b'#') {
+        Some(format!(
+            "cannot go with {}: no name that matches has a `#`, behind which its users stand",
+            said("user_limited")
+        ))
+    } else {
+        None
+    };
+    broken.map_or(Ok(()), |why| Err(ConfigError::Combination(format!("{} {why}", said("name_pattern")))))
+}
+
 /// The namespaces that the file has a table for, and the table.
 fn sections<'a>(
     config: &'a Config,
@@ -81,8 +106,9 @@ fn sections<'a>(
     })
 }
 
-/// What two options of one namespace are to one another.
-fn channel_rules(options: &Options) -> Vec<Rule> {
+/// What two options of one namespace are to one another. `is_granted` is whether a token or the back end may give more than
+/// these say.
+fn channel_rules(options: &Options, is_granted: bool) -> Vec<Rule> {
     let no_history = options.history_size.is_none();
     let slow = options.slow_consumers != SlowConsumers::Close;
     let dropped = "a client that was not sent everything has no position";
@@ -102,6 +128,10 @@ fn channel_rules(options: &Options) -> Vec<Rule> {
             .broken_by(!options.presence && options.join_leave != Wish::Off),
         needs("may_read_presence", "presence", "there is nothing to read")
             .broken_by(!options.presence && options.may_read_presence != May::Nobody),
+        needs("join_leave", "may_read_presence", "who asks is told only if it may see who is there")
+            .broken_by(
+                options.join_leave == Wish::Allow && options.may_read_presence == May::Nobody && !is_granted,
+            ),
         cannot_go_with("slow_consumers", "positioning", dropped)
             .broken_by(slow && options.positioning != Wish::Off),
         cannot_go_with("slow_consumers", "recovery", dropped)
