@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::api::result;
-use crate::harness::{Caller, Instance, Setup, eventually, token};
+use crate::harness::{Caller, Client, Instance, Setup, eventually, token};
 
 const CHANNELS: &str = "
     [namespaces.room]
@@ -293,4 +293,41 @@ async fn who_asks_who_comes_and_goes_is_told_if_it_may_see_who_is_there() {
         let heard = pushed_before(&instance, &channel, "then", &mut caller).await;
         assert_eq!(heard.iter().any(is_join_of("other")), hears, "{channel}: {heard:?}");
     }
+}
+
+/// What is shown of a client goes to others beside its words: what is more together than an outbox holds is refused, and
+/// cuts nobody.
+#[tokio::test]
+async fn what_is_shown_of_a_client_cuts_nobody() {
+    const OUTBOX: usize = 64 << 10;
+    let setup = Setup::new(CHANNELS).tokens().api().keys("allow_anonymous = true\nworkers = 1");
+    let instance = setup.flags(&["--outbox-limit", "64KiB", "--message-limit", "64KiB"]).start().await;
+    let mut ann = user(&instance, "ann").await;
+    let mut listeners = vec![user(&instance, "watcher").await, Caller::anonymous(instance.address()).await];
+    for listener in &mut listeners {
+        listener.result("subscribe", json!({ "channel": "everybody:a", "join_leave": true })).await;
+    }
+    let mut raw = Client::connect(instance.url("everybody:a")).await;
+    let largest = "i".repeat((OUTBOX - 10) / 4 - 2);
+    for channel in ["everybody:a", "everybody:data"] {
+        let data = if channel == "everybody:a" { json!(1) } else { json!("d".repeat(OUTBOX - 10 - 2)) };
+        let wish = json!({ "user": "ann", "channel": channel, "info": largest, "data": data });
+        result(&instance, "subscribe", wish).await;
+        let (_, kind, event) = ann.push().await;
+        assert_eq!((&*kind, &event["data"]), ("subscribe", &data));
+    }
+    result(&instance, "refresh", json!({ "user": "ann", "info": largest })).await;
+    assert_eq!(ann.push().await.1, "refresh");
+    let shown = 2 * (largest.len() + 2);
+    for (data, code) in [(OUTBOX - 10 - shown - 2, None), (OUTBOX - 10 - shown - 1, Some(107))] {
+        let publish = json!({ "channel": "everybody:a", "data": "d".repeat(data) });
+        let answer = ann.call("publish", publish).await;
+        assert_eq!(answer["error"]["code"].as_u64(), code, "{data}");
+    }
+    for listener in &mut listeners {
+        while listener.push().await.1 != "pub" {}
+        assert_eq!(listener.error("rpc", json!({})).await, 108, "it is still there");
+    }
+    raw.next().await;
+    assert_eq!(instance.metric("fanfare_slow_consumers_total", &[]).await, 0.0);
 }

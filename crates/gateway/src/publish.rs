@@ -16,7 +16,9 @@ const FRAME_HEADER: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unpublished {
     /// No outbox would hold it, so it would cut every subscriber.
-    #[error("data has {bytes} bytes, its tags included; at most {most} are possible")]
+    #[error(
+        "data has {bytes} bytes, with its tags and what is shown of its publisher; at most {most} are possible"
+    )]
     TooLarge {
         /// What it has.
         bytes: usize,
@@ -34,9 +36,15 @@ pub enum Unpublished {
     Broker(#[from] BrokerError),
 }
 
-/// The largest payload that reaches a client with its tags, whoever publishes it.
+/// The largest payload that reaches a client with its tags and what is shown of its publisher, whoever publishes it.
 pub fn payload_limit(config: &Config) -> usize {
     config.outbox_limit.saturating_sub(FRAME_HEADER)
+}
+
+/// The most that the back end may have others shown of a client, in bytes: it goes out with all that the client publishes, and
+/// with its coming and going, where there is as much again of the other kind.
+pub fn info_limit(config: &Config) -> usize {
+    payload_limit(config) / 4
 }
 
 /// What publications in a namespace keep to, and where they are counted.
@@ -64,7 +72,7 @@ impl From<&Namespace> for Rules {
 ///
 /// # Errors
 ///
-/// When the payload with its tags is too large, or in another format, and when the broker refuses or is away; then nothing is published
+/// When the payload with its tags and its publisher is too large, or in another format, and when the broker refuses or is away; then nothing is published
 /// later.
 pub fn publish<'a>(
     instance: &'a Instance,
@@ -89,7 +97,7 @@ pub fn publish<'a>(
 ///
 /// # Errors
 ///
-/// When the payload with its tags is too large, or in another format.
+/// When the payload with its tags and its publisher is too large, or in another format.
 pub fn publish_unconfirmed(
     instance: &Instance,
     rules: Rules,
@@ -104,7 +112,8 @@ pub fn publish_unconfirmed(
 
 fn check(instance: &Instance, rules: Rules, publication: &Publication) -> Result<(), Unpublished> {
     let tags = publication.tags.as_deref().map_or(0, length_of);
-    let (bytes, most) = (publication.payload.len() + tags, payload_limit(&instance.config));
+    let shown = publication.info.as_ref().map_or(0, |info| info.conn_info.len() + info.chan_info.len());
+    let (bytes, most) = (publication.payload.len() + tags + shown, payload_limit(&instance.config));
     if bytes > most {
         return Err(Unpublished::TooLarge { bytes, most });
     }

@@ -1,6 +1,7 @@
 //! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: what a back end wants of clients, wherever they are. Each becomes
 //! one control message to every instance; what an instance does about it, nobody waits for.
 
+use bytes::Bytes;
 use fanfare_broker::Target;
 use fanfare_protocol::centrifuge::{DisconnectCode, UnsubscribeCode};
 use fanfare_protocol::{ConnectionId, Control, control};
@@ -13,6 +14,7 @@ use super::data::{self, payload};
 use super::error::ApiError;
 use super::reading::Since;
 use super::shape::{Base64, ConnectionName, Done, Name, Shape, Whole, requests};
+use crate::publish::{info_limit, payload_limit};
 
 /// The longest reason: what fits into a Close frame (RFC 6455 section 5.5).
 const REASON: usize = 123;
@@ -130,14 +132,19 @@ impl Shape for CloseCode {
 pub async fn subscribe(api: &Api, request: Subscribe) -> Result<Done, ApiError> {
     let whom = whom(request.user, request.client, request.session)?;
     let (channel, _) = api.channel(&request.channel.unwrap_or_default().0)?;
+    let config = &api.instance.config;
     let wish = request.r#override.unwrap_or_default();
     let value = |flag: Option<Flag>| flag.and_then(|flag| flag.value);
     let message = control::Subscribe {
         whom,
         channel,
         expire_at: request.expire_at.map(|at| at.0).filter(|at| *at > 0),
-        info: payload("info", request.info, request.b64info)?,
-        data: payload("data", request.data, request.b64data)?,
+        info: payload("info", request.info, request.b64info)?
+            .map(|info| within("info", info, info_limit(config)))
+            .transpose()?,
+        data: payload("data", request.data, request.b64data)?
+            .map(|data| within("data", data, payload_limit(config)))
+            .transpose()?,
         since: request.recover_since.map(|since| control::Since {
             offset: since.offset.unwrap_or_default().0,
             epoch: since.epoch.unwrap_or_default(),
@@ -190,11 +197,12 @@ pub async fn disconnect(api: &Api, request: Disconnect) -> Result<Done, ApiError
 /// See [`Refresh`].
 pub async fn refresh(api: &Api, request: Refresh) -> Result<Done, ApiError> {
     let whom = whom(request.user, request.client, request.session)?;
+    let info = request.info.map(|info| data::json("info", info)).transpose()?;
     let message = control::Refresh {
         whom,
         expired: request.expired.unwrap_or_default(),
         expire_at: request.expire_at.map(|at| at.0).filter(|at| *at > 0),
-        info: request.info.map(|info| data::json("info", info)).transpose()?,
+        info: info.map(|info| within("info", info, info_limit(&api.instance.config))).transpose()?,
     };
     tell(api, Control::Refresh(message)).await
 }
@@ -211,6 +219,17 @@ fn whom(
     let client = client.filter(|client| !client.0.is_empty());
     let connection = client.map(|client| connection("client", &client)).transpose()?;
     Ok(control::Whom { user, connection, session: session.filter(|session| !session.is_empty()) })
+}
+
+/// What is sent to clients, if their outboxes hold it: without that it would cut them.
+fn within(field: &str, bytes: Bytes, most: usize) -> Result<Bytes, ApiError> {
+    if bytes.len() > most {
+        return Err(ApiError::bad(format!(
+            "`{field}` has {} bytes; at most {most} are possible",
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
 }
 
 fn connection(field: &str, name: &ConnectionName) -> Result<ConnectionId, ApiError> {
