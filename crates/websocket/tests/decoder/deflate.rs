@@ -182,7 +182,7 @@ fn nothing_refers_to_more_than_the_window() {
                 None => panic!("{agreed} shares no frames"),
             };
             // Near enough for all that share its window, and then again from too far away.
-            let (near, far) = (&payload[..near / 4], &payload[near / 4..2 * near]);
+            let (near, far) = (&payload[..near / 4], &payload[near / 4..near + near / 2]);
             let repeated = [near, near, near, near, far, near].concat();
             let frame = shared.compress_frame(Opcode::Binary, &repeated);
             assert_eq!(frame[0], 0xc2);
