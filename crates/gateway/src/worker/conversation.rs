@@ -134,7 +134,9 @@ impl Worker {
             .half_close(false)
             .max_buf_size(HEADERS)
             .serve_connection(TokioIo::new(Heads::new(stream, news.clone())), service);
-        let ended = converse_for(ORDINARY, deadline, &kept, &handoff, &mut connection).await;
+        // Its answer is not hyper's any more, which waits for one.
+        let is_taken = || handoff.borrow().as_ref().is_some_and(Upgrade::answers_itself);
+        let ended = converse_for([ORDINARY; 2], deadline, &kept, is_taken, &mut connection).await;
         let whole = matches!(ended, Some(Ok(())));
         match ended {
             Some(Ok(())) => {}
@@ -220,14 +222,14 @@ fn unanswered(error: &hyper::Error, kept: bool) -> Option<Rejection> {
     }
 }
 
-/// Lets a client talk HTTP for so long, and then once more as long for the answer that is on its way:
-/// one that never reads its answers must not hold a file for ever. One that has not asked for anything by
-/// `deadline`, because what came before HTTP took its time, is cut: nothing.
+/// Lets a client talk HTTP for so long, and then so long for the answer that is on its way: one that never reads its answers
+/// must not hold a file for ever. A connection `is_taken` from hyper whenever what was asked for is no answer of hyper's. One that
+/// has not asked for anything by `deadline`, because what came before HTTP took its time, is cut: nothing.
 async fn converse_for<I, S>(
-    span: Duration,
+    [span, last]: [Duration; 2],
     deadline: Instant,
     has_asked: &Cell<bool>,
-    handoff: &Handoff,
+    is_taken: impl Fn() -> bool,
     connection: &mut Connection<I, S>,
 ) -> Option<hyper::Result<()>>
 where
@@ -235,24 +237,27 @@ where
     S: HttpService<Incoming, ResBody = Body>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut conversation = poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
-        // Its answer is not hyper's any more, which waits for one.
-        Poll::Pending if handoff.borrow().as_ref().is_some_and(Upgrade::answers_itself) => {
-            Poll::Ready(Ok(()))
+    let is_over = Cell::new(false);
+    let mut conversation = pin!(poll_fn(|cx| {
+        if is_over.take() {
+            Pin::new(&mut *connection).graceful_shutdown();
         }
-        polled => polled,
-    });
-    if let Ok(ended) = timeout_at(deadline, &mut conversation).await {
+        match Pin::new(&mut *connection).poll(cx) {
+            Poll::Pending if is_taken() => Poll::Ready(Ok(())),
+            polled => polled,
+        }
+    }));
+    if let Ok(ended) = timeout_at(deadline, conversation.as_mut()).await {
         return Some(ended);
     }
     if !has_asked.get() {
         return None;
     }
-    if let Ok(ended) = timeout(span, conversation).await {
+    if let Ok(ended) = timeout(span, conversation.as_mut()).await {
         return Some(ended);
     }
-    Pin::new(&mut *connection).graceful_shutdown();
-    Some(timeout(span, connection).await.unwrap_or(Ok(())))
+    is_over.set(true);
+    Some(timeout(last, conversation).await.unwrap_or(Ok(())))
 }
 
 /// What HTTP is spoken on.
@@ -290,5 +295,44 @@ impl Source for TlsStream {
 impl Stream for TlsStream {
     fn into_socket(self) -> Socket {
         self.into_socket()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// It waits for what may take its time, as a stream's body or Redis, and is to be answered as soon as that has come, also
+    /// when the connection was kept for so long that it answers nothing else.
+    #[tokio::test]
+    async fn what_is_asked_for_late_is_taken_as_soon_as_it_is_ready() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let now = Instant::now();
+        for (deadline, span) in [(now + LONG, LONG), (now, LONG), (now, Duration::ZERO)] {
+            let (has_asked, is_taken) = (Cell::new(true), Cell::new(false));
+            let (asked, ready) = (Notify::new(), Notify::new());
+            let (mut client, server) = duplex(1024);
+            let service = service_fn(|_: http::Request<Incoming>| async {
+                asked.notify_one();
+                ready.notified().await;
+                is_taken.set(true);
+                pending::<Result<http::Response<Body>, Infallible>>().await
+            });
+            let mut connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let taking = converse_for([span, LONG], deadline, &has_asked, || is_taken.get(), &mut connection);
+            let becoming_ready = async {
+                asked.notified().await;
+                // By then no time is left in the last row, which nobody outside can see.
+                sleep(Duration::from_millis(50)).await;
+                ready.notify_one();
+            };
+            let both = async { tokio::join!(taking, becoming_ready) };
+            let (ended, ()) = timeout(Duration::from_secs(10), both).await.expect("it is taken");
+            assert!(matches!(ended, Some(Ok(()))), "{span:?}");
+        }
     }
 }
