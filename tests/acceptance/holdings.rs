@@ -280,6 +280,68 @@ async fn recoveries_that_nobody_takes_are_not_all_held() {
     confined.recovers("recoveries").await;
 }
 
+/// Each asks for one history, or for who is in one channel, and takes nothing of it: all together three times of what there is.
+/// They share what is read, and each has an answer of its own.
+#[tokio::test]
+async fn answers_that_nobody_takes_are_not_all_made() {
+    const CLIENTS: usize = 60;
+    let redis = RedisServer::start().await;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        may_read_history = \"anonymous\"
+        may_read_presence = \"anonymous\"
+        history_size = 100
+        presence = true
+    ";
+    let setup = Setup::new(file).tokens().keys("allow_anonymous = true").redis(&redis.url());
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let address = confined.instance.address();
+    let mut speaker = Caller::anonymous(address).await;
+    for _ in 0..100 {
+        let said = json!({ "channel": "kept", "data": "x".repeat(60_000) });
+        speaker.result("publish", said).await;
+    }
+    let info = format!("info=\"{}\"", "y".repeat(40_000));
+    let known = json!({ "token": token(&["--user", "ann", "--claim", &info]).await });
+    let mut members = Vec::new();
+    for _ in 0..100 {
+        let mut member = Caller::connect(address, known.clone()).await;
+        member.result("subscribe", json!({ "channel": "room" })).await;
+        members.push(member);
+    }
+    for (method, request) in
+        [("history", json!({ "channel": "kept", "limit": -1 })), ("presence", json!({ "channel": "room" }))]
+    {
+        let before = confined.ended().await;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(Caller::narrow(address).await);
+        }
+        for client in &mut clients {
+            client.ask(method, request.clone()).await;
+        }
+        eventually("some are ended", async || confined.ended().await > before).await;
+        confined.bystanders_are_served().await;
+        drop(clients);
+        within(Duration::from_secs(60), "clients are let in again", async || {
+            confined.instance.page("/readyz").await.status == 200
+        })
+        .await;
+        // Whoever reads gets everything.
+        let mut reader = Caller::anonymous(address).await;
+        let answer = reader.result(method, request).await;
+        match method {
+            "history" => assert_eq!(answer["publications"].as_array().map(Vec::len), Some(100)),
+            _ => assert_eq!(answer["presence"].as_object().map(serde_json::Map::len), Some(100)),
+        }
+        reader.leave().await;
+    }
+    drop(members);
+    confined.recovers("answers").await;
+}
+
 /// Two and a half times of what there is, in ever new channels: what was published longest ago is forgotten, and whoever
 /// comes back for it is told so.
 async fn histories_are_forgotten_before_anybody_is_ended(by: &str, each: usize, bytes: usize) {

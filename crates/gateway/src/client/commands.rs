@@ -71,9 +71,9 @@ impl Client {
                 self.drop_subscription(&Channel::new(&request.channel)?);
                 Ok(Some(Answer::Unsubscribe))
             }
-            Request::Presence(request) => self.presence(&request.channel).await.map(Some),
+            Request::Presence(request) => self.presence(id, &request.channel, out).await.map(|()| None),
             Request::PresenceStats(request) => self.presence_stats(&request.channel).await.map(Some),
-            Request::History(request) => self.history(&request).await.map(Some),
+            Request::History(request) => self.history(id, &request, out).await.map(|()| None),
             // Nobody is there to be called, or told.
             Request::Rpc(_) => Err(ErrorCode::NotAvailable.into()),
             Request::Send(_) => Err(DisconnectCode::NotAvailable.into()),

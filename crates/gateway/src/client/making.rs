@@ -22,7 +22,7 @@ use crate::worker::Worker;
 
 /// So many bytes of what was missed in a channel are read whatever it is: most have missed less, and are answered after one
 /// read.
-const LITTLE: usize = 16 << 10;
+pub(super) const LITTLE: usize = 16 << 10;
 
 /// What is read together must fit into an outbox together, also where an answer takes more than what it is made of.
 const PART_OF_OUTBOX: usize = 4;
@@ -220,7 +220,7 @@ impl Client {
 }
 
 /// While memory is short, nothing more is read.
-async fn wait_for_memory(worker: &Worker, key: Key) {
+pub(super) async fn wait_for_memory(worker: &Worker, key: Key) {
     worker.instance.memory.tally();
     if is_pressed(worker) {
         wait_for_room(worker, key).await;
@@ -284,7 +284,7 @@ fn is_lost(plan: &Plan, history: &History) -> bool {
 }
 
 /// The room for so many bytes, about, and for some that may come meanwhile.
-fn allowance(bytes: usize, more: usize) -> usize {
+pub(super) fn allowance(bytes: usize, more: usize) -> usize {
     bytes.saturating_add(bytes / 8).saturating_add(more)
 }
 

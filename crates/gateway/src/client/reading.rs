@@ -3,30 +3,48 @@
 use std::sync::Arc;
 
 use fanfare_broker::{Cursor, Query};
+use fanfare_hub::Key;
 use fanfare_protocol::centrifuge::{
     Answer, ClientInfo, ErrorCode, HistoryRequest, HistoryResult, Named, PresenceResult, PresenceStatsResult,
     Publication, Refusal,
 };
 use fanfare_protocol::{Channel, Epoch, Position};
 
-use super::making::history_limit;
+use super::making::{LITTLE, allowance, history_limit, wait_for_memory};
 use super::session::Client;
+use crate::backpressure::{has_taken_it_all, is_pressed};
 use crate::identity::User;
 use crate::namespace::{Namespace, Refusal as Refused, may_read_history, may_read_presence};
+use crate::recoveries::{Guest, Room};
+use crate::worker::Worker;
 
-/// So many members are read at a time.
+/// So many members are read whatever is said of them: most channels have no more.
+const FEW: usize = 16;
+
+/// So many are read at a time, with room for them.
 const PAGE: usize = 1000;
 
 /// Whether a right is given: the options, the channel, the user, and whether it is subscribed.
 type Right = fn(&Namespace, &Channel, &User, bool) -> Result<(), Refused>;
 
 impl Client {
-    pub(super) async fn presence(&self, name: &str) -> Result<Answer, Refusal> {
-        let channel = self.readable(name, may_read_presence)?;
-        let broker = &self.worker.instance.broker;
-        let (mut presence, mut from) = (Vec::new(), Some(Cursor::start()));
+    /// Answers with who is there. Where those are many, what is said of them is read into room that was waited for.
+    pub(super) async fn presence(&mut self, id: u32, name: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let (mut presence, mut from, mut room) = (Vec::new(), Some(Cursor::start()), None);
         while let Some(cursor) = from {
-            let page = broker.members(&channel, cursor, PAGE).await.map_err(|_| ErrorCode::Internal)?;
+            if !presence.is_empty() && room.is_none() {
+                let (worker, key) = (self.worker.clone(), self.key);
+                room = self.meanwhile(out, room_for(&worker, key, usize::MAX)).await;
+                if room.is_none() {
+                    // It was told to go.
+                    return Ok(());
+                }
+            }
+            // Its right may have gone while it waited.
+            let channel = self.readable(name, may_read_presence)?;
+            let page = if room.is_some() { PAGE } else { FEW };
+            let page = self.worker.instance.broker.members(&channel, cursor, page).await;
+            let page = page.map_err(|_| ErrorCode::Internal)?;
             presence.extend(page.items.iter().map(|member| {
                 let client = member.client();
                 Named::from((client.client.clone(), ClientInfo::from(&client)))
@@ -36,7 +54,11 @@ impl Client {
         // Who is there throughout may come in two pages.
         presence.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         presence.dedup_by(|one, other| one.name == other.name);
-        Ok(Answer::Presence(PresenceResult { presence }))
+        self.answer(out, id, &Answer::Presence(PresenceResult { presence }));
+        if room.is_some() {
+            self.flush(out);
+        }
+        Ok(())
     }
 
     pub(super) async fn presence_stats(&self, name: &str) -> Result<Answer, Refusal> {
@@ -48,24 +70,52 @@ impl Client {
         Ok(Answer::PresenceStats(PresenceStatsResult { num_clients, num_users }))
     }
 
-    pub(super) async fn history(&self, request: &HistoryRequest) -> Result<Answer, Refusal> {
-        let channel = self.readable(&request.channel, may_read_history)?;
+    /// Answers with what was said. What is more than a little is read into room that was waited for, as what was missed is, and
+    /// counted for that until it waits for the socket, where it is weighed.
+    pub(super) async fn history(
+        &mut self,
+        id: u32,
+        request: &HistoryRequest,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
         let most = history_limit(&self.worker);
         // What is negative means as many as there may be.
         let limit = usize::try_from(request.limit).unwrap_or(most).min(most);
         let since = request.since.as_ref();
         let since = since.map(|since| Position { offset: since.offset, epoch: Epoch::claimed(&since.epoch) });
         let query = Query { since, limit, reverse: request.reverse, ..Query::TOP };
-        let read = self.worker.instance.broker.history(&channel, query).await;
-        let history = read.map_err(|_| ErrorCode::Internal)?;
+        let (mut bytes, mut room) = (LITTLE, None);
+        let history = loop {
+            // Its right may have gone while it waited.
+            let channel = self.readable(&request.channel, may_read_history)?;
+            let read = self.worker.instance.broker.history(&channel, query.within(bytes)).await;
+            let history = read.map_err(|_| ErrorCode::Internal)?;
+            if !history.too_much {
+                break history;
+            }
+            // More may come meanwhile, and it may have been estimated. Who has been wrong once takes all room.
+            bytes = if bytes == LITTLE { allowance(history.bytes, LITTLE) } else { usize::MAX };
+            drop(room.take());
+            let (worker, key) = (self.worker.clone(), self.key);
+            room = self.meanwhile(out, room_for(&worker, key, bytes)).await;
+            if room.is_none() {
+                // It was told to go.
+                return Ok(());
+            }
+        };
         if !history.epoch_matches {
             return Err(ErrorCode::UnrecoverablePosition.into());
         }
-        Ok(Answer::History(HistoryResult {
+        let result = HistoryResult {
             publications: history.publications.iter().map(Publication::from).collect(),
             epoch: history.top.epoch.to_string(),
             offset: history.top.offset,
-        }))
+        };
+        self.answer(out, id, &Answer::History(result));
+        if room.is_some() {
+            self.flush(out);
+        }
+        Ok(())
     }
 
     /// The namespace of a channel, if there is one, and it lets channels be named so.
@@ -81,5 +131,19 @@ impl Client {
         let is_subscribed = self.subs.get(&channel).is_some();
         right(namespace, &channel, &self.user, is_subscribed).map_err(Refused::code)?;
         Ok(channel)
+    }
+}
+
+/// Resolves when a client that has asked for so many bytes has taken what it was given before, and there is room for them and
+/// memory for its answer: whoever had the room before may have left none.
+async fn room_for(worker: &Worker, key: Key, bytes: usize) -> Room {
+    loop {
+        has_taken_it_all(worker, key).await;
+        wait_for_memory(worker, key).await;
+        let room = worker.recoveries.room(Guest::Staying, bytes).await;
+        worker.instance.memory.tally();
+        if !is_pressed(worker) || worker.shard.is_closing(key) {
+            return room;
+        }
     }
 }
