@@ -29,6 +29,7 @@ mod holdings;
 mod hostile;
 mod identity;
 mod limits;
+mod log;
 mod memory;
 mod metrics;
 mod payloads;

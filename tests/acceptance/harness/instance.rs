@@ -1,6 +1,7 @@
 //! One running gateway: the real binary, its log and its addresses.
 
 use std::env;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
@@ -12,7 +13,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStderr, Command};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::process::Process;
@@ -86,6 +88,10 @@ impl Instance {
 
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    pub fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
     }
 
     /// A page for operators or visitors, on the address where this instance serves it.
@@ -202,6 +208,9 @@ pub(super) fn binary() -> &'static PathBuf {
 pub struct Log {
     lines: Arc<Mutex<Vec<Value>>>,
     changed: watch::Receiver<()>,
+    reader: AbortHandle,
+    /// It reads until this is gone, and keeps what it would have read from.
+    reads: Option<oneshot::Sender<()>>,
 }
 
 impl Log {
@@ -209,14 +218,31 @@ impl Log {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (tell, changed) = watch::channel(());
         let kept = lines.clone();
-        tokio::spawn(async move {
+        let (reads, stands_still) = oneshot::channel();
+        let reader = tokio::spawn(async move {
             let mut reader = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = reader.next_line().await {
-                kept.lock().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
-                tell.send_replace(());
+            let read = async {
+                while let Ok(Some(line)) = reader.next_line().await {
+                    kept.lock().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+                    tell.send_replace(());
+                }
+            };
+            tokio::select! {
+                () = read => {}
+                _ = stands_still => pending().await,
             }
         });
-        Self { lines, changed }
+        Self { lines, changed, reader: reader.abort_handle(), reads: Some(reads) }
+    }
+
+    /// Nobody reads any more, and what is written to finds nobody there.
+    pub fn leave(&mut self) {
+        self.reader.abort();
+    }
+
+    /// Nobody reads any more, and what is written to fills up.
+    pub fn stand_still(&mut self) {
+        self.reads = None;
     }
 
     /// All lines until now.

@@ -13,6 +13,7 @@ mod token;
 
 use std::env;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ pub fn run(
     };
     let surroundings = Surroundings { variables: env::vars_os().collect(), directory: PathBuf::new() };
     dispatch(&matches, surroundings, serve).unwrap_or_else(|failure| {
-        eprintln!("fanfare: {}", one_line(&failure.line));
+        complain(&failure.line);
         ExitCode::from(failure.code)
     })
 }
@@ -163,10 +164,15 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::from(2)
         }
         _ => {
-            eprintln!("fanfare: {}", one_line(&usage_line(error)));
+            complain(&usage_line(error));
             ExitCode::from(2)
         }
     }
+}
+
+/// Says on standard error what is wrong. The exit status says it, too, so it is no matter if nobody can read that.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "fanfare: {}", one_line(line));
 }
 
 /// Names and values are quoted as they were written, and what was written may move a terminal's cursor.

@@ -182,6 +182,7 @@ pub const METRICS: &[Metric] = &[
     gauge("fanfare_ready", "1 while /readyz says so"),
     gauge("fanfare_draining", "1 from the signal to end on"),
     gauge("fanfare_drain_remaining_connections", "While draining, connections that are still there"),
+    counter("fanfare_log_lines_lost_total", "Lines of the log that could not be written, or not in time"),
     gauge("fanfare_tasks", "Tasks of connections, of handshakes under way, and of full sockets"),
     gauge("fanfare_workers", "Threads that own connections"),
     gauge("fanfare_build_info", "1, with the version and revision of the program").by("version, revision"),

@@ -2,6 +2,7 @@
 //! somebody asks. The recorder belongs to the instance, not to the process, so that a test can run two.
 
 mod catalog;
+pub mod log;
 
 use std::time::Duration;
 
@@ -213,6 +214,7 @@ fn broker(instance: &Instance) {
         counter!("fanfare_gaps_total", "cause" => cause.label()).absolute(gaps);
     }
     counter!("fanfare_gaps_total", "cause" => "inbox").absolute(instance.hub.overflows());
+    counter!("fanfare_log_lines_lost_total").absolute(log::lost());
 }
 
 fn lifecycle(instance: &Instance, census: &[Option<Census>]) {
