@@ -2,14 +2,15 @@
 //! back end wants something of it: it is done at once, and what is published afterwards is not for it. How much it may leave unread
 //! is `slow`'s business.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::{Duration, interval};
 
 use crate::centrifuge::now;
-use crate::harness::{API_KEY, Caller, Instance, RedisServer, Setup, eventually, post, token};
+use crate::harness::{API_KEY, Caller, Frame, Instance, RedisServer, Setup, eventually, post, token};
 
 /// Nobody is pinged; and, where nothing else is said, nobody is cut for what it leaves unread.
 const CHANNELS: &str = "
-    client_ping_interval = \"1h\"
     refresh_grace = \"0s\"
     close_timeout = \"30s\"
     [channels]
@@ -88,7 +89,7 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Self {
-        Self::start_with("outbox_limit = \"64MiB\"").await
+        Self::start_with("client_ping_interval = \"1h\"\noutbox_limit = \"64MiB\"").await
     }
 
     async fn start_with(keys: &str) -> Self {
@@ -299,7 +300,7 @@ async fn what_a_client_waits_for_can_be_taken_back() {
 #[tokio::test]
 async fn what_the_back_end_has_a_client_recover_waits_for_the_client() {
     // Less than two channels' worth.
-    let pair = Pair::start_with("outbox_limit = \"1MiB\"").await;
+    let pair = Pair::start_with("client_ping_interval = \"1h\"\noutbox_limit = \"1MiB\"").await;
     let connect = json!({ "token": token(&["--user", "ann"]).await });
     let mut slow = Caller::narrow_as(pair.near.address(), connect).await;
     let since = |number| {
@@ -392,4 +393,56 @@ async fn what_the_back_end_wants_is_done_where_the_client_fails() {
     for channel in ["h:9", "h:7"] {
         assert_eq!(slow.publication().await, channel);
     }
+}
+
+/// Whoever reads the answers to a long frame and answers pings stays, although what it says is not read meanwhile, and also where it says
+/// more than that; whoever never answers is cut, although it reads.
+#[tokio::test]
+async fn a_long_frame_neither_cuts_who_answers_pings_nor_keeps_who_does_not() {
+    const ANSWERS: usize = 60;
+    let keys = "client_ping_interval = \"1s\"\nclient_pong_timeout = \"900ms\"\noutbox_limit = \"1MiB\"";
+    let pair = Pair::start_with(keys).await;
+    let frame = |first: usize| {
+        let history = json!({ "channel": "h:0", "limit": PUBLICATIONS });
+        let commands = (first..first + ANSWERS).map(|id| json!({ "id": id, "history": history }).to_string());
+        commands.collect::<Vec<_>>().join("\n")
+    };
+    let rows = [("answers", true, 1), ("answers and asks for more", true, 2), ("is silent", false, 1)];
+    let clients = rows.map(async |(row, does_answer, frames)| {
+        let mut slow =
+            Caller::narrow_as(pair.near.address(), json!({ "token": token(&["--user", row]).await })).await;
+        let socket = slow.socket();
+        for number in 0..frames {
+            socket.send(Frame::TEXT, frame(1000 + number * ANSWERS).as_bytes()).await.unwrap();
+        }
+        // Some megabytes a second: it is about time, for there is nothing else that makes a client late.
+        let mut pace = interval(Duration::from_millis(300));
+        let (mut answers, mut pings) = (0, 0);
+        while answers < ANSWERS {
+            let Some(frame) = socket.next().await else { return (row, None, pings) };
+            if let Some((code, _)) = frame.close() {
+                return (row, Some(code), pings);
+            }
+            let text = String::from_utf8(frame.payload).unwrap();
+            for line in text.split('\n') {
+                if line != "{}" {
+                    answers += 1;
+                    pace.tick().await;
+                    continue;
+                }
+                pings += 1;
+                if does_answer {
+                    let _ = socket.send(Frame::TEXT, b"{}").await;
+                }
+            }
+        }
+        (row, Some(0), pings)
+    });
+    let [answering, asking, silent]: [_; 3] = join_all(clients).await.try_into().unwrap();
+    // Clients go when they are not pinged any more.
+    assert!(answering.1 == Some(0) && answering.2 > 3, "{answering:?}");
+    assert!(asking.1 == Some(0) && asking.2 > 3, "{asking:?}");
+    // It is told so, if it reads so far before it is cut.
+    assert!(matches!(silent.1, Some(3012) | None) && silent.2 == 1, "{silent:?}");
+    assert_eq!(pair.closed("timed_out").await, 1.0);
 }

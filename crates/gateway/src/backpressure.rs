@@ -18,7 +18,7 @@ pub fn is_pressed(worker: &Worker) -> bool {
 
 /// How long a client may take for what waits for its socket before it gets more of what it has asked for: a piece of 64
 /// KiB comes at 6 KiB/s.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until nothing waits for a client's socket any more. False if it takes longer than it may: it is slow.
 pub async fn has_taken_it_all(worker: &Worker, key: Key) -> bool {

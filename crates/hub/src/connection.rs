@@ -26,6 +26,8 @@ pub(crate) struct Connection {
     pub(crate) serial: u32,
     pub(crate) state: State,
     pub(crate) life: Life,
+    /// Answers to pings that were taken for given, and may come yet.
+    pub(crate) presumed: u8,
     /// How it is spoken to by ourselves.
     pub(crate) format: Format,
     /// Whether an outbox has a task that waits for the socket.

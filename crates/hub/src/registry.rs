@@ -204,6 +204,7 @@ impl Registry {
             life,
             format: opening.format,
             flushing: false,
+            presumed: 0,
             places: SmallVec::new(),
             subscribed: 0,
             outbox_limit: opening.outbox_limit,

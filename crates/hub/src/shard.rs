@@ -150,6 +150,16 @@ impl Shard {
         self.with(|registry| registry.excuse(key));
     }
 
+    /// What the client has sent is not read for the moment: an answer to a ping may be among it, and counts already.
+    pub fn presume(&self, key: Key) {
+        self.with(|registry| registry.presume(key));
+    }
+
+    /// Whether the client was pinged and has not answered.
+    pub fn is_asked(&self, key: Key) -> bool {
+        self.with(|registry| registry.is_asked(key))
+    }
+
     /// Whether the connection is subscribed: what had ended a subscription may be news of an earlier one.
     pub fn is_subscribed(&self, key: Key, channel: &Channel) -> bool {
         self.with(|registry| registry.is_subscribed(key, channel))

@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::tls::{Tls, Toll};
@@ -64,6 +64,17 @@ impl Socket {
             Stream::Plain(stream) => stream.try_read(into),
             Stream::Tls(sealed) => sealed.tls.borrow_mut().read(&sealed.stream, into),
         }
+    }
+
+    /// Whether the peer has sent something that is not read yet. Its end is nothing.
+    pub fn has_unread(&self) -> bool {
+        let is_taken = match &self.0 {
+            Stream::Plain(_) => false,
+            Stream::Tls(sealed) => sealed.tls.borrow().has_news(),
+        };
+        let (mut byte, mut context) = ([0], Context::from_waker(Waker::noop()));
+        let peeked = self.stream().poll_peek(&mut context, &mut ReadBuf::new(&mut byte));
+        is_taken || matches!(peeked, Poll::Ready(Ok(1..)))
     }
 
     /// What reading took, since this was last asked, that cannot be seen in what was read. Without TLS nothing.

@@ -93,10 +93,14 @@ impl Mail {
         Some(said)
     }
 
+    /// Whether the client has said something that waits.
+    pub fn has_said(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| !line.said.borrow().is_empty())
+    }
+
     /// Whether there is any.
     pub fn is_empty(&self) -> bool {
-        self.letters.borrow().is_empty()
-            && self.line.as_ref().is_none_or(|line| line.said.borrow().is_empty())
+        self.letters.borrow().is_empty() && !self.has_said()
     }
 
     /// Resolves when some has come.

@@ -23,7 +23,7 @@ use super::mail::Mail;
 use super::sessions::Sessions;
 use super::subscriptions::{Presence, Subs};
 use crate::admission::Permit;
-use crate::backpressure::{has_taken_it_all, is_pressed, wait_for_room};
+use crate::backpressure::{PATIENCE, has_taken_it_all, is_pressed, wait_for_room};
 use crate::identity::{Expiry, User};
 use crate::inbound::{Inbound, Read};
 use crate::listening::Listening;
@@ -32,7 +32,8 @@ use crate::recoveries::Stay;
 use crate::relay::{carry, push_format};
 use crate::worker::Worker;
 
-/// How long a command may take before the client is excused for not having answered a ping: meanwhile it is not read.
+/// How long commands may take before it is seen whether the client is to be excused for not having answered a ping: meanwhile it
+/// is not read.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How long others wait for a client to come back before they are told that it has left, if it has not said so.
@@ -194,7 +195,7 @@ impl Session {
             loop {
                 if client.has_work() {
                     // Boxed, or every idle connection would keep the room for it.
-                    Box::pin(client.work_patiently()).await;
+                    Box::pin(client.work_patiently(&socket)).await;
                 }
                 if ears.are_over() {
                     break;
@@ -230,7 +231,7 @@ impl Session {
             }
             // What it said before it went counts.
             if client.has_work() {
-                Box::pin(client.work_patiently()).await;
+                Box::pin(client.work_patiently(&socket)).await;
             }
             // The socket first: what follows may be slow, and the client may be back meanwhile.
             client.worker.shard.remove(client.key);
@@ -252,11 +253,15 @@ impl Ears {
 }
 
 impl Client {
-    /// Takes a message apart into commands, which wait for their turn. Ends nothing by itself: what came before an
-    /// offence is still to be done.
+    /// Takes a message apart into commands, which wait for their turn; but for the answer to a ping, which may not wait behind them.
+    /// Ends nothing by itself: what came before an offence is still to be done.
     fn hear(&mut self, message: &[u8]) -> Option<End> {
         if !self.heard.back().is_some_and(Result::is_err) {
-            self.heard.extend(words(self.format, message));
+            let (shard, key) = (&self.worker.shard, self.key);
+            let is_pong = |word: &Result<Command, Offence>| {
+                matches!(word, Ok(Command { request: Request::Pong, .. })) && shard.answered(key)
+            };
+            self.heard.extend(words(self.format, message).into_iter().filter(|word| !is_pong(word)));
         }
         None
     }
@@ -280,13 +285,21 @@ impl Client {
         !self.heard.is_empty() || !self.mail.is_empty()
     }
 
-    /// Works off what there is. While that takes long, the client is not blamed for an answer that is not read.
-    async fn work_patiently(&mut self) {
-        let (worker, key) = (self.worker.clone(), self.key);
+    /// Works off what there is. While that takes long, the client is not blamed for an answer to a ping that may be among what is not
+    /// read yet, nor for one to a ping that has yet to reach it behind what it has asked for.
+    async fn work_patiently(&mut self, socket: &Socket) {
+        let (worker, key, mail) = (self.worker.clone(), self.key, self.mail.clone());
+        let mut silent = Duration::ZERO;
         {
             let mut work = pin!(self.work());
             while timeout(LOOK, &mut work).await.is_err() {
-                worker.shard.excuse(key);
+                if mail.has_said() || socket.has_unread() {
+                    worker.shard.presume(key);
+                }
+                silent = if worker.shard.is_asked(key) { silent + LOOK } else { Duration::ZERO };
+                if silent <= PATIENCE {
+                    worker.shard.excuse(key);
+                }
             }
         }
         self.set_alarm();

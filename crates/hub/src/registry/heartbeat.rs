@@ -63,14 +63,34 @@ impl Registry {
         }
     }
 
+    /// What the client has sent is not read for the moment, and an answer that is due may be among it: it is taken for that, and the
+    /// client is pinged as before.
+    pub(crate) fn presume(&mut self, key: Key) {
+        let Some(connection) = find(&mut self.connections, key) else { return };
+        if connection.life == (Life::Asking { answered: false }) {
+            connection.life = Life::Asking { answered: true };
+            connection.presumed = connection.presumed.saturating_add(1);
+        }
+    }
+
+    /// Whether an answer to a ping is due.
+    pub(crate) fn is_asked(&mut self, key: Key) -> bool {
+        find(&mut self.connections, key)
+            .is_some_and(|connection| connection.life == Life::Asking { answered: false })
+    }
+
     /// An answer to a ping came. Whether one was due.
     pub(crate) fn answered(&mut self, key: Key) -> bool {
         let Some(connection) = find(&mut self.connections, key) else { return false };
         let was_due = connection.life == (Life::Asking { answered: false });
         if was_due {
             connection.life = Life::Asking { answered: true };
+            return true;
         }
-        was_due
+        // Or it comes late.
+        let was_presumed = connection.presumed > 0;
+        connection.presumed = connection.presumed.saturating_sub(1);
+        was_presumed
     }
 
     /// Goes on by one tick: pings, timeouts, and cuts of those who do not go.
