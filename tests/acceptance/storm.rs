@@ -153,7 +153,7 @@ async fn until_up(instance: &Instance) {
 #[tokio::test]
 async fn all_ask_before_the_first_is_answered() {
     const ALONE: usize = 40;
-    const TOGETHER: usize = 16;
+    const TOGETHER: usize = 80;
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
     let file = FILE.replace("recovery_rate = 20", "");
@@ -205,6 +205,72 @@ async fn all_ask_before_the_first_is_answered() {
             );
         }
     }
+}
+
+/// A client that comes to an instance where nobody is subscribed to its channels waits for as many round trips as with one channel,
+/// whatever their number: they are subscribed to together. What is much is read again, together with as many others as fit.
+#[tokio::test]
+async fn many_channels_cost_as_many_round_trips_as_one() {
+    const CHANNELS: usize = 100;
+    /// Of these, so many have missed so much, of which eleven fit into an outbox together.
+    const LARGE: usize = 30;
+    const SIZE: usize = 20_000;
+    const LANES: usize = 1;
+    let redis = RedisServer::start().await;
+    let proxy = TcpProxy::start(redis.address()).await;
+    let file = FILE.replace("recovery_rate = 20", "");
+    let url = format!("redis://{}", proxy.address());
+    let instance = Setup::new(&file).redis(&url).start().await;
+    let other = Setup::new(&file).redis(&redis.url()).start().await;
+    until_up(&instance).await;
+    until_up(&other).await;
+    let mut speaker = Caller::anonymous(other.address()).await;
+    let channels: Vec<_> = (0..CHANNELS).map(|number| format!("kept-{number}-")).collect();
+    for (number, channel) in channels.iter().enumerate() {
+        let said = "x".repeat(if number < LARGE { SIZE } else { 10 });
+        speaker.result("publish", json!({ "channel": channel, "data": said })).await;
+    }
+    let mut returner = Caller::anonymous(instance.address()).await;
+    let mut commands = redis.monitor().await;
+    let wish = |channel: &String| json!({ "channel": channel, "recover": true, "offset": 0 });
+    let asks = channels.iter().zip(1000..);
+    let asks = asks.map(|(channel, id)| json!({ "id": id, "subscribe": wish(channel) }).to_string());
+    let asks: Vec<_> = asks.collect();
+    proxy.set(Fault::Mute);
+    returner.say(&asks.join("\n")).await;
+    let mut next = async || {
+        let command = timeout(DEADLINE, commands.next_line()).await.expect("a command comes in time");
+        command.unwrap().expect("a command").to_lowercase()
+    };
+    let is_subscribe = |command: &str| command.contains("\"subscribe\"") && command.contains("kept-");
+    while !is_subscribe(&next().await) {}
+    // Answered by the worker when it has wished for all of them.
+    instance.metric("fanfare_connections", &[]).await;
+    proxy.set(Fault::None);
+    for (number, channel) in channels.iter().enumerate() {
+        let answer = returner.message().await.unwrap();
+        assert_eq!(answer["id"], 1000 + number, "{answer}");
+        assert_eq!(answer["subscribe"]["recovered"], true, "{channel}: {answer}");
+        assert_eq!(answer["subscribe"]["publications"].as_array().map(Vec::len), Some(1), "{channel}");
+    }
+    redis.cli(&["ECHO", "that is all"]).await;
+    let (mut subscribes, mut reads) = (1, 0);
+    loop {
+        let command = next().await;
+        match () {
+            () if command.contains("that is all") => break,
+            () if is_subscribe(&command) => subscribes += 1,
+            () if command.contains("\"300\"") => reads += 1,
+            () => {}
+        }
+    }
+    // What was wished for when the first was, and what was until that was confirmed.
+    assert!(subscribes <= 2 * LANES, "{subscribes} times");
+    // Each was looked at once, and once more with as many others as fit.
+    assert!((CHANNELS..=2 * CHANNELS).contains(&reads), "{reads} reads of {CHANNELS} channels");
+    // And what is published now comes.
+    speaker.result("publish", json!({ "channel": channels[CHANNELS - 1], "data": "new" })).await;
+    assert_eq!(returner.publication().await, "new");
 }
 
 /// What is more than can be read together with others is read by itself, and comes in its place; for one answer that holds it for

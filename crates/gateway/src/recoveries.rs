@@ -49,11 +49,14 @@ pub enum Guest {
 pub struct Stay(u8);
 
 impl Stay {
+    /// What it is by now.
+    pub fn guest(&self) -> Guest {
+        if self.0 < FIRST { Guest::Returning } else { Guest::Staying }
+    }
+
     /// It recovers so many channels more.
-    pub fn recovers(&mut self, channels: usize) -> Guest {
-        let guest = if self.0 < FIRST { Guest::Returning } else { Guest::Staying };
+    pub fn recovers(&mut self, channels: usize) {
         self.0 = self.0.saturating_add(u8::try_from(channels).unwrap_or(u8::MAX));
-        guest
     }
 }
 
@@ -184,7 +187,8 @@ mod tests {
             (1, Guest::Staying, false),
             (usize::MAX, Guest::Staying, false),
         ] {
-            let guests: Vec<_> = stays.iter_mut().map(|stay| stay.recovers(channels)).collect();
+            let guests: Vec<_> = stays.iter().map(Stay::guest).collect();
+            stays.iter_mut().for_each(|stay| stay.recovers(channels));
             assert_eq!(guests, [guest; MANY]);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             runtime.expect("a runtime").block_on(async {

@@ -36,7 +36,9 @@ const LEAST: usize = 128;
 /// How far one has come.
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// It is confirmed. What was missed has yet to be read, with room for so many bytes.
+    /// It is confirmed. What was missed has yet to be read, and there is no saying how much that is.
+    Unknown,
+    /// The same, but it is so many bytes, about.
     Unread(usize),
     /// Where the channel stands and what was missed, if that was asked for.
     Read(Option<History>),
@@ -55,14 +57,18 @@ impl Progress {
     pub async fn begin(plan: &Plan) -> Self {
         match (confirm(plan).await, plan.since) {
             (Err(refusal), _) => Self::refuse(plan, refusal),
-            (Ok(()), Some(_)) => Self::Unread(LITTLE),
+            (Ok(()), Some(_)) => Self::Unknown,
             (Ok(()), None) => Self::look(plan, usize::MAX).await,
         }
     }
 
     /// The room that it needs to be read.
     pub fn needs(&self) -> Option<usize> {
-        if let Self::Unread(bytes) = self { Some(*bytes) } else { None }
+        match self {
+            Self::Unknown => Some(LITTLE),
+            Self::Unread(bytes) => Some(*bytes),
+            Self::Read(_) | Self::Refused(_) => None,
+        }
     }
 
     /// Reads up to so many bytes. If there are more, it comes to nothing yet.
@@ -81,9 +87,9 @@ impl Progress {
 
     /// Forgets what was read, if it was: it will be read again.
     fn forget(&mut self, plan: &Plan) {
-        if matches!(self, Self::Read(_)) {
+        if let Self::Read(history) = self {
             plan.worker.shard.defer(plan.key, &plan.channel);
-            *self = Self::Unread(LITTLE);
+            *self = Self::Unread(history.as_ref().map_or(0, |history| allowance(history.bytes, LEAST)));
         }
     }
 
@@ -91,7 +97,7 @@ impl Progress {
     pub fn conclude(self, plan: &Plan) -> Result<Established, Refusal> {
         let answer = match self {
             Self::Refused(refusal) => return Err(refusal),
-            Self::Unread(_) => Err(ErrorCode::Internal.into()),
+            Self::Unknown | Self::Unread(_) => Err(ErrorCode::Internal.into()),
             Self::Read(history) => answer(plan, history.as_ref()),
         };
         answer.inspect_err(|_| undo(plan))
@@ -103,47 +109,65 @@ impl Progress {
     }
 }
 
-/// What the first of those whose answers come one after the other get together.
-#[derive(Debug, Clone, Copy)]
+/// What the first of those whose answers come one after the other get together, so that they cost one round trip.
+#[derive(Debug)]
 pub(super) struct Share {
-    /// Bytes.
-    each: usize,
-    pub count: usize,
+    /// For each of them, in bytes.
+    grants: Vec<usize>,
+    /// So much is read, and goes into an outbox, together. What is more than that is read again when the client has taken it.
+    most: usize,
 }
 
 impl Share {
-    /// Of as many as take little, or of the first, if that takes more.
+    /// Of all of which nothing is known, a little each; or of as many of the others as fit, and at least of the first.
     pub fn of<'p>(these: impl Iterator<Item = &'p Progress>, outbox_limit: usize) -> Self {
-        let mut needs = these.filter_map(Progress::needs);
-        let first = needs.next().unwrap_or(0);
-        if first > LITTLE {
-            return Self { each: first, count: 1 };
+        let most = (outbox_limit / PART_OF_OUTBOX).min(ENOUGH);
+        let mut unread = these.filter(|progress| progress.needs().is_some()).peekable();
+        let mut grants = Vec::new();
+        if let Some(Progress::Unknown) = unread.peek() {
+            let count = unread.take_while(|progress| matches!(progress, Progress::Unknown)).count();
+            grants.resize(count, LITTLE.min(most).min(ENOUGH / count));
+            return Self { grants, most };
         }
-        let count = 1 + needs.take_while(|needs| *needs <= LITTLE).count();
-        Self { each: first.min(outbox_limit / PART_OF_OUTBOX / count), count }
+        let mut left = most;
+        while let Some(Progress::Unread(needs)) = unread.next()
+            && (grants.is_empty() || *needs <= left)
+        {
+            left = left.saturating_sub(*needs);
+            grants.push(*needs);
+        }
+        Self { grants, most }
+    }
+
+    /// For each of those that have yet to be read, as far as it goes.
+    pub fn grants(&self) -> impl Iterator<Item = usize> {
+        self.grants.iter().copied()
     }
 
     /// Resolves when there is room for it. What is read counts for that until it is dropped, which is to be when all of it waits for
     /// the socket: there it is weighed.
-    pub async fn room(self, worker: &Worker, key: Key, guest: Guest) -> Room {
+    pub async fn room(&self, worker: &Worker, key: Key, guest: Guest) -> Room {
         // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
         has_taken_it_all(worker, key).await;
         wait_for_memory(worker, key).await;
-        worker.recoveries.room(guest, self.each.saturating_mul(self.count)).await
+        worker.recoveries.room(guest, self.grants().fold(0, usize::saturating_add)).await
     }
 
-    /// Reads what the first of these have missed, as many of them at the same time as have a turn before the first answer. The
-    /// first of all may turn out to need more room, and has yet to be read then.
-    pub async fn read(self, recoveries: &Recoveries, guest: Guest, mut these: Vec<(&Plan, &mut Progress)>) {
-        let fits = |(_, progress): &&mut (&Plan, &mut Progress)| {
-            self.count == 1 || progress.needs().is_some_and(|needs| needs <= LITTLE)
-        };
+    /// Reads what these have missed, as many of them at the same time as have a turn before the first answer, each up to its
+    /// bytes. What turns out to be more has yet to be read then, and so has what comes behind it. Gives how many were looked at.
+    pub async fn read(
+        &self,
+        recoveries: &Recoveries,
+        guest: Guest,
+        mut these: Vec<(&Plan, &mut Progress, usize)>,
+    ) -> usize {
         let _waiting = recoveries.join(guest);
         recoveries.turn(guest).await;
-        let mut looking = FuturesUnordered::new();
-        let mut looks = these.iter_mut().take(self.count).take_while(fits).peekable();
-        while let Some((plan, progress)) = looks.next() {
-            looking.push(async { **progress = Progress::look(plan, self.each).await });
+        let (mut looking, mut count) = (FuturesUnordered::new(), 0);
+        let mut looks = these.iter_mut().peekable();
+        while let Some((plan, progress, bytes)) = looks.next() {
+            count += 1;
+            looking.push(async { **progress = Progress::look(plan, *bytes).await });
             // Where many wait for their turns, what was read is answered before this one's next turn has come.
             tokio::select! {
                 biased;
@@ -153,11 +177,21 @@ impl Share {
         }
         while looking.next().await.is_some() {}
         drop((looking, looks));
-        // One that is more waits for room of its own, and nobody holds any meanwhile: what comes behind it is read again.
-        let more = these.iter().position(|(_, progress)| progress.needs().is_some());
-        for (plan, progress) in these.iter_mut().skip(more.unwrap_or(usize::MAX)) {
+        // What is more waits for room of its own, and nobody holds any meanwhile: what comes behind it is read again, as many together
+        // as their bytes allow.
+        let mut together: usize = 0;
+        let end = these.iter().position(|(_, progress, _)| match progress {
+            Progress::Read(Some(history)) => {
+                let is_first = together == 0;
+                together = together.saturating_add(history.bytes);
+                !is_first && together > self.most
+            }
+            progress => progress.needs().is_some(),
+        });
+        for (plan, progress, _) in these.iter_mut().skip(end.unwrap_or(usize::MAX)) {
             progress.forget(plan);
         }
+        count
     }
 }
 

@@ -36,8 +36,9 @@ use crate::worker::Worker;
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;
 
-/// How many are made at the same time.
-const AT_ONCE: usize = 16;
+/// How many are made at the same time: what a client has asked for when it comes back, as a rule. They cost as many round trips to Redis
+/// as one, and an SDK waits 5 s for all of them.
+const AT_ONCE: usize = 128;
 
 /// Bit 2 of a request's flags: a position that cannot be recovered is an error.
 const REJECT_UNRECOVERED: i64 = 2;
@@ -166,12 +167,16 @@ impl Client {
         let plans: Vec<_> = plans.collect();
         // From here on what the back end wants, and ends, concern them as well.
         plans.iter().flatten().for_each(|plan| self.subs.put(plan.sub(false)));
+        // They may have to wait for Redis.
+        let weight = u32::try_from(asked.len() * size_of::<Making>()).unwrap_or(u32::MAX);
+        self.worker.shard.weigh_beside(self.key, 0, weight);
         let begun = asked.into_iter().zip(plans).map(async |((id, wish), plan)| match (wish, plan) {
             (Ok(wish), Ok(plan)) => (Asker::Client(id), Ok(Making::begin(wish, plan, 1).await)),
             (Err(refusal), _) | (_, Err(refusal)) => (Asker::Client(id), Err(refusal)),
         });
         let line = join_all(begun).await;
         self.make(line.into(), out).await;
+        self.worker.shard.weigh_beside(self.key, weight, 0);
     }
 
     /// Makes what has been begun, and tells the client of one after the other: as many as can be are read together, and the next when the
@@ -228,17 +233,19 @@ impl Client {
     async fn read_missed(&mut self, made: Vec<&mut Making>, out: &mut Vec<u8>) -> Option<Room> {
         let worker = self.worker.clone();
         let share = Share::of(made.iter().map(|made| &made.progress), worker.instance.config.outbox_limit);
-        let guest = self.stay.recovers(share.count);
+        let guest = self.stay.guest();
         let room = self.meanwhile(out, share.room(&worker, self.key, guest)).await?;
         // Much may have come between.
         let mut still = Vec::new();
-        for Making { plan, progress, .. } in made.into_iter().filter(|made| made.is_unread()) {
+        let unread = made.into_iter().filter(|made| made.is_unread());
+        for (Making { plan, progress, .. }, bytes) in unread.zip(share.grants()) {
             match self.is_still_wanted(plan) {
-                Ok(()) => still.push((&*plan, progress)),
+                Ok(()) => still.push((&*plan, progress, bytes)),
                 Err(refusal) => *progress = Progress::Refused(refusal),
             }
         }
-        share.read(&worker.recoveries, guest, still).await;
+        let read = share.read(&worker.recoveries, guest, still).await;
+        self.stay.recovers(read);
         Some(room)
     }
 
