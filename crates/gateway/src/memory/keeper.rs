@@ -152,18 +152,8 @@ impl Keeper {
         {
             let farewell = told.since.elapsed() < FAREWELL;
             let owed = if farewell { told.leaving } else { 0 };
-            // Who is in goes after all who are not; those let go of everything when they hear of it. What they have sent and
-            // nobody has read is found by whoever would have read it, and they are cut for that.
-            if excess > owed
-                && (told.takes_leave(self.unfinished.leaving())
-                    || told.cut(self.unfinished.shed(excess.unsigned_abs() as usize))
-                    || self.unfinished.count() > 0 && told.waits(excess, limit / STEP))
-            {
-                sleep(SETTLE).await;
-                self.purge();
-                continue;
-            }
-            if excess > owed {
+            // Who is in goes after all who are not.
+            if excess > owed && !self.is_owed_by_the_unfinished(&mut told, excess, limit) {
                 // Whoever holds the same as others frees nothing alone, so each round that frees nothing makes the next
                 // one go further.
                 let wanted = (excess - owed).saturating_mul(told.reach);
@@ -205,6 +195,14 @@ impl Keeper {
             );
         }
         self.budget.relieve(if used <= limit { limit } else { used.saturating_add(limit / STEP) });
+    }
+
+    /// Whether something is to be hoped for from those who are not in: they let go of everything when they hear that they are
+    /// cut. What they have sent and nobody has read is found by whoever would have read it, and they are cut for that.
+    fn is_owed_by_the_unfinished(&self, told: &mut Told, excess: i64, limit: i64) -> bool {
+        told.takes_leave(self.unfinished.leaving())
+            || told.cut(self.unfinished.shed(excess.unsigned_abs() as usize))
+            || self.unfinished.count() > 0 && told.waits(excess, limit / STEP)
     }
 }
 
