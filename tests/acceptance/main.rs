@@ -32,6 +32,7 @@ mod limits;
 mod log;
 mod memory;
 mod metrics;
+mod missed;
 mod payloads;
 mod pieces;
 mod promises;

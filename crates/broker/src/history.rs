@@ -138,6 +138,18 @@ impl Query {
     pub fn within(self, bytes: usize) -> Self {
         Self { bytes, ..self }
     }
+
+    /// Fewer of the same, where `history` says that all of them are too many bytes: as many as may fit, and at last one, whatever
+    /// that takes.
+    pub fn fewer(self, history: &History) -> Self {
+        let since = self.since.map_or(0, |since| since.offset);
+        let all =
+            self.limit.min(usize::try_from(history.top.offset.saturating_sub(since)).unwrap_or(usize::MAX));
+        let fit = all as f64 * self.bytes as f64 / history.bytes.max(1) as f64;
+        // However wrong the estimate is, it ends.
+        let limit = (fit as usize).min(all / 2).max(1);
+        Self { limit, bytes: if limit == 1 { usize::MAX } else { self.bytes }, ..self }
+    }
 }
 
 /// What was read, and where the history stood at that moment.

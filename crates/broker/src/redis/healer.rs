@@ -1,9 +1,12 @@
 //! The task that reads what the bus did not bring, and where channels stand. What becomes of it, the streams decide;
-//! other channels never wait for it.
+//! other channels never wait for it. It reads in pieces of bounded size, and no more of what is large before all subscribers
+//! have been given what was read before.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_protocol::Channel;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
@@ -22,10 +25,19 @@ pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duratio
     let step = (idle / 8).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut next_check = Instant::now() + step;
     let mut resume = Instant::now();
+    // How many publications are a piece, of channels where that is fewer than usual and there is more to read.
+    let mut pages = HashMap::<Channel, usize>::new();
     loop {
         if resume <= Instant::now() {
             let errands = lane.order.lock().streams.take_errands(MOST - under_way.len());
-            under_way.extend(errands.into_iter().map(|errand| run(&lane, &reads, errand, idle)));
+            under_way.extend(errands.into_iter().map(|errand| {
+                let page = pages.get(&errand.channel).copied();
+                run(&lane, &reads, errand, page, idle)
+            }));
+            if under_way.is_empty() {
+                // Of channels that nobody wants any more.
+                pages = HashMap::new();
+            }
         }
         tokio::select! {
             () = lane.heal.notified(), if resume <= Instant::now() => {}
@@ -34,8 +46,12 @@ pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duratio
                 next_check = Instant::now() + step;
                 lane.order.lock().streams.check(idle, std::time::Instant::now());
             }
-            Some((errand, answer)) = under_way.next() => {
+            Some((errand, page, answer)) = under_way.next() => {
                 let failed = matches!(answer, Answer::Failed);
+                match page {
+                    Some(page) => drop(pages.insert(errand.channel.clone(), page)),
+                    None => drop(pages.remove(&errand.channel)),
+                }
                 let (now, relay) = (std::time::Instant::now(), &*lane.relay);
                 lane.order.lock().streams.answer(&errand.channel, errand.id, answer, now, relay);
                 if !failed {
@@ -48,28 +64,49 @@ pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duratio
     }
 }
 
-async fn run(lane: &Lane, reads: &Arc<SharedReads>, errand: Errand, idle: Duration) -> (Errand, Answer) {
-    let Some(retention) = (lane.retain)(&errand.channel) else { return (errand, Answer::Refused) };
-    let limit = if errand.ask.top_only { 0 } else { PAGE };
-    let query = Query { since: errand.ask.since, limit, ..Query::TOP };
-    let reading =
-        Reading::of(&lane.keys, &errand.channel, query, retention).looking_after(errand.ask.reached, idle);
-    let answer = match reads.read(reading).await {
-        Ok(history) => Answer::Read(history),
-        Err(fault) if fault.is_refusal() => {
-            tracing::warn!(
-                because = lane.because(&fault),
-                channel = errand.channel.as_str(),
-                "a history cannot be read"
-            );
-            Answer::Refused
+/// Reads up to a page. Gives also how many the next one has, if these were not all and it is fewer than usual.
+async fn run(
+    lane: &Lane,
+    reads: &Arc<SharedReads>,
+    errand: Errand,
+    page: Option<usize>,
+    idle: Duration,
+) -> (Errand, Option<usize>, Answer) {
+    let Some(retention) = (lane.retain)(&errand.channel) else { return (errand, page, Answer::Refused) };
+    let limit = if errand.ask.top_only { 0 } else { page.unwrap_or(PAGE) };
+    let mut query = Query { since: errand.ask.since, limit, ..Query::TOP }.within(PIECE);
+    if page.is_some() && limit > 0 {
+        lane.relay.heard().await;
+    }
+    loop {
+        let reading = Reading::of(&lane.keys, &errand.channel, query, retention)
+            .looking_after(errand.ask.reached, idle);
+        match reads.read(reading).await {
+            Ok(history) if history.too_much => query = query.fewer(&history),
+            Ok(history) => {
+                let is_all = limit > 0 && history.publications.len() < query.limit;
+                // Towards the usual again, in case that only some were large.
+                let next = match limit {
+                    0 => page,
+                    _ => Some(query.limit * 2).filter(|next| !is_all && *next < PAGE),
+                };
+                return (errand, next, Answer::Read(history));
+            }
+            Err(fault) if fault.is_refusal() => {
+                tracing::warn!(
+                    because = lane.because(&fault),
+                    channel = errand.channel.as_str(),
+                    "a history cannot be read"
+                );
+                return (errand, None, Answer::Refused);
+            }
+            Err(_) => return (errand, page, Answer::Failed),
         }
-        Err(_) => Answer::Failed,
-    };
-    (errand, answer)
+    }
 }
 
 /// Reads that may be under way, or wait for their turn.
 const MOST: usize = 512;
-/// Publications in one read.
+/// Publications in one read, and bytes, unless a publication has more.
 const PAGE: usize = 256;
+const PIECE: usize = 256 << 10;

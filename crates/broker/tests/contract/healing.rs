@@ -217,6 +217,33 @@ async fn what_no_history_holds_is_a_gap_and_the_rest_is_made_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_large_is_made_good_no_faster_than_it_is_taken() {
+    const MISSED: usize = 40;
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port, Duration::ZERO).await;
+    let kept = channel("kept:large");
+    let (a, b) = (Instance::at(&proxy.url()).await, Instance::at(&server.url()).await);
+    a.join(&kept).await;
+    b.append(&kept, "0").await.expect("it is appended");
+    a.relay.until_delivered(&kept, &["0"]).await;
+    proxy.black_hole(true);
+    a.until_down("").await;
+    for number in 1..=MISSED {
+        b.append(&kept, &format!("{number} {}", "x".repeat(60_000))).await.expect("it is appended");
+    }
+    a.relay.hear(false);
+    proxy.black_hole(false);
+    a.relay.until("it waits for those who hear", |relay| relay.waited_for() > 0).await;
+    // A piece has come, and nothing is read until that is taken.
+    let came = a.relay.delivered(&kept).len() - 1;
+    assert!((1..8).contains(&came), "{came}");
+    a.relay.hear(true);
+    a.relay.until("all has come", |relay| relay.delivered(&kept).len() > MISSED).await;
+    a.relay.assert_contiguous(&kept);
+    assert_eq!(a.relay.gaps(&kept), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_history_that_begins_anew_is_a_gap() {
     let mut server = Server::start(&[]).await;
     let kept = channel("kept");

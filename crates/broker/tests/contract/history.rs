@@ -154,6 +154,8 @@ pub async fn what_is_more_than_there_is_room_for_is_not_given(cluster: Cluster) 
         (195, all, false, 6 * EACH, 5, true),
         (195, all, false, 5 * EACH, 5, false),
         (195, 3, false, 20 * EACH, 3, true),
+        // What is kept behind is not in the way.
+        (100, 3, false, 5 * EACH, 3, true),
         (150, all, false, 20 * EACH, 50, false),
         (100, 60, false, 20 * EACH, 60, false),
         (200, all, false, 0, 0, true),

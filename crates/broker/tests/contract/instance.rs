@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_broker::{
-    AppendOptions, Broker, BrokerError, Gap, GapCause, Memory, Query, Redis, RedisConfig, Relay, Retain,
-    Retention,
+    AppendOptions, Broker, BrokerError, Gap, GapCause, Memory, Pending, Query, Redis, RedisConfig, Relay,
+    Retain, Retention,
 };
 use fanfare_protocol::{Channel, Control, Kind, Member, Position, PresenceChange, Publication};
 use parking_lot::Mutex;
@@ -42,6 +43,10 @@ pub struct Recorder {
     events: Mutex<Vec<Event>>,
     /// Of those events that are deliveries with a position.
     positions: Mutex<HashMap<usize, Position>>,
+    /// Whether its subscribers take what they are given.
+    hears: watch::Sender<bool>,
+    /// How often somebody has waited for that.
+    waited_for: AtomicUsize,
     changed: watch::Sender<()>,
 }
 
@@ -148,8 +153,20 @@ impl Recorder {
             subscribers: Mutex::default(),
             events: Mutex::default(),
             positions: Mutex::default(),
+            hears: watch::Sender::new(true),
+            waited_for: AtomicUsize::new(0),
             changed: watch::Sender::new(()),
         })
+    }
+
+    /// From now on its subscribers take what they are given, or not.
+    pub fn hear(&self, hears: bool) {
+        self.hears.send_replace(hears);
+    }
+
+    /// How often somebody has waited for them to take it.
+    pub fn waited_for(&self) -> usize {
+        self.waited_for.load(SeqCst)
     }
 
     pub fn events(&self) -> Vec<Event> {
@@ -298,6 +315,13 @@ impl Relay for Recorder {
 
     fn gap(&self, gap: Gap) {
         self.record(Event::Gap(gap));
+    }
+
+    fn heard(&self) -> Pending<'_, ()> {
+        self.waited_for.fetch_add(1, SeqCst);
+        self.changed.send_replace(());
+        let mut hears = self.hears.subscribe();
+        Box::pin(async move { drop(hears.wait_for(|hears| *hears).await.map(|_| ())) })
     }
 
     fn wanted(&self, channel: &Channel) -> bool {

@@ -182,7 +182,17 @@ impl Behind {
     async fn read(&self, worker: &Worker) -> Next {
         let instance = &worker.instance;
         let Self { channel, words, reach: Reach { at, limit }, is_begun } = self;
-        let history = match instance.broker.history(channel, Query::since(*at, *limit)).await {
+        let room = instance.config.outbox_limit / 2;
+        // What does not fit is not even read.
+        let mut query = Query::since(*at, *limit).within(room);
+        let mut read = instance.broker.history(channel, query).await;
+        while let Ok(history) = &read
+            && history.too_much
+        {
+            query = query.fewer(history);
+            read = instance.broker.history(channel, query).await;
+        }
+        let history = match read {
             Ok(history) => history,
             Err(error) => {
                 tracing::debug!(channel = channel.as_str(), "what was missed is not known: {error}");
@@ -195,7 +205,6 @@ impl Behind {
             && follow(at.offset, &history.publications)
             && missed >= Some(history.publications.len() as u64);
         let wanted = if has_next { &history.publications[..] } else { &[] };
-        let room = instance.config.outbox_limit / 2;
         let (mut out, mut taken, mut piece) = (Vec::new(), 0, 0);
         for publication in wanted {
             let said = words.publication(publication);

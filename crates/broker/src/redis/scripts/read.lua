@@ -38,11 +38,13 @@ if matches and most > 0 and ARGV[4] == 'older' then
   end
 elseif matches and most > 0 then
   from = math.max(from, oldest)
-  local to = offset
+  -- Up to `last`, whose bundle may go on behind it.
+  local to, last = offset, offset
   -- So that no more is read than asked for, though a bundle counts as one. Older ones may be missing.
   if from + most <= offset then
     local first = redis.call('XRANGE', KEYS[1], plain(from), '+', 'COUNT', 1)[1]
-    to = first and tonumber(string.match(first[1], '^%d+')) + most - 1 + reach or 0
+    last = first and tonumber(string.match(first[1], '^%d+')) + most - 1 or 0
+    to = last + reach
   end
   -- Piece by piece, so that what is too much costs Redis little; how much it is is told from what was read of it.
   local at, count = from, room < 2 ^ 53 and 16 or 2 ^ 30
@@ -51,13 +53,15 @@ elseif matches and most > 0 then
     for _, entry in ipairs(piece) do
       bytes = bytes + size(entry)
       entries[#entries + 1] = entry
+      at = tonumber(string.match(entry[1], '^%d+')) + 1
+      if at > last then break end
     end
-    at = #piece < count and to + 1 or tonumber(string.match(piece[#piece][1], '^%d+')) + 1
+    if #piece < count or at > last then at = to + 1 end
     count = count * 2
   end
-  if bytes > room and at <= to then
+  if bytes > room and at <= last then
     local first = math.max(from, tonumber(string.match(entries[1][1], '^%d+')) - reach)
-    bytes = math.ceil(bytes / (at - first) * (to - first + 1))
+    bytes = math.ceil(bytes / (at - first) * (last - first + 1))
   end
 end
 return { epoch, offset, matches and 1 or 0, bytes > room and {} or entries, bytes }
