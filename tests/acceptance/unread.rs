@@ -185,7 +185,7 @@ async fn an_end_does_not_wait_for_whoever_reads_slowly() {
         for busy in [Busy::Idle, Busy::Histories, Busy::Recoveries] {
             let row = format!("{busy:?} {by:?} {ends:?}");
             let (user, frame) = (format!("{number}-{busy:?}"), busy.frame());
-            let soon = now() + 2;
+            let soon = now() + 3;
             let claim = format!("expire_at={soon}");
             let mut of_connection = vec!["--user", &user];
             let mut of_news = vec!["--user", &user, "--channel", "news"];
