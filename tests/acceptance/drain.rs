@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::harness::{Client, Frame, Instance, Said, Socket, eventually};
+use crate::harness::{Client, Frame, Instance, RedisServer, Said, Socket, eventually};
 
 const CONNECTIONS: usize = 3000;
 const WINDOW: Duration = Duration::from_secs(6);
@@ -162,6 +162,28 @@ async fn an_empty_instance_does_not_wait_out_its_window() {
 }
 
 /// New clients are told to go elsewhere once the delay is over.
+/// As whoever comes while an instance is emptied, and not as one for whom too much was published meanwhile.
+#[tokio::test]
+async fn an_event_stream_that_waits_for_redis_is_told_of_the_drain() {
+    let redis = RedisServer::start().await;
+    let flags = ["--redis", &redis.url(), "--drain-delay", "0s", "--drain-window", "0s"];
+    let mut instance = Instance::start(&flags).await;
+    eventually("it has found Redis", async || instance.page("/readyz").await.status == 200).await;
+    // It does not go while somebody does not read.
+    let mut slow = Socket::connect_narrow(instance.address()).await;
+    assert_eq!(slow.upgrade("slow", &[]).await.status, 101);
+    redis.pause().await;
+    let mut socket = Socket::connect(instance.address()).await;
+    socket.write(b"GET /sse/new HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    eventually("it has asked", async || instance.metric("fanfare_subscriptions", &[]).await == 2.0).await;
+    instance.signal("TERM").await;
+    let answer = socket.response().await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
+    let log = instance.log();
+    log.find("why", |line| line["reason"] == "draining" && line["message"].is_string()).await;
+    assert_eq!(instance.ended().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn a_draining_instance_takes_nobody_in() {
     let mut instance = Instance::start(&["--drain-delay", "0s", "--drain-window", "10s"]).await;

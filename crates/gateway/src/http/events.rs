@@ -85,7 +85,7 @@ pub async fn accept(
         (false, _) => CaughtUp { words: gap_event(&channel), after: 0, behind: None },
     };
     if worker.shard.is_closing(placed.key()) {
-        return Err(Rejection::Flooded);
+        return Err(if worker.is_draining() { Rejection::Draining } else { Rejection::Flooded });
     }
     tracing::debug!(%id, %client, channel = channel.as_str(), "event stream accepted");
     let purpose = Purpose::Events(Events { channel, caught_up, owner });
