@@ -22,6 +22,8 @@ pub(super) struct Roster {
     rooms: HashMap<Channel, Room>,
     /// What is to be written, each once.
     queue: VecDeque<(Channel, ConnectionId)>,
+    /// About so many of those are for nobody any more.
+    stale: usize,
     /// When somebody's time of grace is over.
     graces: BinaryHeap<Reverse<(Instant, Channel, ConnectionId)>>,
     /// Rooms that nobody is in any more, but that the lease's places name.
@@ -115,10 +117,26 @@ impl Roster {
 
     pub fn leave(&mut self, channel: &Channel, connection: ConnectionId, grace: Duration) {
         let Some(seat) = self.seat(channel, connection) else { return };
-        if seat.wish == Wish::In {
+        if seat.row == Row::Never {
+            // Redis has nothing of it. While Redis is away nobody takes anything, and names could be made up without end.
+            self.stale += usize::from(seat.queued);
+            self.remove(channel, connection);
+            self.forget_stale();
+        } else if seat.wish == Wish::In {
             seat.wish = Wish::Out { grace };
             seat.changes = seat.changes.wrapping_add(1);
             self.queue_seat(channel, connection);
+        }
+    }
+
+    /// Lets go of what is in the queue for nobody, when that is more than the rest of it.
+    fn forget_stale(&mut self) {
+        if self.stale > FEW && self.stale * 2 > self.queue.len() {
+            let rooms = &self.rooms;
+            self.queue.retain(|(channel, connection)| {
+                rooms.get(channel).is_some_and(|room| room.seats.contains_key(connection))
+            });
+            self.stale = 0;
         }
     }
 
@@ -382,5 +400,43 @@ impl Seat {
     /// Whoever waited may have gone.
     fn entered(&mut self, result: &Result<(), Away>) {
         self.waiters.drain(..).for_each(|waiter| drop(waiter.send(result.clone())));
+    }
+}
+
+/// So many in the queue may be for nobody, however few others there are.
+const FEW: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_has_never_had_leaves_nothing_behind() {
+        let mut roster = Roster::default();
+        let member =
+            |id: u128| Member { connection: Uuid::from_u128(id), user: "".into(), info: Bytes::new() };
+        let channel = |number: u128| Channel::new(&format!("c{number}")).unwrap();
+        let stays = channel(0);
+        roster.enter(&stays, member(1), None);
+        // Nothing is taken: Redis is away. As commands come, many enter before the first of them leaves.
+        for round in 0..200 {
+            let channels = (1..=16).map(|number| channel(16 * round + number));
+            channels.clone().for_each(|channel| roster.enter(&channel, member(1), None));
+            channels.for_each(|channel| roster.leave(&channel, member(1).connection, Duration::from_secs(5)));
+            assert_eq!((roster.members(), roster.rooms.len()), (1, 1));
+            assert!(roster.queue.len() <= 2 * FEW + 16, "{} in the queue", roster.queue.len());
+        }
+        let lease = Uuid::from_u128(7);
+        let now = Instant::now();
+        // Whoever comes again is written, and whoever was written is taken back.
+        roster.enter(&channel(1), member(1), None);
+        let mut taken = roster.take(1000, lease, now);
+        taken.dedup();
+        let taken: Vec<_> = taken.iter().map(|change| (change.channel.clone(), change.what)).collect();
+        assert_eq!(taken, [(stays.clone(), What::Enter), (channel(1), What::Enter)]);
+        roster.leave(&stays, member(1).connection, Duration::ZERO);
+        let taken = roster.take(1000, lease, now);
+        assert_eq!(taken.len(), 1);
+        assert_eq!((&taken[0].channel, taken[0].what), (&stays, What::Leave { grace: Duration::ZERO }));
     }
 }
