@@ -301,7 +301,7 @@ async fn who_asks_who_comes_and_goes_is_told_if_it_may_see_who_is_there() {
 async fn what_is_shown_of_a_client_cuts_nobody() {
     const OUTBOX: usize = 64 << 10;
     let setup = Setup::new(CHANNELS).tokens().api().keys("allow_anonymous = true\nworkers = 1");
-    let instance = setup.flags(&["--outbox-limit", "64KiB", "--message-limit", "64KiB"]).start().await;
+    let instance = setup.flags(&["--outbox-limit", "64KiB", "--message-limit", "65526"]).start().await;
     let mut ann = user(&instance, "ann").await;
     let mut listeners = vec![user(&instance, "watcher").await, Caller::anonymous(instance.address()).await];
     for listener in &mut listeners {

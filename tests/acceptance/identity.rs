@@ -128,6 +128,17 @@ async fn a_token_that_is_not_valid_says_why() {
     }
 }
 
+/// Nor is another scheme than Bearer, as a proxy with a password of its own may hand it on.
+#[tokio::test]
+async fn without_keys_no_token_is_looked_at() {
+    let instance = Setup::new("[channels]\nmay_subscribe = \"anonymous\"").start().await;
+    for authorization in ["Basic YTpi", "Bearer nonsense", ""] {
+        let url = format!("{}?token=nonsense", instance.url("lobby"));
+        let outcome = Client::try_connect(&url, &[("Authorization", authorization)]).await;
+        assert!(outcome.is_ok(), "{authorization}: {:?}", outcome.err());
+    }
+}
+
 #[tokio::test]
 async fn a_raw_endpoint_lets_in_whom_its_namespace_lets_in() {
     let instance = Setup::new(

@@ -9,6 +9,7 @@ use super::options::{May, MaySubscribe, OPTIONS, Options, SlowConsumers, Wish};
 use super::redis::RedisUrl;
 use crate::identity::MOST_KEYS;
 use crate::namespace::Namespace;
+use crate::publish::payload_limit;
 
 /// Holds a configuration against every rule; the first that it breaks is the error.
 pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
@@ -218,7 +219,7 @@ fn rules(config: &Config) -> Vec<Rule> {
         needs("redis_spool", "redis", alone).broken_by(no_redis && spool != default.redis_spool),
         Rule::new("redis_spool", "must be 0 or at least", "message_limit")
             .because("the largest message would never fit")
-            .broken_by(spool != 0 && spool < config.message_limit),
+            .broken_by(!no_redis && spool != 0 && spool < config.message_limit),
         Rule::new("redis_spool", "must not be larger than a quarter of", "memory_limit")
             .because("what waits for Redis can be twice as much, and is not given up")
             .broken_by(matches!(config.memory_limit, MemoryLimit::Bytes(bytes) if spool > bytes / 4)),
@@ -252,9 +253,9 @@ fn rules(config: &Config) -> Vec<Rule> {
         Rule::new("header_timeout", "must not be longer than", "handshake_timeout")
             .because("the headers are a part of the handshake")
             .broken_by(config.header_timeout > config.handshake_timeout),
-        Rule::new("message_limit", "must not be larger than", "outbox_limit")
-            .because("the largest message would cut whoever cannot take it at once")
-            .broken_by(config.message_limit > config.outbox_limit),
+        Rule::new("message_limit", "must be at least 10 bytes less than", "outbox_limit")
+            .because("the largest message, in its frame, would cut whoever cannot take it at once")
+            .broken_by(config.message_limit > payload_limit(config)),
         needs("message_burst", "message_rate", "without a rate there is nothing to burst above")
             .broken_by(config.message_burst.is_some() && config.message_rate.is_none()),
         needs("compression_threshold", "compression", "nothing is compressed")

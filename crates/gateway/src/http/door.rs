@@ -48,7 +48,8 @@ pub async fn enter(
     if !namespaces.are_configured() && !verifier.has_keys() {
         return Ok(Entry::OPEN);
     }
-    let admitted = match token(request)?.filter(|_| verifier.has_keys()) {
+    let token = if verifier.has_keys() { token(request)? } else { None };
+    let admitted = match token {
         Some(token) => Some(verifier.admission(&token, channel).await?),
         None if verifier.without_token().is_some() => None,
         None => return Err(Rejection::NoToken),
