@@ -33,10 +33,10 @@ pub(crate) struct Connection {
     /// Whether an outbox has a task that waits for the socket.
     pub(crate) flushing: bool,
     /// Its rooms, and its place in each; none once it is closing.
-    pub(crate) places: SmallVec<[Place; 1]>,
+    pub(crate) seats: SmallVec<[Seat; 1]>,
     /// What its subscriptions take of memory, in bytes, here and elsewhere, and what its session has heard and not handled; of
     /// a closing one, what its session still does.
-    pub(crate) subscribed: u32,
+    pub(crate) kept_beside: u32,
     pub(crate) outbox_limit: usize,
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
     pub(crate) socket: Option<Rc<Socket>>,
@@ -60,10 +60,11 @@ pub(crate) struct Connection {
 
 /// Where in a room a connection is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Seat {
     pub(crate) room: u32,
-    pub(crate) place: u32,
-    /// What of `Connection::subscribed` is for this one.
+    /// Its place among the members.
+    pub(crate) index: u32,
+    /// What of `Connection::kept_beside` is for this one.
     pub(crate) weight: u32,
 }
 
@@ -296,18 +297,18 @@ impl Connection {
     }
 
     /// Takes it out of its rooms, as far as it knows of them itself. What its session keeps of them goes when that does.
-    pub(crate) fn take_places(&mut self) -> SmallVec<[Place; 1]> {
-        let places = std::mem::take(&mut self.places);
-        let in_hub = u32::try_from(IN_HUB * places.len()).unwrap_or(u32::MAX);
-        self.subscribed = self.subscribed.saturating_sub(in_hub);
-        places
+    pub(crate) fn take_seats(&mut self) -> SmallVec<[Seat; 1]> {
+        let seats = std::mem::take(&mut self.seats);
+        let in_hub = u32::try_from(IN_HUB * seats.len()).unwrap_or(u32::MAX);
+        self.kept_beside = self.kept_beside.saturating_sub(in_hub);
+        seats
     }
 
     /// Ends both directions now; the reader wakes and frees its place.
     pub(crate) fn cut(&mut self) {
         self.outbox = None;
         self.decoder = None;
-        self.subscribed = 0;
+        self.kept_beside = 0;
         // Not needed any more, and what is cut once does not count again.
         if let Some(socket) = self.socket.take() {
             socket.cut();
@@ -322,7 +323,7 @@ impl Connection {
         let socket = self.socket.as_ref().filter(|_| sockets).map_or(0, |socket| socket.kernel_bytes());
         let sealed = self.socket.as_ref().map_or(0, |socket| socket.held());
         let held = self.held.as_ref().map_or(0, |held| held.bytes());
-        outbox + decoder + held + sealed + socket + self.subscribed as usize
+        outbox + decoder + held + sealed + socket + self.kept_beside as usize
     }
 
     /// One line for its end; a `loud` one is seen at the usual level.

@@ -205,8 +205,8 @@ impl Registry {
             format: opening.format,
             flushing: false,
             presumed: 0,
-            places: SmallVec::new(),
-            subscribed: 0,
+            seats: SmallVec::new(),
+            kept_beside: 0,
             outbox_limit: opening.outbox_limit,
             socket: None,
             outbox: None,
@@ -314,8 +314,8 @@ impl Registry {
         let Some(connection) = find(&mut self.connections, key).filter(|c| c.state != State::Closing) else {
             return;
         };
-        let places = connection.take_places();
-        places.iter().for_each(|place| self.bring_up_to_date(place.room, place.place));
+        let seats = connection.take_seats();
+        seats.iter().for_each(|seat| self.bring_up_to_date(seat.room, seat.index));
         let connection = &mut self.connections[key.index as usize];
         if connection.state == State::Joining {
             // It ends before its handshake was answered to the end; it still counts as one of each.
@@ -332,17 +332,17 @@ impl Registry {
         connection.report(end, end.is_notable() && self.loudness.permits());
         let sent = connection.say_goodbye(end, words);
         self.stats.closed[end.index()].add(1);
-        places.iter().for_each(|place| self.leave_room(*place));
+        seats.iter().for_each(|seat| self.leave_room(*seat));
         self.note(key.index, sent);
     }
 
     /// The handshake came to nothing: forgets the connection as if it had never been.
     pub(crate) fn abandon(&mut self, key: Key) {
         let Some(connection) = find(&mut self.connections, key) else { return };
-        let places = connection.take_places();
-        for place in places {
-            self.bring_up_to_date(place.room, place.place);
-            self.leave_room(place);
+        let seats = connection.take_seats();
+        for seat in seats {
+            self.bring_up_to_date(seat.room, seat.index);
+            self.leave_room(seat);
         }
         self.remove(key);
     }

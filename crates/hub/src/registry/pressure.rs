@@ -22,7 +22,7 @@ impl Registry {
     /// What others keep for a connection has become more or less.
     pub(crate) fn weigh_beside(&mut self, key: Key, before: u32, now: u32) {
         if let Some(connection) = find(&mut self.connections, key) {
-            connection.subscribed = connection.subscribed.saturating_sub(before).saturating_add(now);
+            connection.kept_beside = connection.kept_beside.saturating_sub(before).saturating_add(now);
         }
     }
 

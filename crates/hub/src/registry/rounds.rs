@@ -125,8 +125,8 @@ impl Registry {
 
     /// The same for a connection that is ended from outside.
     pub(crate) fn catch_up_for(&mut self, key: Key) {
-        let places = find(&mut self.connections, key).map(|connection| connection.places.clone());
-        places.into_iter().flatten().for_each(|place| self.catch_up(place.room));
+        let seats = find(&mut self.connections, key).map(|connection| connection.seats.clone());
+        seats.into_iter().flatten().for_each(|seat| self.catch_up(seat.room));
     }
 
     /// Until everybody in the room has seen everything that waits for it.

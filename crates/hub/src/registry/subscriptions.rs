@@ -6,7 +6,7 @@ use fanfare_protocol::Channel;
 
 use super::laid::{Laid, Written};
 use super::{Key, Registry, find};
-use crate::connection::{Place, Sent, State};
+use crate::connection::{Seat, Sent, State};
 use crate::mailbox::Delivery;
 use crate::room::{Membership, Room};
 use crate::subscription::{OnGap, Subscription};
@@ -16,9 +16,9 @@ impl Registry {
     /// to confirm the channel; nothing if the connection is closing, or in this room already.
     pub(crate) fn subscribe(&mut self, key: Key, subscription: &Subscription) -> Option<bool> {
         let connection = find(&mut self.connections, key).filter(|c| c.state != State::Closing)?;
-        let slot = u16::try_from(connection.places.len()).ok()?;
+        let slot = u16::try_from(connection.seats.len()).ok()?;
         let room = self.by_channel.get(&subscription.channel).copied();
-        if room.is_some_and(|room| connection.places.iter().any(|place| place.room == room)) {
+        if room.is_some_and(|room| connection.seats.iter().any(|seat| seat.room == room)) {
             return None;
         }
         let index = room.unwrap_or_else(|| self.open_room(&subscription.channel));
@@ -27,9 +27,9 @@ impl Registry {
         let unconfirmed = !room.confirmed;
         room.count_in(self.hub.directory().join(&subscription.channel, wanted, self.worker));
         let connection = &mut self.connections[key.index as usize];
-        let weight = subscription.weight(connection.places.is_empty());
-        connection.places.push(Place { room: index, place, weight });
-        connection.subscribed = connection.subscribed.saturating_add(weight);
+        let weight = subscription.weight(connection.seats.is_empty());
+        connection.seats.push(Seat { room: index, index: place, weight });
+        connection.kept_beside = connection.kept_beside.saturating_add(weight);
         if let Some(filter) = &subscription.filter {
             connection.set_filter(index, Some(filter.clone()));
         }
@@ -39,7 +39,7 @@ impl Registry {
 
     /// Whether a connection is in a room.
     pub(crate) fn is_subscribed(&mut self, key: Key, channel: &Channel) -> bool {
-        self.find_place(key, channel).is_some()
+        self.find_seat(key, channel).is_some()
     }
 
     /// The broker has confirmed the channel.
@@ -59,8 +59,8 @@ impl Registry {
         after: u64,
         fresh: bool,
     ) -> bool {
-        let Some(slot) = self.find_place(key, channel) else { return false };
-        let Place { room, place, .. } = self.connections[key.index as usize].places[slot];
+        let Some(slot) = self.find_seat(key, channel) else { return false };
+        let Seat { room, index: place, .. } = self.connections[key.index as usize].seats[slot];
         self.bring_up_to_date(room, place);
         let its = &mut self.rooms[room as usize];
         let (serial, member) = (its.serial, &mut its.members[place as usize]);
@@ -91,8 +91,8 @@ impl Registry {
 
     /// Keeps a subscription's publications from now on, until it is released again. False if it has ended.
     pub(crate) fn hold(&mut self, key: Key, channel: &Channel) -> bool {
-        let Some(slot) = self.find_place(key, channel) else { return false };
-        let Place { room, place, .. } = self.connections[key.index as usize].places[slot];
+        let Some(slot) = self.find_seat(key, channel) else { return false };
+        let Seat { room, index: place, .. } = self.connections[key.index as usize].seats[slot];
         self.bring_up_to_date(room, place);
         let member = &mut self.rooms[room as usize].members[place as usize];
         (member.held, member.after) = (true, 0);
@@ -101,8 +101,8 @@ impl Registry {
 
     /// Keeps of a subscription's publications only those without an offset, until it is held again: others will be read.
     pub(crate) fn defer(&mut self, key: Key, channel: &Channel) {
-        let Some(slot) = self.find_place(key, channel) else { return };
-        let Place { room, place, .. } = self.connections[key.index as usize].places[slot];
+        let Some(slot) = self.find_seat(key, channel) else { return };
+        let Seat { room, index: place, .. } = self.connections[key.index as usize].seats[slot];
         self.bring_up_to_date(room, place);
         let member = &mut self.rooms[room as usize].members[place as usize];
         (member.held, member.after) = (true, u64::MAX);
@@ -113,18 +113,18 @@ impl Registry {
 
     /// Lets a connection out of a room, after everything that it is owed. Whether it was there.
     pub(crate) fn unsubscribe(&mut self, key: Key, channel: &Channel) -> bool {
-        let Some(slot) = self.find_place(key, channel) else { return false };
-        let place = self.connections[key.index as usize].places[slot];
-        self.bring_up_to_date(place.room, place.place);
+        let Some(slot) = self.find_seat(key, channel) else { return false };
+        let seat = self.connections[key.index as usize].seats[slot];
+        self.bring_up_to_date(seat.room, seat.index);
         let connection = &mut self.connections[key.index as usize];
-        connection.take_held(place.room);
-        connection.set_filter(place.room, None);
-        connection.places.swap_remove(slot);
-        connection.subscribed = connection.subscribed.saturating_sub(place.weight);
-        if let Some(moved) = connection.places.get(slot) {
-            self.rooms[moved.room as usize].members[moved.place as usize].slot = slot as u16;
+        connection.take_held(seat.room);
+        connection.set_filter(seat.room, None);
+        connection.seats.swap_remove(slot);
+        connection.kept_beside = connection.kept_beside.saturating_sub(seat.weight);
+        if let Some(moved) = connection.seats.get(slot) {
+            self.rooms[moved.room as usize].members[moved.index as usize].slot = slot as u16;
         }
-        self.leave_room(place);
+        self.leave_room(seat);
         true
     }
 
@@ -170,9 +170,9 @@ impl Registry {
     }
 
     /// The slot of a connection's place in a channel's room.
-    fn find_place(&mut self, key: Key, channel: &Channel) -> Option<usize> {
+    fn find_seat(&mut self, key: Key, channel: &Channel) -> Option<usize> {
         let room = *self.by_channel.get(channel)?;
-        find(&mut self.connections, key)?.places.iter().position(|place| place.room == room)
+        find(&mut self.connections, key)?.seats.iter().position(|seat| seat.room == room)
     }
 
     fn open_room(&mut self, channel: &Channel) -> u32 {
@@ -183,17 +183,17 @@ impl Registry {
     }
 
     /// Takes a member, which is up to date, out of a room. Another gets its place, for whom the round may have passed it.
-    pub(super) fn leave_room(&mut self, Place { room, place, .. }: Place) {
+    pub(super) fn leave_room(&mut self, Seat { room, index, .. }: Seat) {
         let last = self.rooms[room as usize].members.len() as u32 - 1;
         self.bring_up_to_date(room, last);
-        let (moved, unwanted) = self.rooms[room as usize].leave(place);
+        let (moved, unwanted) = self.rooms[room as usize].leave(index);
         self.settle(room);
         let left = &mut self.rooms[room as usize];
         if let Some(moved) = moved
             && let Some(its) =
-                self.connections[moved.connection as usize].places.get_mut(usize::from(moved.slot))
+                self.connections[moved.connection as usize].seats.get_mut(usize::from(moved.slot))
         {
-            its.place = place;
+            its.index = index;
         }
         self.hub.directory().leave(&left.channel, unwanted, self.worker);
         self.news.changed.push(left.channel.clone());
