@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_hub::{Encoding as Written, Key, OnGap, Subscription, WhenSlow};
+use fanfare_hub::{Encoding as Written, Key, OnGap, Subscription};
 use fanfare_protocol::centrifuge::{
     Answer, Command, DisconnectCode, Encoding, ErrorCode, Event, FOSSIL, Push, Refusal, Request,
     SubscribeRequest, Unsubscribe, UnsubscribeCode,
@@ -27,9 +27,7 @@ use super::making::{Established, Progress, Share, undo};
 use super::session::{Client, Stage};
 use super::subscriptions::{Presence, Sub};
 use crate::identity::Grant;
-use crate::namespace::{
-    Namespace, Refusal as Refused, SlowConsumers, Wish, may_read_presence, may_subscribe,
-};
+use crate::namespace::{Namespace, Refusal as Refused, Wish, may_read_presence, may_subscribe};
 use crate::recoveries::Room;
 use crate::worker::Worker;
 
@@ -333,10 +331,7 @@ impl Client {
     /// What a token gives the client in a channel, or that it needs none.
     async fn granted(&self, channel: &Channel, token: &str) -> Result<Grant, Refusal> {
         let instance = &self.worker.instance;
-        let namespace = instance.config.channels.resolve(channel).map_err(|_| ErrorCode::UnknownChannel)?;
-        if !namespace.admits(channel) {
-            return Err(ErrorCode::BadRequest.into());
-        }
+        let namespace = self.namespace(channel)?;
         let mut grant = None;
         if !token.is_empty() && instance.identity.has_keys() {
             let checked =
@@ -382,11 +377,7 @@ impl Client {
         let subscription = Subscription {
             held: true,
             on_gap: if positioned { OnGap::Lapse } else { OnGap::Nothing },
-            when_slow: match namespace.slow_consumers {
-                SlowConsumers::Close => WhenSlow::Close,
-                SlowConsumers::DropOldest => WhenSlow::DropOldest,
-                SlowConsumers::KeepLatest => WhenSlow::KeepLatest,
-            },
+            when_slow: namespace.slow_consumers.into(),
             news,
             filter: filter.map(Rc::new),
             beside: grant.info.as_ref().map_or(0, Bytes::len)
