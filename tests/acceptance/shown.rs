@@ -148,3 +148,44 @@ async fn what_comes_to_nothing_leaves_nobody_in_presence() {
     eventually("nobody is left", async || instance.metric("fanfare_presence_members", &[]).await == 0.0)
         .await;
 }
+
+/// Where joins and leaves are for those who ask for them, they are for those alone who may look up who is there.
+#[tokio::test]
+async fn who_comes_is_told_to_those_who_may_look_it_up() {
+    let file = "
+        allow_anonymous = true
+        client_ping_interval = \"1h\"
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"client\"
+        may_read_presence = \"client\"
+        presence = true
+        join_leave = \"allow\"
+    ";
+    let instance = Setup::new(file).tokens().start().await;
+    let known = async |user: &str| json!({ "token": claiming(user, &[]).await });
+    // (who it is, whether it asks, whether it hears of whoever comes)
+    let rows =
+        [(json!({}), true, false), (known("bob").await, false, false), (known("eve").await, true, true)];
+    let mut watchers = Vec::new();
+    for (connect, asks, _) in &rows {
+        let mut watcher = Caller::connect(instance.address(), connect.clone()).await;
+        watcher.result("subscribe", json!({ "channel": "room", "join_leave": asks })).await;
+        watchers.push(watcher);
+    }
+    let mut ann = Caller::connect(instance.address(), known("ann").await).await;
+    ann.result("subscribe", json!({ "channel": "room" })).await;
+    ann.result("publish", json!({ "channel": "room", "data": 1 })).await;
+    for ((connect, asks, hears), watcher) in rows.iter().zip(&mut watchers) {
+        let mut heard = Vec::new();
+        loop {
+            let (_, kind, event) = watcher.push().await;
+            if kind == "pub" {
+                break;
+            }
+            heard.push(event["info"]["user"].clone());
+        }
+        assert_eq!(heard.contains(&json!("ann")), *hears, "{connect} {asks}: {heard:?}");
+        assert!(*hears || heard.is_empty(), "{connect} {asks}: {heard:?}");
+    }
+}
