@@ -59,7 +59,8 @@ async fn flags_win_over_variables_and_secrets_are_masked() {
         ("FANFARE_DRAIN_WINDOW", "7s"),
         ("FANFARE_REDIS", "redis://user:hush@127.0.0.1:6379/3"),
     ];
-    let output = run_to_end(&["config", "--drain-window", "6s", "--message-limit", "512KiB"], &variables).await;
+    let output =
+        run_to_end(&["config", "--drain-window", "6s", "--message-limit", "512KiB"], &variables).await;
     assert!(output.status.success(), "{output:?}");
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(printed.contains("drain_window = \"6s\""), "{printed}");

@@ -14,9 +14,9 @@ use fanfare_protocol::centrifuge::{
 use super::claimed::{Claimed, NoPlace};
 use super::commands::{refusal, seconds_left};
 use super::making::undo;
+use super::plan::Origin;
 use super::session::{Client, Stage};
 use super::sessions::Seat;
-use super::subscribe::Origin;
 use crate::identity::{Grant, Identity};
 use crate::namespace::may_subscribe;
 

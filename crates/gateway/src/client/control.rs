@@ -16,8 +16,9 @@ use fanfare_websocket::CloseCode;
 
 use super::commands::seconds_left;
 use super::mail::MOST;
+use super::plan::Origin;
 use super::session::{Client, Stage};
-use super::subscribe::{Asker, Line, Making, Origin, Wished};
+use super::subscribe::{Asker, Line, Making, Wished};
 use super::subscriptions::{Presence, Sub};
 use crate::identity::{Expiry, Grant, Overrides};
 use crate::relay::last_words;

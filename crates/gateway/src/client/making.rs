@@ -12,9 +12,9 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 
+use super::plan::Plan;
 use super::recovery::{self, Outcome};
 use super::session::Client;
-use super::subscribe::Plan;
 use super::subscriptions::Presence;
 use crate::backpressure::{has_taken_it_all, is_pressed, wait_for_room};
 use crate::recoveries::{Guest, Recoveries, Room};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanfare_hub::{End, Format, Heartbeat, Key, Socket};
 use fanfare_protocol::centrifuge::{
-    Answer, Command, ConnectRequest, DisconnectCode, Encoding, NotJson, Offence, Push, Request,
+    Answer, Command, DisconnectCode, Encoding, NotJson, Offence, Push, Request,
 };
 use fanfare_protocol::{ConnectionId, Info};
 use fanfare_websocket::Limits;
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::alarm::Alarm;
 use super::claimed::Claimed;
 use super::control::Wishes;
+use super::dialect::{Dialect, encoding_of, is_one_way, words};
 use super::mail::Mail;
 use super::sessions::Sessions;
 use super::subscriptions::{Presence, Subs};
@@ -48,29 +49,6 @@ const TURN: u32 = 64;
 
 /// So many of the largest requests may wait for a session that is busy with one.
 const REQUESTS: usize = 16;
-
-/// How a client and its session speak with one another.
-#[derive(Debug, Clone)]
-pub struct Dialect {
-    /// How the client is spoken to.
-    pub format: Format,
-    /// What it has said already.
-    pub greeting: Words,
-    /// How it is found out whether it is still there, once it has said who it is.
-    pub heartbeat: Heartbeat,
-}
-
-/// What a client has said, taken apart. Behind what is no command there is nothing.
-pub type Words = Vec<Result<Command, Offence>>;
-
-/// Takes apart what a client says who is spoken to in this format.
-pub fn words(format: Format, message: &[u8]) -> Words {
-    if !is_one_way(format) {
-        return encoding_of(format).commands(message).collect();
-    }
-    let request = ConnectRequest::read(Encoding::Json, message);
-    vec![request.map(|request| Command { id: 1, request: Request::Connect(Box::new(request)) })]
-}
 
 /// One connection's session, from its first byte to its last.
 pub struct Session {
@@ -514,18 +492,5 @@ impl Client {
             self.worker.roster.leave(self.key, &self.user);
             self.worker.instance.users.leave(&self.user);
         }
-    }
-}
-
-/// Whether whoever gets its publications so only listens.
-fn is_one_way(format: Format) -> bool {
-    format.encoding == fanfare_hub::Encoding::Uni
-}
-
-/// How a client that gets its publications so is spoken with.
-pub(super) fn encoding_of(format: Format) -> Encoding {
-    match format.encoding {
-        fanfare_hub::Encoding::Protobuf | fanfare_hub::Encoding::ProtobufDelta => Encoding::Protobuf,
-        _ => Encoding::Json,
     }
 }

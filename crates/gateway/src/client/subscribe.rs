@@ -5,31 +5,27 @@
 //! position; and the hub lets go what comes after that position, behind the answer. Nobody who delivers waits for any of
 //! it. If what is held has a gap, the hub has ended the subscription when the answer is ready, and it is made anew.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_hub::{Encoding as Written, Key, OnGap, Subscription};
+use fanfare_protocol::Channel;
 use fanfare_protocol::centrifuge::{
-    Answer, Command, DisconnectCode, Encoding, ErrorCode, Event, FOSSIL, Push, Refusal, Request,
-    SubscribeRequest, Unsubscribe, UnsubscribeCode,
+    Answer, Command, DisconnectCode, ErrorCode, Event, Push, Refusal, Request, SubscribeRequest, Unsubscribe,
+    UnsubscribeCode,
 };
-use fanfare_protocol::{Channel, ConnectionId, Epoch, Filter, Member, Position};
 use futures_util::future::join_all;
 
 use super::alarm::has_passed;
-use super::commands::{refusal, seconds_left};
+use super::commands::refusal;
 use super::counts::Method;
 use super::making::{Established, Progress, Share, undo};
+use super::plan::{Origin, Plan};
 use super::session::{Client, Stage};
 use super::subscriptions::{Presence, Sub};
 use crate::identity::Grant;
-use crate::namespace::{Namespace, Refusal as Refused, Wish, may_read_presence, may_subscribe};
+use crate::namespace::{Refusal as Refused, may_subscribe};
 use crate::recoveries::Room;
-use crate::worker::Worker;
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;
@@ -37,20 +33,6 @@ const ATTEMPTS: u32 = 3;
 /// How many are made at the same time: what a client has asked for when it comes back, as a rule. They cost as many round trips to Redis
 /// as one, and an SDK waits 5 s for all of them.
 const AT_ONCE: usize = 128;
-
-/// Bit 2 of a request's flags: a position that cannot be recovered is an error.
-const REJECT_UNRECOVERED: i64 = 2;
-
-/// Who has made a subscription.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// The client asked for it.
-    Client,
-    /// The server did, because the connection's token says so.
-    Token,
-    /// The server did, for another reason.
-    Server,
-}
 
 /// A subscription that somebody has asked for and the client may have.
 pub(super) struct Wished {
@@ -71,30 +53,6 @@ pub(super) enum Asker {
 
 /// Subscriptions on the way to their answers, in the order of those.
 pub(super) type Line = VecDeque<(Asker, Result<Making, Refusal>)>;
-
-/// A subscription that may be made, and how.
-pub(super) struct Plan {
-    pub channel: Channel,
-    pub worker: Rc<Worker>,
-    pub key: Key,
-    pub id: ConnectionId,
-    pub encoding: Encoding,
-    namespace: Arc<Namespace>,
-    pub grant: Grant,
-    pub ttl: Option<u32>,
-    origin: Origin,
-    pub subscription: Subscription,
-    pub presence: Presence,
-    pub member: Member,
-    pub positioned: bool,
-    pub recoverable: bool,
-    pub delta: bool,
-    /// From where on the client wants what it has missed.
-    pub since: Option<Position>,
-    /// But it cannot have it, since it is given too much already.
-    pub is_too_much: Cell<bool>,
-    pub must_recover: bool,
-}
 
 /// A subscription on the way to its answer.
 pub(super) struct Making {
@@ -119,28 +77,6 @@ impl Making {
     fn has_lapsed(&self) -> bool {
         let Plan { worker, key, channel, .. } = &self.plan;
         !matches!(self.progress, Progress::Refused(_)) && !worker.shard.is_subscribed(*key, channel)
-    }
-}
-
-impl Plan {
-    /// From where on what was missed is read.
-    pub fn wanted(&self) -> Option<Position> {
-        self.since.filter(|_| !self.is_too_much.get())
-    }
-}
-
-impl Plan {
-    /// What the session knows of it.
-    pub fn sub(&self, told: bool) -> Sub {
-        Sub {
-            channel: self.channel.clone(),
-            told,
-            info: self.grant.info.clone(),
-            expiry: self.grant.expiry,
-            by_server: self.origin != Origin::Client,
-            in_token: self.origin == Origin::Token,
-            presence: self.presence,
-        }
     }
 }
 
@@ -342,72 +278,6 @@ impl Client {
         Ok(grant.unwrap_or_default())
     }
 
-    /// What becomes of a client's wishes in a channel that is open to it.
-    pub(super) fn plan(
-        &self,
-        channel: Channel,
-        request: &SubscribeRequest,
-        grant: Grant,
-        origin: Origin,
-    ) -> Result<Plan, Refusal> {
-        let namespaces = &self.worker.instance.config.channels;
-        let namespace = namespaces.resolve(&channel).map_err(|_| ErrorCode::UnknownChannel)?.clone();
-        let ttl = seconds_left(grant.expiry, ErrorCode::Expired.into())?;
-        let filter = request.tf.clone().map(Filter::parse).transpose()?;
-        let features = namespace.features(&grant.overrides);
-        let has = |wish: Wish, asked: bool| wish == Wish::Force || (wish == Wish::Allow && asked);
-        let recoverable = has(features.recovery, request.recoverable || request.recover);
-        let positioned = recoverable || has(features.positioning, request.positioned);
-        let may_see = || may_read_presence(&namespace, &channel, &self.user, true).is_ok();
-        let news = has(features.join_leave, request.join_leave && may_see());
-        // A delta to what was left out is of no use.
-        let delta = request.delta == FOSSIL && namespace.delta && filter.is_none() && !self.one_way;
-        let mut format = self.format;
-        match (delta, format.encoding) {
-            (true, Written::Json) => format.encoding = Written::JsonDelta,
-            (true, Written::Protobuf) => format.encoding = Written::ProtobufDelta,
-            _ => {}
-        }
-        let presence = match (features.presence, features.join_leave) {
-            (false, _) => Presence::Absent,
-            (true, Wish::Off) => Presence::Quiet,
-            (true, _) => Presence::Told,
-        };
-        let member = self.member(grant.info.as_ref(), presence);
-        let subscription = Subscription {
-            held: true,
-            on_gap: if positioned { OnGap::Lapse } else { OnGap::Nothing },
-            when_slow: namespace.slow_consumers.into(),
-            news,
-            filter: filter.map(Rc::new),
-            beside: grant.info.as_ref().map_or(0, Bytes::len)
-                + if presence == Presence::Absent { 0 } else { presence_bytes(&member) },
-            ..Subscription::new(channel.clone(), format)
-        };
-        let since = (recoverable && request.recover)
-            .then(|| Position { offset: request.offset, epoch: Epoch::claimed(&request.epoch) });
-        Ok(Plan {
-            worker: self.worker.clone(),
-            key: self.key,
-            id: self.id,
-            encoding: self.encoding(),
-            member,
-            must_recover: request.flag & REJECT_UNRECOVERED != 0,
-            channel,
-            namespace,
-            grant,
-            ttl,
-            origin,
-            subscription,
-            presence,
-            positioned,
-            recoverable,
-            delta,
-            since,
-            is_too_much: Cell::new(false),
-        })
-    }
-
     /// Takes in a subscription that is made, and lets go what was held of it, behind `answer`. False, and nothing is
     /// written, if a gap has ended it meanwhile.
     pub(super) fn install(&mut self, plan: &Plan, answer: &Bytes, after: u64) -> bool {
@@ -479,10 +349,4 @@ impl Client {
             self.end_subscription(&channel, UnsubscribeCode::Expired.into(), out);
         }
     }
-}
-
-/// What the broker keeps of a member, in bytes, about: 1,280 were measured in a channel of its own, from memory.
-fn presence_bytes(member: &Member) -> usize {
-    const ROW: usize = 1280;
-    ROW + member.info.len() + member.user.len()
 }
