@@ -6,9 +6,10 @@ use fanfare_broker::Broker;
 use fanfare_hub::{Count, Hub, Protocol, Reason, Stats};
 use uuid::Uuid;
 
-use crate::admission::Admission;
+use crate::admission::limits::Admission;
+use crate::admission::unfinished::Unfinished;
 use crate::api::Calls;
-use crate::client::{Counts, Sessions, Users};
+use crate::centrifuge::{Counts, Sessions, Users};
 use crate::config::Config;
 use crate::http::{Emulation, Rejected};
 use crate::identity::Verifier;
@@ -17,7 +18,6 @@ use crate::readiness::Readiness;
 use crate::relay::HubRelay;
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;
-use crate::unfinished::Unfinished;
 
 /// One running gateway.
 pub struct Instance {

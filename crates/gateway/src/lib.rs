@@ -4,29 +4,20 @@
 
 mod admission;
 mod api;
-mod backpressure;
 mod census;
+mod centrifuge;
 pub mod cli;
-mod client;
-mod client_address;
 pub mod config;
-mod crowd;
 mod http;
 pub mod identity;
-mod inbound;
 mod instance;
 mod lifecycle;
 mod listener;
-mod listening;
 mod memory;
 pub mod namespace;
-mod newcomers;
-mod pace;
 mod page;
 mod publish;
-mod rate;
 mod readiness;
-mod recoveries;
 mod relay;
 mod serve;
 mod session;
@@ -34,7 +25,6 @@ mod telemetry;
 #[cfg(test)]
 mod test_log;
 mod tls;
-mod unfinished;
 mod worker;
 
 pub use lifecycle::{Outcome, Signals, run};

@@ -15,8 +15,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::admission::Admission;
-use crate::client::{Counts, Sessions, Users};
+use crate::admission::limits::Admission;
+use crate::admission::unfinished::Unfinished;
+use crate::centrifuge::{Counts, Sessions, Users};
 use crate::config::{Config, HistoryMemory};
 use crate::http::{Emulation, Rejected, internal};
 use crate::identity::Verifier;
@@ -27,7 +28,6 @@ use crate::publish::payload_limit;
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;
-use crate::unfinished::Unfinished;
 use crate::worker;
 
 /// When everything has to end at once, how long each of the last things may take.

@@ -23,7 +23,7 @@ use super::endless::{let_read, preflight};
 use super::origin::admits;
 use super::rejection::Rejection;
 use super::streams::{is_binary, whole};
-use crate::unfinished::Place;
+use crate::admission::unfinished::Place;
 use crate::worker::Worker;
 
 const PATH: &str = "/emulation";

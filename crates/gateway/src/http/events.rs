@@ -17,7 +17,7 @@ use super::origin::admits;
 use super::rejection::Rejection;
 use super::since::{CaughtUp, Since, Words, catch_up};
 use super::{query, raw};
-use crate::client::Owner;
+use crate::centrifuge::Owner;
 use crate::relay::{event, gap_event, place_event};
 use crate::worker::Worker;
 

@@ -18,12 +18,12 @@ use super::events::{self, Events};
 use super::raw::{self, Terms};
 use super::rejection::Rejection;
 use super::since::Behind;
-use super::{client, streams, websocket};
-use crate::admission::Permit;
-use crate::client::{Dialect, Owner};
-use crate::client_address::client_address;
+use super::{centrifuge, streams, websocket};
+use crate::admission::address::client_address;
+use crate::admission::limits::Permit;
+use crate::admission::unfinished::Place;
+use crate::centrifuge::{Dialect, Owner};
 use crate::config::Config;
-use crate::unfinished::Place;
 use crate::worker::Worker;
 
 /// A connection whose handshake has been answered, on its way out of hyper.
@@ -65,7 +65,7 @@ pub(super) const FRAGMENTS: u32 = 16_384;
 
 /// Whether a path is one of those at which a connection becomes the hub's.
 pub fn is_upgrade(config: &Config, path: &str) -> bool {
-    raw::is_path(config, path) || events::is_path(path) || streams::is_path(path) || client::is_path(path)
+    raw::is_path(config, path) || events::is_path(path) || streams::is_path(path) || centrifuge::is_path(path)
 }
 
 /// Answers a handshake: 101 with the rest in `handoff`, or a refusal, which is counted.

@@ -1,7 +1,7 @@
 //! Everything that speaks HTTP: the handshake of a WebSocket, and the ordinary routes. What happens on
 //! a connection after its handshake is the session's.
 
-mod client;
+mod centrifuge;
 mod door;
 mod emulation;
 mod endless;

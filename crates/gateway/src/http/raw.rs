@@ -15,7 +15,7 @@ use super::handshake::{FRAGMENTS, Purpose};
 use super::query;
 use super::rejection::Rejection;
 use super::since::{Since, Words, catch_up};
-use crate::client::Owner;
+use crate::centrifuge::Owner;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::publish::Rules;

@@ -13,11 +13,11 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use crate::admission::Full;
-use crate::client;
+use crate::admission::limits::Full;
+use crate::admission::unfinished::Cut;
+use crate::centrifuge;
 use crate::identity::TokenFault;
 use crate::namespace::{Refusal, UnknownNamespace};
-use crate::unfinished::Cut;
 
 /// One refusal.
 #[derive(Debug, thiserror::Error)]
@@ -269,11 +269,11 @@ impl From<Full> for Rejection {
     }
 }
 
-impl From<client::NoPlace> for Rejection {
-    fn from(why: client::NoPlace) -> Self {
+impl From<centrifuge::NoPlace> for Rejection {
+    fn from(why: centrifuge::NoPlace) -> Self {
         match why {
-            client::NoPlace::Full => Self::UserFull,
-            client::NoPlace::InDoubt => Self::UserInDoubt,
+            centrifuge::NoPlace::Full => Self::UserFull,
+            centrifuge::NoPlace::InDoubt => Self::UserInDoubt,
         }
     }
 }

@@ -14,8 +14,8 @@ use fanfare_hub::{End, Key};
 use fanfare_protocol::{Channel, Position, Publication};
 
 use super::rejection::Rejection;
-use crate::backpressure::has_taken_it_all;
-use crate::client::{Outcome, follow, judge};
+use crate::centrifuge::{Outcome, follow, judge};
+use crate::session::backpressure::has_taken_it_all;
 use crate::worker::Worker;
 
 /// What is written at a time of what does not fit. The smaller it is, the sooner does a slow client get the next one, and

@@ -19,10 +19,10 @@ use super::endless::{Answer, EVENTS, head, preflight};
 use super::handshake::{FRAGMENTS, Purpose, Upgrade};
 use super::origin::admits;
 use super::rejection::Rejection;
-use super::{client, query};
-use crate::client::{Dialect, words};
+use super::{centrifuge, query};
+use crate::admission::unfinished::Place;
+use crate::centrifuge::{Dialect, words};
 use crate::relay::overture;
-use crate::unfinished::Place;
 use crate::worker::Worker;
 
 /// One of them.
@@ -107,7 +107,7 @@ pub async fn accept(
     let said = match parts.method {
         Method::POST => whole(body, limit, place).await?,
         _ if !body.is_end_stream() => return Err(Rejection::EventsBody),
-        _ => query::value(parts.uri.query(), client::GREETING).unwrap_or_default().into_owned().into(),
+        _ => query::value(parts.uri.query(), centrifuge::GREETING).unwrap_or_default().into_owned().into(),
     };
     // Not before: who has yet to say what it wants keeps nobody out.
     let permit = instance.admission.admit(client)?;

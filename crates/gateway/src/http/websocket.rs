@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::handshake::{FRAGMENTS, Handoff, Purpose, Upgrade};
 use super::origin::admits;
 use super::rejection::Rejection;
-use super::{client, raw};
+use super::{centrifuge, raw};
 use crate::config::Config;
 use crate::worker::Worker;
 
@@ -40,7 +40,7 @@ pub async fn accept(
         return Err(Rejection::Body);
     }
     let id = Uuid::now_v7();
-    let wish = match client::wish(&instance.config, &request)? {
+    let wish = match centrifuge::wish(&instance.config, &request)? {
         Some(wish) => Wish::Client(wish),
         None => Wish::Raw(raw::wish(&instance.config, &request, id)?),
     };
@@ -56,7 +56,7 @@ pub async fn accept(
     }
     let permit = instance.admission.admit(client)?;
     let (placed, purpose, protocol) = match wish {
-        Wish::Client(client::Wish { mut dialect, protocol }) => {
+        Wish::Client(centrifuge::Wish { mut dialect, protocol }) => {
             dialect.format = carried(dialect.format);
             let (format, heartbeat) = (dialect.format, Heartbeat::Introduction);
             let outbox_limit = instance.config.outbox_limit;
@@ -79,7 +79,7 @@ pub async fn accept(
 /// What a request asks for.
 enum Wish {
     Raw(raw::Wish),
-    Client(client::Wish),
+    Client(centrifuge::Wish),
 }
 
 /// The one that lets frames begin, with the extension and the subprotocol that were agreed on.

@@ -10,7 +10,7 @@ use fanfare_hub::{Hub, Leaving, Shed};
 use tokio::time::sleep;
 
 use super::{Budget, CLEAR, Gauge, NEAR, SHED_TO, heap};
-use crate::unfinished::Unfinished;
+use crate::admission::unfinished::Unfinished;
 
 /// How often the kernel is asked. What is allocated meanwhile is known; what sockets take is not.
 const LOOK: Duration = Duration::from_millis(50);

@@ -25,7 +25,7 @@ use self::previous::Previous;
 pub use self::stream::{event, gap_event, overture, place_event};
 pub use self::wording::Message;
 use self::wording::Wording;
-use crate::client::Sessions;
+use crate::centrifuge::Sessions;
 use crate::memory::Budget;
 
 /// What the broker hands this instance goes to its hub.

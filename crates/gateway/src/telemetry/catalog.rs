@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
     use crate::api::{self, Calls, Method};
-    use crate::client::{Counts, Outcome};
+    use crate::centrifuge::{Counts, Outcome};
     use crate::http;
     use crate::identity::TokenFault;
     use crate::tls::LiveCertificate;

@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::reckoning::Reckoning;
+use crate::admission::unfinished::Place;
 use crate::memory::Budget;
-use crate::unfinished::Place;
 
 /// What a client that asks in plain HTTP is told.
 const PLAIN_HTTP: &str = "this address speaks TLS: connect by wss:// or https://\n";

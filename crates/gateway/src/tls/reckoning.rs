@@ -6,7 +6,7 @@
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 
-use crate::crowd::Crowd;
+use crate::admission::crowd::Crowd;
 
 /// While so many wait, others come later: a few milliseconds' work.
 const MANY: usize = 32;

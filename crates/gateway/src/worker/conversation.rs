@@ -26,10 +26,10 @@ use tower::ServiceExt;
 
 use super::Worker;
 use super::weighed::{Source, Weighed};
+use crate::admission::unfinished::Place;
 use crate::http::{Goes, Handoff, Rejection, Upgrade, emulate, is_emulation, is_upgrade, judge, upgrade};
 use crate::listener::{Heads, read_header};
 use crate::tls::{Handshake, LiveCertificate, TlsStream, refuse_plain_http, shake_hands};
-use crate::unfinished::Place;
 
 /// How long a connection may be used for ordinary requests.
 const ORDINARY: Duration = Duration::from_secs(60);

@@ -26,16 +26,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
-use crate::client::{self, Roster, Sessions};
+use crate::admission::newcomers::Newcomers;
+use crate::admission::recoveries::Recoveries;
+use crate::centrifuge::{self, Roster, Sessions};
 use crate::http::{Events, Purpose, Rejection, Upgrade, go_on, id_value, public};
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, accept};
-use crate::listening::attend;
 use crate::memory::Budget;
-use crate::newcomers::Newcomers;
-use crate::recoveries::Recoveries;
 use crate::relay::{HubRelay, work};
-use crate::session::Session;
+use crate::session::listening::attend;
+use crate::session::raw::Session;
 use crate::tls::Reckoning;
 
 /// One read takes at most so much. Larger would only make a busy publisher less fair to its neighbours.
@@ -212,7 +212,7 @@ impl Worker {
                 if dialect.heartbeat == Heartbeat::OneWay {
                     socket.give_up_after(self.instance.config.idle_timeout);
                 }
-                let mut session = client::Session::new(self, key, id, dialect, limits, permit);
+                let mut session = centrifuge::Session::new(self, key, id, dialect, limits, permit);
                 if !early.is_empty() {
                     session.hear(&early);
                 }

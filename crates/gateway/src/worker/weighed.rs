@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::admission::unfinished::Place;
 use crate::memory::Budget;
-use crate::unfinished::Place;
 
 /// What may be weighed.
 pub trait Source {

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use super::query;
 use super::rejection::Rejection;
-use crate::client::{Dialect, Words, words};
+use crate::centrifuge::{Dialect, Words, words};
 use crate::config::Config;
 
 const BOTH_WAYS: &str = "/connection/websocket";

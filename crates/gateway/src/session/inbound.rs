@@ -10,8 +10,8 @@ use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{ConnectionId, Kind, now_micros};
 use fanfare_websocket::{CloseCode, Event, Limits, Offence, Opcode, frame};
 
-use crate::pace::{Pace, Taken};
 use crate::relay::work;
+use crate::session::pace::{Pace, Taken};
 use crate::worker::Worker;
 
 /// The reading side of one connection.

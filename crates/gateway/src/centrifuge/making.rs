@@ -16,8 +16,8 @@ use super::plan::Plan;
 use super::recovery::{self, Outcome};
 use super::session::Client;
 use super::subscriptions::Presence;
-use crate::backpressure::{has_taken_it_all, is_pressed, wait_for_room};
-use crate::recoveries::{Guest, Recoveries, Room};
+use crate::admission::recoveries::{Guest, Recoveries, Room};
+use crate::session::backpressure::{has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
 
 /// So many bytes of what was missed in a channel are read whatever it is: most have missed less, and are answered after one

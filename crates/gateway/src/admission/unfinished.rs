@@ -20,7 +20,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::admission::{Full, household};
+use crate::admission::limits::{Full, household};
 
 /// What it takes in memory to be in the line and say nothing, about: a task with its buffers, and a socket.
 const COST: usize = 8 << 10;

@@ -23,9 +23,9 @@ use super::making::{Established, Progress, Share, undo};
 use super::plan::{Origin, Plan};
 use super::session::{Client, Stage};
 use super::subscriptions::{Presence, Sub};
+use crate::admission::recoveries::Room;
 use crate::identity::Grant;
 use crate::namespace::{Refusal as Refused, may_subscribe};
-use crate::recoveries::Room;
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use fanfare_hub::{End, Key, Socket};
 
-use crate::admission::Permit;
-use crate::inbound::Read;
+use crate::admission::limits::Permit;
+use crate::session::inbound::Read;
 use crate::worker::Worker;
 
 /// Whoever sends more than so many bytes behind its request is not listening.

@@ -23,14 +23,14 @@ use super::dialect::{Dialect, encoding_of, is_one_way, words};
 use super::mail::Mail;
 use super::sessions::Sessions;
 use super::subscriptions::{Presence, Subs};
-use crate::admission::Permit;
-use crate::backpressure::{PATIENCE, has_taken_it_all, is_pressed, wait_for_room};
+use crate::admission::limits::Permit;
+use crate::admission::recoveries::Stay;
 use crate::identity::{Expiry, User};
-use crate::inbound::{Inbound, Read};
-use crate::listening::Listening;
-use crate::rate::Bucket;
-use crate::recoveries::Stay;
 use crate::relay::{carry, push_format};
+use crate::session::backpressure::{PATIENCE, has_taken_it_all, is_pressed, wait_for_room};
+use crate::session::inbound::{Inbound, Read};
+use crate::session::listening::Listening;
+use crate::session::rate::Bucket;
 use crate::worker::Worker;
 
 /// How long commands may take before it is seen whether the client is to be excused for not having answered a ping: meanwhile it

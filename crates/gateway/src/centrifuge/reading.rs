@@ -12,10 +12,10 @@ use fanfare_protocol::{Channel, Epoch, Position};
 
 use super::making::{LITTLE, allowance, history_limit, wait_for_memory};
 use super::session::Client;
-use crate::backpressure::{has_taken_it_all, is_pressed};
+use crate::admission::recoveries::{Guest, Room};
 use crate::identity::User;
 use crate::namespace::{Namespace, Refusal as Refused, may_read_history, may_read_presence};
-use crate::recoveries::{Guest, Room};
+use crate::session::backpressure::{has_taken_it_all, is_pressed};
 use crate::worker::Worker;
 
 /// So many members are read whatever is said of them: most channels have no more.

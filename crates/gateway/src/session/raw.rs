@@ -9,12 +9,12 @@ use fanfare_hub::{End, Key, Socket};
 use fanfare_protocol::{Channel, ConnectionId, Kind, Publication};
 use fanfare_websocket::Limits;
 
-use crate::admission::Permit;
-use crate::backpressure::{is_pressed, wait_for_room};
+use crate::admission::limits::Permit;
 use crate::http::{MayPublish, Terms};
-use crate::inbound::{Inbound, Read};
 use crate::publish::{Unpublished, publish_unconfirmed};
-use crate::rate::Bucket;
+use crate::session::backpressure::{is_pressed, wait_for_room};
+use crate::session::inbound::{Inbound, Read};
+use crate::session::rate::Bucket;
 use crate::worker::Worker;
 
 /// One connection's state, from its first byte to its last.

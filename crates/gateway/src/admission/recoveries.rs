@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-use crate::crowd::{Crowd, Member};
+use crate::admission::crowd::{Crowd, Member};
 
 /// So many are taken at once after a pause: ordinary clients that come back wait for nothing.
 const BURST: u32 = 32;
