@@ -1,5 +1,6 @@
-//! The body of a request to `/emulation`. Whatever it is, it is one request or an offence; what was read is read again out of
-//! either encoding, as what it was. What is said in it is frames, and another target's: see `centrifuge`.
+//! The body of a request to `/emulation`. Whatever it is, it is one request or an offence; what was read is read
+//! again out of either encoding, as what it was. What is said in it is frames, and another target's: see
+//! `centrifuge`.
 //!
 //! An input's first byte says how the rest is read: as JSON (even), or as Protobuf (odd).
 

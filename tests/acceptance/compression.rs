@@ -172,8 +172,8 @@ async fn everybody_gets_every_message_however_it_is_compressed() {
     assert_eq!(metric("fanfare_subscriptions").await, 6.0);
 }
 
-/// Six subscribers who each want another encoding or window make six times the work, and nobody else waits for all of it: what is said
-/// behind it elsewhere is heard before the last of the six.
+/// Six subscribers who each want another encoding or window make six times the work, and nobody else waits for all of
+/// it: what is said behind it elsewhere is heard before the last of the six.
 #[tokio::test]
 async fn a_large_publication_in_many_formats_lets_others_go_first() {
     const CONNECT: &str = r#"{"id":1,"connect":{}}"#;

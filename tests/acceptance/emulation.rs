@@ -1,5 +1,5 @@
-//! The client protocol in the bodies of answers: sessions that are spoken to by requests, here or at another instance, and
-//! those that only listen. How they end is `emulation_ends`' business.
+//! The client protocol in the bodies of answers: sessions that are spoken to by requests, here or at another
+//! instance, and those that only listen. How they end is `emulation_ends`' business.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -363,8 +363,8 @@ async fn clients_leave_room_on_the_bus_for_the_back_end() {
     }
 }
 
-/// What waits together while the bus is slow is a sixteenth of the memory: who comes beyond that is told to come again, and who
-/// waits gets through.
+/// What waits together while the bus is slow is a sixteenth of the memory: who comes beyond that is told to come
+/// again, and who waits gets through.
 #[tokio::test]
 async fn what_waits_for_the_bus_is_bounded_by_the_memory() {
     // Of 6 MiB, of which each takes 504 KiB.

@@ -231,7 +231,8 @@ async fn what_cannot_be_recovered_is_a_gap() {
     }
 }
 
-/// Whoever comes back again and again, here and there, while somebody publishes without pause, gets each once and in order.
+/// Whoever comes back again and again, here and there, while somebody publishes without pause, gets each once and in
+/// order.
 #[tokio::test]
 async fn who_comes_back_loses_nothing_and_gets_nothing_twice() {
     const COUNT: usize = 1500;

@@ -1,5 +1,5 @@
-//! An instance in a cgroup that would kill it, and what clients of the protocol have it hold: answers, subscriptions, what
-//! they have missed, histories. It stays below, and who holds little does not notice.
+//! An instance in a cgroup that would kill it, and what clients of the protocol have it hold: answers, subscriptions,
+//! what they have missed, histories. It stays below, and who holds little does not notice.
 
 use std::time::Duration;
 
@@ -62,7 +62,8 @@ fn own_channel(client: usize, number: usize) -> String {
     format!("{:x<250}", format!("{client}-{number}-"))
 }
 
-/// All of these in one frame; how many were answered with a subscription, and the codes of the errors, or how it was closed.
+/// All of these in one frame; how many were answered with a subscription, and the codes of the errors, or how it was
+/// closed.
 async fn subscribe_to(caller: &mut Caller, channels: &[String]) -> Result<(usize, Vec<u64>), (u16, String)> {
     let commands = channels.iter().enumerate().map(|(number, channel)| {
         json!({ "id": 1000 + number, "subscribe": { "channel": channel } }).to_string()
@@ -83,8 +84,8 @@ async fn subscribe_to(caller: &mut Caller, channels: &[String]) -> Result<(usize
     Ok((made, errors))
 }
 
-/// As many subscriptions as a client may have, by clients that read every answer: all together would take twice of what there
-/// is. Who has most of them is ended; who has two stays.
+/// As many subscriptions as a client may have, by clients that read every answer: all together would take twice of
+/// what there is. Who has most of them is ended; who has two stays.
 #[tokio::test]
 async fn who_subscribes_to_much_is_ended_before_the_process_is() {
     const SMALL: u64 = 64 * MIB;
@@ -134,8 +135,8 @@ async fn who_subscribes_to_much_is_ended_before_the_process_is() {
     confined.recovers("subscriptions").await;
 }
 
-/// Users of whom their tokens say much, nearly as much as a message may hold, nearly fill the memory; when it is wanted for something
-/// else, they are ended. Who says little stays.
+/// Users of whom their tokens say much, nearly as much as a message may hold, nearly fill the memory; when it is
+/// wanted for something else, they are ended. Who says little stays.
 #[tokio::test]
 async fn who_is_described_at_length_is_ended_when_memory_runs_out() {
     const SMALL: u64 = 64 * MIB;
@@ -177,8 +178,8 @@ async fn who_is_described_at_length_is_ended_when_memory_runs_out() {
     confined.recovers("tokens").await;
 }
 
-/// So many that nobody has enough to be given up: the instance takes no more subscriptions for a while, and goes on with what
-/// it has.
+/// So many that nobody has enough to be given up: the instance takes no more subscriptions for a while, and goes on
+/// with what it has.
 #[tokio::test]
 async fn a_full_instance_refuses_subscriptions_for_a_while_and_nothing_else() {
     const SMALL: u64 = 44 * MIB;
@@ -280,8 +281,8 @@ async fn recoveries_that_nobody_takes_are_not_all_held() {
     confined.recovers("recoveries").await;
 }
 
-/// Each asks for one history, or for who is in one channel, and takes nothing of it: all together three times of what there is.
-/// They share what is read, and each has an answer of its own.
+/// Each asks for one history, or for who is in one channel, and takes nothing of it: all together three times of what
+/// there is. They share what is read, and each has an answer of its own.
 #[tokio::test]
 async fn answers_that_nobody_takes_are_not_all_made() {
     const CLIENTS: usize = 60;

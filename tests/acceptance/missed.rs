@@ -1,13 +1,13 @@
-//! An instance in a cgroup that would kill it, and much that was missed: by itself, and by clients that have no library to come
-//! back with. What is asked for by the protocol is `holdings`' business.
+//! An instance in a cgroup that would kill it, and much that was missed: by itself, and by clients that have no
+//! library to come back with. What is asked for by the protocol is `holdings`' business.
 
 use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::harness::{Caller, Confined, Fault, LIMIT, RedisServer, Setup, Socket, TcpProxy, eventually};
 
-/// An instance that was cut off from Redis while much was published in many channels, all together four times of what there is. Its
-/// clients read all the while.
+/// An instance that was cut off from Redis while much was published in many channels, all together four times of what
+/// there is. Its clients read all the while.
 #[tokio::test]
 async fn what_was_missed_of_redis_is_made_good_a_piece_at_a_time() {
     const CHANNELS: usize = 24;

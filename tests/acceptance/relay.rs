@@ -255,7 +255,8 @@ async fn a_message_is_whole_and_of_its_kind_wherever_it_is_cut() {
     }
 }
 
-/// Surrogates, overlong forms, what is beyond Unicode, and what breaks off, each in two frames: 1007, and nobody hears it.
+/// Surrogates, overlong forms, what is beyond Unicode, and what breaks off, each in two frames: 1007, and nobody
+/// hears it.
 #[tokio::test]
 async fn text_of_no_utf8_is_refused_wherever_it_is_cut() {
     let instance = Instance::start(&[]).await;

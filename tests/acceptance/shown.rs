@@ -1,5 +1,5 @@
-//! What others are shown of a client: who it is, what is said of it, and in which channels. Who comes and goes over several
-//! instances is `centrifuge_cluster`'s business.
+//! What others are shown of a client: who it is, what is said of it, and in which channels. Who comes and goes over
+//! several instances is `centrifuge_cluster`'s business.
 
 use serde_json::{Value, json};
 
@@ -98,8 +98,8 @@ async fn what_tokens_and_the_back_end_say_of_a_client_is_shown_everywhere() {
     assert_eq!(of_ann(&found[0]), [&json!("ann"), &json!({ "name": 3 }), &json!({ "seat": 9 })]);
 }
 
-/// Of three channels that it asks for at once the first has missed much, which waits for the client, and the last cannot be
-/// read; meanwhile the back end says something else of it.
+/// Of three channels that it asks for at once the first has missed much, which waits for the client, and the last
+/// cannot be read; meanwhile the back end says something else of it.
 #[tokio::test]
 async fn what_comes_to_nothing_leaves_nobody_in_presence() {
     let redis = RedisServer::start().await;

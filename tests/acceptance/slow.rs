@@ -1,5 +1,6 @@
-//! Clients of the Centrifuge protocol that stop reading, in channels that close for them, drop the oldest or keep the latest:
-//! what they are told, what they get in the end, and that nobody else notices. Raw clients are `limits`' business.
+//! Clients of the Centrifuge protocol that stop reading, in channels that close for them, drop the oldest or keep the
+//! latest: what they are told, what they get in the end, and that nobody else notices. Raw clients are `limits`'
+//! business.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

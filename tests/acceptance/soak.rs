@@ -1,9 +1,9 @@
-//! The long run: three instances are killed and replaced, and their Redis is killed and started again, in a random order
-//! that its seed repeats, while publishers try again what was not acknowledged and recovering subscribers come back
-//! wherever there is an instance. What every subscriber was given is audited at the end: each publication once, in order;
-//! if Redis keeps what it was told, nobody is ever told that something is missing; and whatever happened, everybody is back in
-//! one history and gets what is published then. No answer takes longer than an SDK waits for one, and there are as many
-//! channels as come at once. It measures no pace.
+//! The long run: three instances are killed and replaced, and their Redis is killed and started again, in a random
+//! order that its seed repeats, while publishers try again what was not acknowledged and recovering subscribers come
+//! back wherever there is an instance. What every subscriber was given is audited at the end: each publication once,
+//! in order; if Redis keeps what it was told, nobody is ever told that something is missing; and whatever happened,
+//! everybody is back in one history and gets what is published then. No answer takes longer than an SDK waits for
+//! one, and there are as many channels as come at once. It measures no pace.
 //!
 //! `FANFARE_SOAK` is the number of faults, `FANFARE_SEED` the seed; a fault takes about a second.
 
@@ -114,7 +114,8 @@ async fn publish(scene: &Scene, random: &mut fastrand::Rng, body: &Value) -> Opt
     Some((answer["result"]["epoch"].as_str()?.to_owned(), answer["result"]["offset"].as_u64()?))
 }
 
-/// A client as a library has it: it comes back wherever there is an instance, subscribes again, and asks for what it missed.
+/// A client as a library has it: it comes back wherever there is an instance, subscribes again, and asks for what it
+/// missed.
 async fn subscriber(scene: Arc<Scene>, log: Log, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     loop {

@@ -95,8 +95,8 @@ async fn recoveries_go_at_their_pace_and_hold_up_nobody() {
     drop(dawdlers);
 }
 
-/// Whoever comes back while nobody else does waits for the answer and for nothing else: the time that it spends with what it has missed
-/// held for it adds up here.
+/// Whoever comes back while nobody else does waits for the answer and for nothing else: the time that it spends with
+/// what it has missed held for it adds up here.
 #[tokio::test]
 async fn who_comes_back_alone_waits_for_nobody() {
     let redis = RedisServer::start().await;
@@ -207,8 +207,9 @@ async fn all_ask_before_the_first_is_answered() {
     }
 }
 
-/// A client that comes to an instance where nobody is subscribed to its channels waits for as many round trips as with one channel,
-/// whatever their number: they are subscribed to together. What is much is read again, together with as many others as fit.
+/// A client that comes to an instance where nobody is subscribed to its channels waits for as many round trips as
+/// with one channel, whatever their number: they are subscribed to together. What is much is read again, together
+/// with as many others as fit.
 #[tokio::test]
 async fn many_channels_cost_as_many_round_trips_as_one() {
     const CHANNELS: usize = 100;
@@ -273,8 +274,8 @@ async fn many_channels_cost_as_many_round_trips_as_one() {
     assert_eq!(returner.publication().await, "new");
 }
 
-/// What is more than can be read together with others is read by itself, and comes in its place; for one answer that holds it for
-/// all channels as well. Of that, no more is read than is enough.
+/// What is more than can be read together with others is read by itself, and comes in its place; for one answer that
+/// holds it for all channels as well. Of that, no more is read than is enough.
 #[tokio::test]
 async fn what_is_much_is_read_by_itself_and_answered_in_its_place() {
     const EACH: usize = 10_000;

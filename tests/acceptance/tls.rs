@@ -1,4 +1,5 @@
-//! TLS at the clients' address: frames go through it as they go without it, and so does everything else that stands there.
+//! TLS at the clients' address: frames go through it as they go without it, and so does everything else that stands
+//! there.
 
 use rustls::version::{TLS12, TLS13};
 use tokio::io::AsyncWriteExt;

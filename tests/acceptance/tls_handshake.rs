@@ -1,5 +1,5 @@
-//! What is agreed on in a TLS handshake, what is none, and what comes too early or too late. What goes through it afterwards
-//! is `tls`' business.
+//! What is agreed on in a TLS handshake, what is none, and what comes too early or too late. What goes through it
+//! afterwards is `tls`' business.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -85,8 +85,8 @@ async fn modern_versions_and_suites_and_no_others() {
     }
 }
 
-/// TLS 1.2 lets a client shake hands anew on a connection that is there, over and over, each time for the price of a signature. It
-/// is told that nobody does, by the alert that there is for that (RFC 5746), and nobody else notices.
+/// TLS 1.2 lets a client shake hands anew on a connection that is there, over and over, each time for the price of a
+/// signature. It is told that nobody does, by the alert that there is for that (RFC 5746), and nobody else notices.
 #[tokio::test]
 async fn nobody_renegotiates() {
     let certificates = Certificates::new();

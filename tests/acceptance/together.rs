@@ -1,4 +1,5 @@
-//! Commands that come in one frame: each is worth what it would be worth by itself. What they cost is `storm`'s and `holdings`' business.
+//! Commands that come in one frame: each is worth what it would be worth by itself. What they cost is `storm`'s and
+//! `holdings`' business.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
-//! What becomes of a client that asks for much in one frame and does not read the answers, when its time is over or the
-//! back end wants something of it: it is done at once, and what is published afterwards is not for it. How much it may leave unread
-//! is `slow`'s business.
+//! What becomes of a client that asks for much in one frame and does not read the answers, when its time is over or
+//! the back end wants something of it: it is done at once, and what is published afterwards is not for it. How much
+//! it may leave unread is `slow`'s business.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -295,8 +295,8 @@ async fn what_a_client_waits_for_can_be_taken_back() {
     assert_eq!(pushes, expected);
 }
 
-/// What is missed in a channel that the back end has a client subscribed to is read when the client can take it, as with one that the
-/// client asks for. It was read at once, whatever it took, and cut whoever did not read as fast.
+/// What is missed in a channel that the back end has a client subscribed to is read when the client can take it, as
+/// with one that the client asks for. It was read at once, whatever it took, and cut whoever did not read as fast.
 #[tokio::test]
 async fn what_the_back_end_has_a_client_recover_waits_for_the_client() {
     // Less than two channels' worth.
@@ -339,7 +339,8 @@ async fn what_the_back_end_has_a_client_recover_waits_for_the_client() {
     assert_eq!(slow.publication().await, "after");
 }
 
-/// What the back end wants of a channel that the client itself has asked for is done if that comes to nothing. It was lost.
+/// What the back end wants of a channel that the client itself has asked for is done if that comes to nothing. It was
+/// lost.
 #[tokio::test]
 async fn what_the_back_end_wants_is_done_where_the_client_fails() {
     let pair = Pair::start().await;
@@ -395,8 +396,8 @@ async fn what_the_back_end_wants_is_done_where_the_client_fails() {
     }
 }
 
-/// Whoever reads the answers to a long frame and answers pings stays, although what it says is not read meanwhile, and also where it says
-/// more than that; whoever never answers is cut, although it reads.
+/// Whoever reads the answers to a long frame and answers pings stays, although what it says is not read meanwhile,
+/// and also where it says more than that; whoever never answers is cut, although it reads.
 #[tokio::test]
 async fn a_long_frame_neither_cuts_who_answers_pings_nor_keeps_who_does_not() {
     const ANSWERS: usize = 60;

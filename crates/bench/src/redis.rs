@@ -1,5 +1,5 @@
-//! How often Redis has been asked for what, out of `INFO commandstats`. What a script calls is counted there as well, beside
-//! the call of the script. It does nothing else with Redis.
+//! How often Redis has been asked for what, out of `INFO commandstats`. What a script calls is counted there as well,
+//! beside the call of the script. It does nothing else with Redis.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};

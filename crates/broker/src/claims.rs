@@ -7,9 +7,9 @@ use crate::Pending;
 
 /// The connections of each user, counted together.
 pub trait Claims {
-    /// Claims one of the user's `limit` places for a connection. The claim holds until it is given back or the instance's
-    /// lease has ended; claiming again for the same connection changes nothing. Where other instances hold what stands in the
-    /// way, this waits until they are known to live, for half a lease at most.
+    /// Claims one of the user's `limit` places for a connection. The claim holds until it is given back or the
+    /// instance's lease has ended; claiming again for the same connection changes nothing. Where other instances hold
+    /// what stands in the way, this waits until they are known to live, for half a lease at most.
     fn claim<'a>(&'a self, user: &'a str, connection: ConnectionId, limit: u32) -> Pending<'a, Claim>;
 
     /// Gives the place back. Nothing happens if there was no claim.

@@ -8,8 +8,8 @@ use crate::{Away, Pending};
 
 /// The way of control messages.
 pub trait ControlBus {
-    /// Sends a message. Registered by the call itself: messages of one instance reach every relay in the order of the calls.
-    /// The future says what came of it, within the broker's deadline; what a relay does with it nobody learns.
+    /// Sends a message. Registered by the call itself: messages of one instance reach every relay in the order of the
+    /// calls. The future says what came of it, within the broker's deadline; what a relay does with it nobody learns.
     ///
     /// What goes to every instance reaches this one as well: also while the bus is away, when the error says that the
     /// others did not get it and will not.

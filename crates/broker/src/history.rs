@@ -139,8 +139,8 @@ impl Query {
         Self { bytes, ..self }
     }
 
-    /// Fewer of the same, where `history` says that all of them are too many bytes: as many as may fit, and at last one, whatever
-    /// that takes.
+    /// Fewer of the same, where `history` says that all of them are too many bytes: as many as may fit, and at last
+    /// one, whatever that takes.
     pub fn fewer(self, history: &History) -> Self {
         let since = self.since.map_or(0, |since| since.offset);
         let all =

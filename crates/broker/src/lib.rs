@@ -70,8 +70,8 @@ pub trait Relay: Send + Sync + 'static {
 /// A boxed future, as a trait object's method must return.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Carries publications to every instance, and what else they share. Interest is level-triggered: the relay's `wanted` is the
-/// truth, `subscribe` and `release` only say that it changed.
+/// Carries publications to every instance, and what else they share. Interest is level-triggered: the relay's
+/// `wanted` is the truth, `subscribe` and `release` only say that it changed.
 pub trait Broker: Presence + Claims + Census + ControlBus + Send + Sync + 'static {
     /// Resolves when every publication made from now on will reach the relay. While the broker is away it
     /// resolves at once: local publications arrive, and what others publish is announced as a gap later.
@@ -118,9 +118,9 @@ pub trait Broker: Presence + Claims + Census + ControlBus + Send + Sync + 'stati
         Box::pin(ready(()))
     }
 
-    /// The instance is about to end: writes what is left to write, and leaves the rest of what it has said about itself to
-    /// the others to clear away, at once instead of after its lease. Who was in a channel and may be back is still waited
-    /// for. Nothing may be said afterwards.
+    /// The instance is about to end: writes what is left to write, and leaves the rest of what it has said about
+    /// itself to the others to clear away, at once instead of after its lease. Who was in a channel and may be back
+    /// is still waited for. Nothing may be said afterwards.
     fn resign(&self) -> Pending<'_, ()> {
         Box::pin(ready(()))
     }

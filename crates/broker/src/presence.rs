@@ -23,8 +23,8 @@ pub trait Presence {
     /// it resolves when every instance can see it, or says that the bus is away: then that will be so later.
     fn enter(&self, channel: &Channel, member: Member) -> Pending<'static, Result<(), Away>>;
 
-    /// Lets a member go; nothing happens if it is not there. If it was its user's last, that is told after `grace`, unless
-    /// the user is back by then: no grace for who unsubscribes, some for who lost its connection. Whatever the
+    /// Lets a member go; nothing happens if it is not there. If it was its user's last, that is told after `grace`,
+    /// unless the user is back by then: no grace for who unsubscribes, some for who lost its connection. Whatever the
     /// connection's instance has published before is at the bus before that is told.
     fn leave(&self, channel: &Channel, connection: ConnectionId, grace: Duration);
 

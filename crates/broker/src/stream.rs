@@ -112,7 +112,8 @@ impl Stream {
         }
     }
 
-    /// Somebody else has read where the channel stands. In another epoch, all that comes of this one is lost. Whether it is.
+    /// Somebody else has read where the channel stands. In another epoch, all that comes of this one is lost. Whether
+    /// it is.
     pub fn meet(&mut self, top: Position, step: &mut impl FnMut(Step)) -> bool {
         self.reading.iter_mut().for_each(|reading| reading.met = Some(top.epoch));
         let moves = self.at.is_some_and(|at| at.epoch != top.epoch);

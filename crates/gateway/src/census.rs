@@ -1,5 +1,5 @@
-//! What this instance says of itself to the others: how many it serves and what it takes. It counts what is open by asking the
-//! workers, as the metrics do; nobody asks another instance.
+//! What this instance says of itself to the others: how many it serves and what it takes. It counts what is open by
+//! asking the workers, as the metrics do; nobody asks another instance.
 
 use std::fs;
 use std::sync::Arc;

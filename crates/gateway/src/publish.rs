@@ -1,5 +1,5 @@
-//! What may be published, and how it goes out: the one place for the raw endpoints, for sessions and for the HTTP API. Who
-//! may publish is asked before (`namespace`); where it goes from here is the broker's business.
+//! What may be published, and how it goes out: the one place for the raw endpoints, for sessions and for the HTTP
+//! API. Who may publish is asked before (`namespace`); where it goes from here is the broker's business.
 
 use fanfare_broker::{AppendOptions, Appended, BrokerError};
 use fanfare_protocol::payload::{DataFormat, PayloadError};
@@ -41,8 +41,8 @@ pub fn payload_limit(config: &Config) -> usize {
     config.outbox_limit.saturating_sub(FRAME_HEADER)
 }
 
-/// The most that the back end may have others shown of a client, in bytes: it goes out with all that the client publishes, and
-/// with its coming and going, where there is as much again of the other kind.
+/// The most that the back end may have others shown of a client, in bytes: it goes out with all that the client
+/// publishes, and with its coming and going, where there is as much again of the other kind.
 pub fn info_limit(config: &Config) -> usize {
     payload_limit(config) / 4
 }
@@ -72,8 +72,8 @@ impl From<&Namespace> for Rules {
 ///
 /// # Errors
 ///
-/// When the payload with its tags and its publisher is too large, or in another format, and when the broker refuses or is away; then nothing is published
-/// later.
+/// When the payload with its tags and its publisher is too large, or in another format, and when the broker refuses
+/// or is away; then nothing is published later.
 pub fn publish<'a>(
     instance: &'a Instance,
     rules: Rules,

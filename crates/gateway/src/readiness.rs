@@ -68,8 +68,8 @@ impl Readiness {
         self.0.lock().draining
     }
 
-    /// What stands against new clients; empty when ready. What `memory` says has a hysteresis of its own, and is what turns
-    /// them away, so it is asked at once.
+    /// What stands against new clients; empty when ready. What `memory` says has a hysteresis of its own, and is what
+    /// turns them away, so it is asked at once.
     pub fn causes(&self, memory: &Budget) -> Vec<Cause> {
         let state = self.0.lock();
         let mut causes = Vec::new();

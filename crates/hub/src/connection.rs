@@ -18,7 +18,8 @@ use crate::outbox::{Chunk, Outbox};
 use crate::socket::Socket;
 use crate::subscription::IN_HUB;
 
-/// The most of a frame that is still written, or of a record that is kept, after its connection was ended for want of memory.
+/// The most of a frame that is still written, or of a record that is kept, after its connection was ended for want of
+/// memory.
 const LAST_REST: usize = 16 << 10;
 
 /// One client's socket and what is known of it.
@@ -34,8 +35,8 @@ pub(crate) struct Connection {
     pub(crate) flushing: bool,
     /// Its rooms, and its place in each; none once it is closing.
     pub(crate) seats: SmallVec<[Seat; 1]>,
-    /// What its subscriptions take of memory, in bytes, here and elsewhere, and what its session has heard and not handled; of
-    /// a closing one, what its session still does.
+    /// What its subscriptions take of memory, in bytes, here and elsewhere, and what its session has heard and not
+    /// handled; of a closing one, what its session still does.
     pub(crate) kept_beside: u32,
     pub(crate) outbox_limit: usize,
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
@@ -216,8 +217,8 @@ impl Connection {
         self.outbox_limit = usize::MAX;
         let sent = self.write(&words, Chunk::of, Socket::try_write_last);
         match (sent, &self.socket) {
-            // Now, and not by closing it: where the client has said more than goodbye, that would be a reset, which throws
-            // away what the kernel still holds back for the end of the stream.
+            // Now, and not by closing it: where the client has said more than goodbye, that would be a reset, which
+            // throws away what the kernel still holds back for the end of the stream.
             (Sent::Whole, Some(socket)) if socket.finish_writing() => {}
             (Sent::Whole, Some(_)) => {
                 self.outbox = Some(Box::default());
@@ -315,8 +316,8 @@ impl Connection {
         }
     }
 
-    /// The memory that its end would free, if it shares none of it: what waits to be written, what has come of a message or
-    /// of a record, and what its subscriptions take; with `sockets`, also what the kernel holds for it.
+    /// The memory that its end would free, if it shares none of it: what waits to be written, what has come of a
+    /// message or of a record, and what its subscriptions take; with `sockets`, also what the kernel holds for it.
     pub(crate) fn weight(&self, sockets: bool) -> usize {
         let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.weight());
         let decoder = self.decoder.as_ref().map_or(0, Decoder::held_bytes);

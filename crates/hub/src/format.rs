@@ -226,8 +226,8 @@ impl Frames {
         Self(frames.into_iter().map(|(format, frame)| (format, frame.into())).collect())
     }
 
-    /// The frame in this format, if it can be said in it, made now if need be. Nothing at all, if nobody wanted it when the
-    /// publication was delivered: whoever wants it now has come later.
+    /// The frame in this format, if it can be said in it, made now if need be. Nothing at all, if nobody wanted it
+    /// when the publication was delivered: whoever wants it now has come later.
     pub(crate) fn of(&self, format: Format) -> Option<Option<&Bytes>> {
         Some(match self.find(format)? {
             Frame::Made(frame) => Some(frame),

@@ -23,7 +23,8 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// The first entry is partly written, so what follows in it must be written before anything else.
     begun: bool,
-    /// The size of an answer that was let in although it is too large; until the outbox is empty again, so much more may wait.
+    /// The size of an answer that was let in although it is too large; until the outbox is empty again, so much more
+    /// may wait.
     allowance: usize,
     /// Publications that were dropped and that nobody has counted yet.
     dropped: u64,

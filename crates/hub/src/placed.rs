@@ -1,5 +1,5 @@
-//! A connection between the question whether there is room for it and the answer to its handshake. Whether there is room, the
-//! registry has decided.
+//! A connection between the question whether there is room for it and the answer to its handshake. Whether there is
+//! room, the registry has decided.
 
 use std::rc::Rc;
 

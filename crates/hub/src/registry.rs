@@ -102,8 +102,8 @@ pub(crate) struct Registry {
     stats: Arc<Stats>,
     lag: metrics::Histogram,
     connections: Slab<Connection>,
-    /// Boxed: where there are many, to let them all move into a larger slab would take much memory in one moment, and what
-    /// has gone would keep its room.
+    /// Boxed: where there are many, to let them all move into a larger slab would take much memory in one moment, and
+    /// what has gone would keep its room.
     rooms: Slab<Box<Room>>,
     by_channel: HashMap<Channel, u32>,
     /// Rooms in which a round is under way or publications wait, in the order of their turns, each with its serial.
@@ -441,8 +441,8 @@ impl Registry {
         }
     }
 
-    /// Ends those for whom it turned out on the way that they must go, and gives what others have to hear, if anything. To
-    /// be called after every change.
+    /// Ends those for whom it turned out on the way that they must go, and gives what others have to hear, if
+    /// anything. To be called after every change.
     pub(crate) fn conclude(&mut self) -> Option<News> {
         while let Some((key, end)) = self.ended.pop() {
             self.end(key, end);

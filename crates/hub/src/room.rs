@@ -293,9 +293,9 @@ impl Room {
         std::mem::take(&mut self.kept_bytes)
     }
 
-    /// Takes a member out, which has seen everything, and puts the last one into its place, which must have seen everything as
-    /// well: it may get a place that the round has passed. Gives that member, if there is one, and the formats that nobody
-    /// wants any more.
+    /// Takes a member out, which has seen everything, and puts the last one into its place, which must have seen
+    /// everything as well: it may get a place that the round has passed. Gives that member, if there is one, and the
+    /// formats that nobody wants any more.
     pub(crate) fn leave(&mut self, place: u32) -> (Option<Membership>, Formats) {
         let last = self.members.len() - 1;
         debug_assert!([place as usize, last].iter().all(|place| self.members[*place].seen == self.next()));

@@ -119,8 +119,8 @@ impl Shard {
         self.with(|registry| registry.hold(key, channel))
     }
 
-    /// The same but for what has an offset, of which nothing is kept, and nothing that was: it will be read when the subscription is
-    /// held again. For those who have yet to wait for something before they read.
+    /// The same but for what has an offset, of which nothing is kept, and nothing that was: it will be read when the
+    /// subscription is held again. For those who have yet to wait for something before they read.
     pub fn defer(&self, key: Key, channel: &Channel) {
         self.with(|registry| registry.defer(key, channel));
     }

@@ -57,8 +57,8 @@ impl Socket {
         self.stream().writable().await
     }
 
-    /// Reads what is there; `WouldBlock` if nothing is, 0 at the end. With TLS `Interrupted` if there was much, and nothing
-    /// in it: others should have their turn before it is called again.
+    /// Reads what is there; `WouldBlock` if nothing is, 0 at the end. With TLS `Interrupted` if there was much, and
+    /// nothing in it: others should have their turn before it is called again.
     pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
             Stream::Plain(stream) => stream.try_read(into),
@@ -94,8 +94,8 @@ impl Socket {
         }
     }
 
-    /// The same for the last bytes of all, behind which the socket is closed, or finished, at once: without TLS the kernel sends
-    /// both as one packet, which spares it a third of what an end costs.
+    /// The same for the last bytes of all, behind which the socket is closed, or finished, at once: without TLS the
+    /// kernel sends both as one packet, which spares it a third of what an end costs.
     pub(crate) fn try_write_last(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
             Stream::Plain(stream) => stream.try_io(Interest::WRITABLE, || {
@@ -198,8 +198,8 @@ impl Socket {
         }
     }
 
-    /// Ends both directions now, so that the reader wakes; what waits in the kernel is thrown away,
-    /// which frees the memory that a peer who does not read would hold for minutes. What we hold is freed before the reader wakes.
+    /// Ends both directions now, so that the reader wakes; what waits in the kernel is thrown away, which frees the
+    /// memory that a peer who does not read would hold for minutes. What we hold is freed before the reader wakes.
     pub(crate) fn cut(&self) {
         if let Stream::Tls(sealed) = &self.0 {
             sealed.tls.borrow_mut().let_go();
@@ -217,8 +217,8 @@ impl Socket {
     }
 }
 
-/// A stream remembers the task that last waited for it by polling, and with it all memory of that task: a handshake's, which
-/// is over, is 2 KiB. Nobody polls from here on, so nobody would take its place.
+/// A stream remembers the task that last waited for it by polling, and with it all memory of that task: a
+/// handshake's, which is over, is 2 KiB. Nobody polls from here on, so nobody would take its place.
 fn forget_who_waits(stream: &TcpStream) {
     let mut nobody = Context::from_waker(Waker::noop());
     let _ = stream.poll_read_ready(&mut nobody);

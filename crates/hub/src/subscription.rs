@@ -68,8 +68,8 @@ impl Subscription {
         }
     }
 
-    /// The memory that it takes, if nobody else is in its channel. The first of a connection is a part of what it costs to
-    /// be there: only what makes it larger than others counts.
+    /// The memory that it takes, if nobody else is in its channel. The first of a connection is a part of what it
+    /// costs to be there: only what makes it larger than others counts.
     pub(crate) fn weight(&self, is_first: bool) -> u32 {
         let usual = if is_first { 0 } else { IN_HUB + IN_SESSION + self.channel.as_str().len() };
         let filter = self.filter.as_ref().map_or(0, |filter| filter.bytes());

@@ -24,8 +24,8 @@ const SEALED_AT_ONCE: usize = 3 * RECORD;
 /// reader has.
 const READ_AT_LEAST: usize = 4 << 10;
 
-/// What may be taken in without anything in it for the reader, before it is asked whether others should have their turn. A
-/// record in two pieces is less; changing a key costs what opening half a kilobyte does.
+/// What may be taken in without anything in it for the reader, before it is asked whether others should have their
+/// turn. A record in two pieces is less; changing a key costs what opening half a kilobyte does.
 const FRUITLESS_BYTES: usize = 2 * RECORD;
 const FRUITLESS_RECORDS: u32 = 64;
 
@@ -125,8 +125,8 @@ impl Tls {
         Ok(!self.rustls.is_handshaking())
     }
 
-    /// Reads what is there; `WouldBlock` if nothing is, 0 at the end, `Interrupted` if there was much and nothing in it for
-    /// the reader: others should have their turn before it is called again.
+    /// Reads what is there; `WouldBlock` if nothing is, 0 at the end, `Interrupted` if there was much and nothing in
+    /// it for the reader: others should have their turn before it is called again.
     pub fn read(&mut self, stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
         if !self.opened.is_empty() {
             let count = self.opened.len().min(into.len());
@@ -198,8 +198,8 @@ impl Tls {
         self.sealed.len() - self.sent
     }
 
-    /// Bytes of memory that are kept for this client, but for its keys: what has come and cannot go on yet, and what waits
-    /// for the kernel.
+    /// Bytes of memory that are kept for this client, but for its keys: what has come and cannot go on yet, and what
+    /// waits for the kernel.
     pub fn held(&self) -> usize {
         self.begun.capacity() + self.opened.capacity() + self.sealed.capacity()
     }

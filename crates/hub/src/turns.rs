@@ -1,6 +1,6 @@
-//! Heavy work of many connections, a piece at a time: what a socket takes that was full, or what the kernel frees with it,
-//! may be megabytes, and where many come in the same moment everybody else would wait for all of them. It does none of
-//! that work itself.
+//! Heavy work of many connections, a piece at a time: what a socket takes that was full, or what the kernel frees
+//! with it, may be megabytes, and where many come in the same moment everybody else would wait for all of them. It
+//! does none of that work itself.
 
 use std::cell::Cell;
 

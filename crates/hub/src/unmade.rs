@@ -33,8 +33,8 @@ pub(crate) enum Found {
 }
 
 impl Unmade {
-    /// What `make` makes, once or, if somebody must have it at once, twice. It counts for `bytes` while it waits, and takes
-    /// as much work as to write `work` bytes.
+    /// What `make` makes, once or, if somebody must have it at once, twice. It counts for `bytes` while it waits, and
+    /// takes as much work as to write `work` bytes.
     pub fn new(bytes: usize, work: usize, make: impl Fn() -> Bytes + Send + Sync + 'static) -> Self {
         Self {
             make: Box::new(make),

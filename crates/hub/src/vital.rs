@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-/// Held by such a task. The runtime would catch its panic, and the process would look alive and deliver nothing; ended, it is
-/// started again.
+/// Held by such a task. The runtime would catch its panic, and the process would look alive and deliver nothing;
+/// ended, it is started again.
 struct Vital;
 
 /// Runs a task, and ends the process if it panics.

@@ -53,8 +53,8 @@ impl Channel {
     }
 
     /// What stands before the first `:`, without the `$` of a private channel; nothing where there is no `:`, or only
-    /// behind a `#`: there it is a part of a user's name, such as `urn:1`. Whether such a namespace exists is for others to
-    /// say.
+    /// behind a `#`: there it is a part of a user's name, such as `urn:1`. Whether such a namespace exists is for
+    /// others to say.
     pub fn namespace(&self) -> Option<&str> {
         let (before, _) = self.0.split_once(':').filter(|(before, _)| !before.contains('#'))?;
         Some(before.strip_prefix('$').unwrap_or(before))

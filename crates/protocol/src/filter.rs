@@ -59,9 +59,9 @@ pub const MAX_DEPTH: usize = 32;
 /// How many nodes and values a filter may have in all.
 pub const MAX_PARTS: usize = 1024;
 
-/// How many of those a node counts as that reads the whole of a tag's value, where others stop at the first difference:
-/// so the worst filter takes about a tenth of a millisecond for a publication with the longest tags (0.46 ms were measured
-/// with tags four times as long), and a usual one much less.
+/// How many of those a node counts as that reads the whole of a tag's value, where others stop at the first
+/// difference: so the worst filter takes about a tenth of a millisecond for a publication with the longest tags (0.46
+/// ms were measured with tags four times as long), and a usual one much less.
 pub const SEARCH: usize = 16;
 
 /// How many bytes a filter's keys and values may have in all.

@@ -10,8 +10,9 @@ pub struct Epoch {
     bytes: [u8; Epoch::MAX_BYTES],
 }
 
-/// Offset and epoch. Within an epoch the first publication has offset 1 and each next one more, without holes; but where a
-/// broker has forgotten how far it had come and goes on in the same epoch, the next is greater than all before.
+/// Offset and epoch. Within an epoch the first publication has offset 1 and each next one more, without holes; but
+/// where a broker has forgotten how far it had come and goes on in the same epoch, the next is greater than all
+/// before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// Of the last publication up to here; 0 before the first.
@@ -74,8 +75,8 @@ impl Epoch {
 }
 
 impl Position {
-    /// Reads what `Display` writes: the offset, and behind a colon the epoch, which may be missing or empty for any. Nothing,
-    /// if it begins with no number; what cannot be an epoch is one that no history has.
+    /// Reads what `Display` writes: the offset, and behind a colon the epoch, which may be missing or empty for any.
+    /// Nothing, if it begins with no number; what cannot be an epoch is one that no history has.
     pub fn parse(text: &str) -> Option<Self> {
         let (offset, epoch) = text.split_once(':').unwrap_or((text, ""));
         // Rust would take a sign as well.

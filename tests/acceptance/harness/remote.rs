@@ -1,5 +1,5 @@
-//! A client of the Centrifuge protocol in JSON that listens to the body of an answer and speaks, if at all, by requests. Like
-//! the one on WebSockets it keeps no state but what it was told.
+//! A client of the Centrifuge protocol in JSON that listens to the body of an answer and speaks, if at all, by
+//! requests. Like the one on WebSockets it keeps no state but what it was told.
 
 use std::net::SocketAddr;
 

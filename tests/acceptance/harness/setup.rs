@@ -1,5 +1,5 @@
-//! What an instance is started with: the text of its configuration file, and flags. It starts nothing but instances that are
-//! to run; whoever wants to see one refuse to start uses `refused_to_start`.
+//! What an instance is started with: the text of its configuration file, and flags. It starts nothing but instances
+//! that are to run; whoever wants to see one refuse to start uses `refused_to_start`.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! A relay of one channel, small and slow, that can be told to do wrong: what the auditor must notice. It speaks payloads, or
-//! the client protocol; to listeners in frames, or in the body of an answer.
+//! A relay of one channel, small and slow, that can be told to do wrong: what the auditor must notice. It speaks
+//! payloads, or the client protocol; to listeners in frames, or in the body of an answer.
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
 mod bodies;

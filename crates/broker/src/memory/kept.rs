@@ -1,7 +1,7 @@
-//! What the memory broker remembers: histories of channels and results of appends, each for its time, and less long if all
-//! together would be too much. It is plain data and has no clock of its own. Of a channel to which nothing was published it
-//! keeps nothing: anybody can ask for any name, and the numbering of such a channel can be worked out again whenever
-//! somebody does.
+//! What the memory broker remembers: histories of channels and results of appends, each for its time, and less long
+//! if all together would be too much. It is plain data and has no clock of its own. Of a channel to which nothing was
+//! published it keeps nothing: anybody can ask for any name, and the numbering of such a channel can be worked out
+//! again whenever somebody does.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -32,10 +32,10 @@ pub(super) struct Kept {
     beginnings: Beginnings,
 }
 
-/// Where channels begin that nothing was published to, or nothing that is remembered. Who is told of it, and comes back, or
-/// waits for the first publication, finds it unchanged. When a numbering is forgotten, that of the channel goes on behind
-/// it, and with it that of a few others that have not begun: an offset is never given twice, so who has it has seen what
-/// it stands for.
+/// Where channels begin that nothing was published to, or nothing that is remembered. Who is told of it, and comes
+/// back, or waits for the first publication, finds it unchanged. When a numbering is forgotten, that of the channel
+/// goes on behind it, and with it that of a few others that have not begun: an offset is never given twice, so who
+/// has it has seen what it stands for.
 #[derive(Default)]
 struct Beginnings {
     /// Its keys are this process's own, so no epoch is told twice, nor guessed.

@@ -152,8 +152,8 @@ impl<'a> Batch<'a> {
                 break;
             }
             let mut pipeline = Pipeline::with_capacity(calls.len() + 2);
-            // What may have been done must not come back with the answer that nothing was: the scripts go before it, for a
-            // Redis that has just come back may have been given them too early.
+            // What may have been done must not come back with the answer that nothing was: the scripts go before it,
+            // for a Redis that has just come back may have been given them too early.
             if attempt > 0 || self.in_doubt {
                 pipeline.add_command(APPEND.load());
                 pipeline.add_command(ONCE.load());
@@ -271,8 +271,8 @@ fn publish_command(key: &str, message: &[u8]) -> Cmd {
 const SHARES: u64 = 8;
 const ATTEMPTS: u32 = 3;
 
-/// Makes Redis know the scripts before they are needed, and finds out whether the keys of a call must be in one slot. That
-/// it may refuse is no fault here: the appends will be told.
+/// Makes Redis know the scripts before they are needed, and finds out whether the keys of a call must be in one slot.
+/// That it may refuse is no fault here: the appends will be told.
 pub(super) async fn prepare(lane: &Lane, connection: &mut Commands, deadline: Duration) -> Result<(), Fault> {
     let mut pipeline = Pipeline::with_capacity(3);
     pipeline.add_command(APPEND.load());

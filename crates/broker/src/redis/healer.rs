@@ -1,6 +1,6 @@
 //! The task that reads what the bus did not bring, and where channels stand. What becomes of it, the streams decide;
-//! other channels never wait for it. It reads in pieces of bounded size, and no more of what is large before all subscribers
-//! have been given what was read before.
+//! other channels never wait for it. It reads in pieces of bounded size, and no more of what is large before all
+//! subscribers have been given what was read before.
 
 use std::collections::HashMap;
 use std::sync::Arc;

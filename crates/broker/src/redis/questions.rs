@@ -1,5 +1,5 @@
-//! How many questions were asked of Redis, how many came to nothing, and how long they took. What becomes of an answer is not
-//! counted here.
+//! How many questions were asked of Redis, how many came to nothing, and how long they took. What becomes of an
+//! answer is not counted here.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;

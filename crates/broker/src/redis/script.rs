@@ -1,5 +1,5 @@
-//! Lua that Redis runs, by its hash, so that its text travels once. Whoever sends a script looks at the answer, loads what Redis
-//! did not know, and sends it again; that is not done here.
+//! Lua that Redis runs, by its hash, so that its text travels once. Whoever sends a script looks at the answer, loads
+//! what Redis did not know, and sends it again; that is not done here.
 
 use redis::{Cmd, Value};
 

@@ -351,8 +351,8 @@ fn where_redis_refuses_what_comes_is_all_there_is() {
     assert!(!stream.wants());
 }
 
-/// A check compares what was delivered with what Redis has come to, at two moments: what is on its way between them makes a
-/// difference that is none.
+/// A check compares what was delivered with what Redis has come to, at two moments: what is on its way between them
+/// makes a difference that is none.
 #[test]
 fn a_single_difference_is_not_believed() {
     let at = |offset| Position { offset, epoch: Epoch::from_random(1) };

@@ -1,5 +1,5 @@
-//! A bad network between a broker and its Redis: connections that stay open and bring nothing, and slow ones. Or only some
-//! connections are bad, which are told apart by what was said over them.
+//! A bad network between a broker and its Redis: connections that stay open and bring nothing, and slow ones. Or only
+//! some connections are bad, which are told apart by what was said over them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

@@ -1,5 +1,5 @@
-//! Many who read histories at once: few reads are under way at a time, who wants the same shares an answer, and that answer
-//! is never older than its question.
+//! Many who read histories at once: few reads are under way at a time, who wants the same shares an answer, and that
+//! answer is never older than its question.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -219,8 +219,9 @@ impl Drop for Server {
     }
 }
 
-/// A port that the kernel chose, and that nobody else gets while this lives, also while the server is down: the kernel gives it
-/// to none who asks for any, and only a server that asks for this one can have it, since nobody listens here.
+/// A port that the kernel chose, and that nobody else gets while this lives, also while the server is down: the
+/// kernel gives it to none who asks for any, and only a server that asks for this one can have it, since nobody
+/// listens here.
 struct Port(TcpSocket);
 
 impl Port {

@@ -1,5 +1,6 @@
-//! Those who wait for us. While they are many, others should come later: in the kernel waiting costs nothing, and no deadline
-//! of a client's that has not been accepted runs yet. It decides neither who is next nor how long one may wait.
+//! Those who wait for us. While they are many, others should come later: in the kernel waiting costs nothing, and no
+//! deadline of a client's that has not been accepted runs yet. It decides neither who is next nor how long one may
+//! wait.
 
 use std::cell::Cell;
 

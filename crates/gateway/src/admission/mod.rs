@@ -1,5 +1,5 @@
-//! Who gets in, and when: how many connections there may be, how many of them may be unfinished, whose address one is, and who
-//! waits for whom while thousands come at once. What a client may do once it is in is not decided here.
+//! Who gets in, and when: how many connections there may be, how many of them may be unfinished, whose address one
+//! is, and who waits for whom while thousands come at once. What a client may do once it is in is not decided here.
 
 pub mod address;
 pub mod crowd;

@@ -1,10 +1,10 @@
-//! The pace at which a worker's clients are given what they have missed. When thousands lose their instance at once and
-//! come here, they could keep every core busy for seconds, and everybody else would wait for them. So each worker
-//! takes `recovery_rate` a second and no more, in the order in which they ask; and while some wait, it takes fewer new
-//! connections, so that most wait in the kernel, where they cost nothing and no deadline of their clients' runs yet. Nobody
-//! holds up anybody by being slow: counted are those who wait for us, not those for whom we wait. Nor
-//! by asking for much: a session waits for a turn or for room once, and what else it wants waits behind that. Nor by asking
-//! again and again: newcomers wait for those who have come back, and not for who stays. It weighs nothing.
+//! The pace at which a worker's clients are given what they have missed. When thousands lose their instance at once
+//! and come here, they could keep every core busy for seconds, and everybody else would wait for them. So each worker
+//! takes `recovery_rate` a second and no more, in the order in which they ask; and while some wait, it takes fewer
+//! new connections, so that most wait in the kernel, where they cost nothing and no deadline of their clients' runs
+//! yet. Nobody holds up anybody by being slow: counted are those who wait for us, not those for whom we wait. Nor by
+//! asking for much: a session waits for a turn or for room once, and what else it wants waits behind that. Nor by
+//! asking again and again: newcomers wait for those who have come back, and not for who stays. It weighs nothing.
 
 use std::cell::Cell;
 use std::num::NonZeroU32;
@@ -28,8 +28,8 @@ const ROOM: usize = 8 << 20;
 /// That is given away in pieces of so many.
 const PIECE: usize = 1 << 10;
 
-/// One more channel of the same client takes so many times less than the first: it has been waited for, and its answer goes with
-/// the first one's.
+/// One more channel of the same client takes so many times less than the first: it has been waited for, and its
+/// answer goes with the first one's.
 const MORE: u32 = 4;
 
 /// What a connection asks for first, in channels, is what it has missed elsewhere.
@@ -91,9 +91,9 @@ impl Recoveries {
         }
     }
 
-    /// Resolves when there is room for so many bytes of what somebody has missed, first come, first served. It is to be held until
-    /// all of that waits for its socket; who waits for more must not hold any, or two might wait for each other. Nobody gets more
-    /// than all there is, whatever it asks for.
+    /// Resolves when there is room for so many bytes of what somebody has missed, first come, first served. It is to
+    /// be held until all of that waits for its socket; who waits for more must not hold any, or two might wait for
+    /// each other. Nobody gets more than all there is, whatever it asks for.
     pub async fn room(&self, guest: Guest, bytes: usize) -> Room {
         let pieces = bytes.min(ROOM).div_ceil(PIECE);
         let _waiting = self.join(guest);
@@ -107,7 +107,8 @@ impl Recoveries {
         reading.await
     }
 
-    /// Resolves when it is a client's turn to read what it has missed in a channel. It is nobody's if that is not waited for.
+    /// Resolves when it is a client's turn to read what it has missed in a channel. It is nobody's if that is not
+    /// waited for.
     pub async fn turn(&self, guest: Guest) {
         self.wait(guest, 1).await;
     }

@@ -1,9 +1,9 @@
-//! How many connections may wait for their clients: those that have been accepted and have not asked for anything yet, those
-//! whose request has a body that is still on its way, and those kept open between two requests. Each has its place in a line
-//! by when it began to wait. Beyond the bound the one that has waited longest is cut, for whoever means well is through in a
-//! few round trips, however many come behind; and when memory runs out, those that hold the most of it are cut before anybody
-//! who is in. It never touches who has asked: a handshake that waits for us is no longer here, nor is what has become a
-//! connection of the hub's.
+//! How many connections may wait for their clients: those that have been accepted and have not asked for anything
+//! yet, those whose request has a body that is still on its way, and those kept open between two requests. Each has
+//! its place in a line by when it began to wait. Beyond the bound the one that has waited longest is cut, for whoever
+//! means well is through in a few round trips, however many come behind; and when memory runs out, those that hold
+//! the most of it are cut before anybody who is in. It never touches who has asked: a handshake that waits for us is
+//! no longer here, nor is what has become a connection of the hub's.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -117,8 +117,9 @@ impl Unfinished {
         self.line.lock().leaving
     }
 
-    /// Cuts those that hold the most, and of those that hold the same the one that has waited longest, until so many bytes
-    /// are given up. Nobody who holds only a little, unless it is their number that takes so much. How many that were.
+    /// Cuts those that hold the most, and of those that hold the same the one that has waited longest, until so many
+    /// bytes are given up. Nobody who holds only a little, unless it is their number that takes so much. How many
+    /// that were.
     pub fn shed(&self, bytes: usize) -> usize {
         let number_is_enough = self.count().saturating_mul(COST) >= bytes;
         self.shed_from(bytes, if number_is_enough { 0 } else { LITTLE })
@@ -202,9 +203,9 @@ impl Place {
         self.notice.held.store(came + beside, Ordering::Relaxed);
     }
 
-    /// Memory has run out, and it is not read: whoever goes on sending is cut, if that comes to more than a little with what has been
-    /// read. What waits in the kernel takes memory, too, and so much comes in the time that it takes to weigh everybody that
-    /// there would be none left.
+    /// Memory has run out, and it is not read: whoever goes on sending is cut, if that comes to more than a little
+    /// with what has been read. What waits in the kernel takes memory, too, and so much comes in the time that it
+    /// takes to weigh everybody that there would be none left.
     pub fn press(&self, stream: &TcpStream) {
         let mut unread = [MaybeUninit::uninit(); LITTLE];
         let unread = SockRef::from(stream).peek(&mut unread).unwrap_or(0);

@@ -1,5 +1,5 @@
-//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: what a back end wants of clients, wherever they are. Each becomes
-//! one control message to every instance; what an instance does about it, nobody waits for.
+//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: what a back end wants of clients, wherever they are. Each
+//! becomes one control message to every instance; what an instance does about it, nobody waits for.
 
 use bytes::Bytes;
 use fanfare_broker::Target;

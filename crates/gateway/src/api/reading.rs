@@ -1,5 +1,5 @@
-//! `presence`, `presence_stats`, `history`, `history_remove`, `channels`, `info`: what there is, over all instances. It asks the
-//! broker and no instance, and reads what may be long in pages.
+//! `presence`, `presence_stats`, `history`, `history_remove`, `channels`, `info`: what there is, over all instances.
+//! It asks the broker and no instance, and reads what may be long in pages.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,8 @@ requests! {
     History {
         /// In which channel
         needed channel: Name,
-        /// How many publications at most, and never more than 1000; 0 for where the history stands alone, below 0 for as many as possible
+        /// How many publications at most, and never more than 1000; 0 for where the history stands alone, below 0 for
+        /// as many as possible
         optional limit: Whole<i32>,
         /// After this place; in reverse, before it
         optional since: Since,
@@ -323,8 +324,8 @@ where
     Ok((items, next.map(|cursor| write_cursor(list, &cursor))))
 }
 
-/// A place in a list, with a sum over both: what somebody has made up, or brings to another list, would be read as another
-/// place.
+/// A place in a list, with a sum over both: what somebody has made up, or brings to another list, would be read as
+/// another place.
 fn write_cursor(list: &str, cursor: &Cursor) -> String {
     // FNV-1a: against mistakes; nobody gains anything by a forged one.
     let sum = [list, "\n", cursor.as_str()].into_iter().flat_map(str::bytes);

@@ -1,5 +1,5 @@
-//! Requests and results as they are declared once: each declaration is what is read or written, and its part of the OpenAPI
-//! document (JSON Schema 2020-12, as OpenAPI 3.1 has it). It knows no method.
+//! Requests and results as they are declared once: each declaration is what is read or written, and its part of the
+//! OpenAPI document (JSON Schema 2020-12, as OpenAPI 3.1 has it). It knows no method.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,8 +56,8 @@ pub fn whole(least: i64, most: u64) -> Value {
     json!({ "type": "integer", "minimum": least, "maximum": most })
 }
 
-/// Declares requests. A field that is not `needed` may be left out or `null`, and so may, as far as reading goes, one that
-/// is: then whoever takes the request says what is missing.
+/// Declares requests. A field that is not `needed` may be left out or `null`, and so may, as far as reading goes, one
+/// that is: then whoever takes the request says what is missing.
 macro_rules! requests {
     ($($(#[doc = $about:literal])+ $Name:ident {
         $($(#[doc = $says:literal])+ $need:ident $field:ident: $Type:ty,)*

@@ -1,6 +1,6 @@
-//! What the back end wants of a client: to be subscribed, unsubscribed, closed, refreshed. Messages for a user come to each
-//! of its sessions in the order in which they were sent, and each is done with before the next is looked at; but for subscriptions
-//! that have to wait for the client, which what comes later can take back.
+//! What the back end wants of a client: to be subscribed, unsubscribed, closed, refreshed. Messages for a user come
+//! to each of its sessions in the order in which they were sent, and each is done with before the next is looked at;
+//! but for subscriptions that have to wait for the client, which what comes later can take back.
 
 use std::collections::VecDeque;
 
@@ -77,8 +77,8 @@ impl Client {
         }
     }
 
-    /// At once, unless it has to wait: for the client, which is to be given what it has missed behind what it was given before, or for
-    /// what the client itself has asked for.
+    /// At once, unless it has to wait: for the client, which is to be given what it has missed behind what it was
+    /// given before, or for what the client itself has asked for.
     async fn be_subscribed(&mut self, wanted: &Subscribe, out: &mut Vec<u8>) {
         match self.subs.get(&wanted.channel) {
             Some(sub) if sub.told => {}

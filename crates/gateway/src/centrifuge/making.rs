@@ -1,7 +1,7 @@
-//! How a subscription is made out of its plan: it is confirmed, presence is entered, and the history is read. Many are made
-//! at the same time, and cost as many round trips as one. What was missed may be megabytes for each, so it is read into
-//! room that was waited for: little of each at first, and what turns out to be more by itself, with room for that. Who waits for it
-//! has nothing kept for him, for it will be read. Nothing is answered here.
+//! How a subscription is made out of its plan: it is confirmed, presence is entered, and the history is read. Many
+//! are made at the same time, and cost as many round trips as one. What was missed may be megabytes for each, so it
+//! is read into room that was waited for: little of each at first, and what turns out to be more by itself, with room
+//! for that. Who waits for it has nothing kept for him, for it will be read. Nothing is answered here.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use crate::admission::recoveries::{Guest, Recoveries, Room};
 use crate::session::backpressure::{has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
 
-/// So many bytes of what was missed in a channel are read whatever it is: most have missed less, and are answered after one
-/// read.
+/// So many bytes of what was missed in a channel are read whatever it is: most have missed less, and are answered
+/// after one read.
 pub(super) const LITTLE: usize = 16 << 10;
 
 /// What is read together must fit into an outbox together, also where an answer takes more than what it is made of.
@@ -114,7 +114,8 @@ impl Progress {
 pub(super) struct Share {
     /// For each of them, in bytes.
     grants: Vec<usize>,
-    /// So much is read, and goes into an outbox, together. What is more than that is read again when the client has taken it.
+    /// So much is read, and goes into an outbox, together. What is more than that is read again when the client has
+    /// taken it.
     most: usize,
 }
 
@@ -144,8 +145,8 @@ impl Share {
         self.grants.iter().copied()
     }
 
-    /// Resolves when there is room for it. What is read counts for that until it is dropped, which is to be when all of it waits for
-    /// the socket: there it is weighed.
+    /// Resolves when there is room for it. What is read counts for that until it is dropped, which is to be when all
+    /// of it waits for the socket: there it is weighed.
     pub async fn room(&self, worker: &Worker, key: Key, guest: Guest) -> Room {
         // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
         has_taken_it_all(worker, key).await;
@@ -153,8 +154,9 @@ impl Share {
         worker.recoveries.room(guest, self.grants().fold(0, usize::saturating_add)).await
     }
 
-    /// Reads what these have missed, as many of them at the same time as have a turn before the first answer, each up to its
-    /// bytes. What turns out to be more has yet to be read then, and so has what comes behind it. Gives how many were looked at.
+    /// Reads what these have missed, as many of them at the same time as have a turn before the first answer, each up
+    /// to its bytes. What turns out to be more has yet to be read then, and so has what comes behind it. Gives how
+    /// many were looked at.
     pub async fn read(
         &self,
         recoveries: &Recoveries,
@@ -177,8 +179,8 @@ impl Share {
         }
         while looking.next().await.is_some() {}
         drop((looking, looks));
-        // What is more waits for room of its own, and nobody holds any meanwhile: what comes behind it is read again, as many together
-        // as their bytes allow.
+        // What is more waits for room of its own, and nobody holds any meanwhile: what comes behind it is read again,
+        // as many together as their bytes allow.
         let mut together: usize = 0;
         let end = these.iter().position(|(_, progress, _)| match progress {
             Progress::Read(Some(history)) => {
@@ -196,7 +198,8 @@ impl Share {
 }
 
 impl Client {
-    /// Makes all of these, whose answers are one. Of what was missed, no more is read than is enough; the rest counts as lost.
+    /// Makes all of these, whose answers are one. Of what was missed, no more is read than is enough; the rest counts
+    /// as lost.
     pub(super) async fn establish_all(
         &self,
         plans: &[Plan],

@@ -1,6 +1,6 @@
-//! The session of a connection that speaks the Centrifuge client protocol, version 2: what its commands do and how they
-//! are answered. It knows no HTTP and reads no socket but through [`crate::session::inbound`]; what a right or a token is worth is
-//! asked of [`crate::namespace`] and [`crate::identity`].
+//! The session of a connection that speaks the Centrifuge client protocol, version 2: what its commands do and how
+//! they are answered. It knows no HTTP and reads no socket but through [`crate::session::inbound`]; what a right or a
+//! token is worth is asked of [`crate::namespace`] and [`crate::identity`].
 //!
 //! One connection's commands are handled one after the other, and what the instance has for it of its own accord, its
 //! [`Mail`](mail::Mail), comes between two of them, or while one waits for the client. So nothing here has to be guarded

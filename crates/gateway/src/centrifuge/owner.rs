@@ -1,6 +1,6 @@
-//! The user of a connection on which the client protocol is not spoken: a raw WebSocket or an event stream that was opened
-//! with a token. It counts as one of its user's connections, and what the back end wants of the user reaches it. It says
-//! nothing but goodbye; a connection without a token, as most are, has none and pays for none.
+//! The user of a connection on which the client protocol is not spoken: a raw WebSocket or an event stream that was
+//! opened with a token. It counts as one of its user's connections, and what the back end wants of the user reaches
+//! it. It says nothing but goodbye; a connection without a token, as most are, has none and pays for none.
 
 use std::pin::pin;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! What becomes of a client's wishes in a channel: of what it asks for, what its namespace and its token let it have. Nothing is
-//! subscribed here.
+//! What becomes of a client's wishes in a channel: of what it asks for, what its namespace and its token let it have.
+//! Nothing is subscribed here.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -70,8 +70,8 @@ impl Client {
         Ok(Answer::PresenceStats(PresenceStatsResult { num_clients, num_users }))
     }
 
-    /// Answers with what was said. What is more than a little is read into room that was waited for, as what was missed is, and
-    /// counted for that until it waits for the socket, where it is weighed.
+    /// Answers with what was said. What is more than a little is read into room that was waited for, as what was
+    /// missed is, and counted for that until it waits for the socket, where it is weighed.
     pub(super) async fn history(
         &mut self,
         id: u32,
@@ -134,8 +134,8 @@ impl Client {
     }
 }
 
-/// Resolves when a client that has asked for so many bytes has taken what it was given before, and there is room for them and
-/// memory for its answer: whoever had the room before may have left none.
+/// Resolves when a client that has asked for so many bytes has taken what it was given before, and there is room for
+/// them and memory for its answer: whoever had the room before may have left none.
 async fn room_for(worker: &Worker, key: Key, bytes: usize) -> Room {
     loop {
         has_taken_it_all(worker, key).await;

@@ -33,15 +33,15 @@ use crate::session::listening::Listening;
 use crate::session::rate::Bucket;
 use crate::worker::Worker;
 
-/// How long commands may take before it is seen whether the client is to be excused for not having answered a ping: meanwhile it
-/// is not read.
+/// How long commands may take before it is seen whether the client is to be excused for not having answered a ping:
+/// meanwhile it is not read.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How long others wait for a client to come back before they are told that it has left, if it has not said so.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// So much is said in one piece, about, before the client is waited for: one frame may ask for a hundred thousand times of what
-/// is in it.
+/// So much is said in one piece, about, before the client is waited for: one frame may ask for a hundred thousand
+/// times of what is in it.
 const PIECE: usize = 64 << 10;
 
 /// After so many commands, be their answers as small as may be, others have their turn.
@@ -231,8 +231,8 @@ impl Ears {
 }
 
 impl Client {
-    /// Takes a message apart into commands, which wait for their turn; but for the answer to a ping, which may not wait behind them.
-    /// Ends nothing by itself: what came before an offence is still to be done.
+    /// Takes a message apart into commands, which wait for their turn; but for the answer to a ping, which may not
+    /// wait behind them. Ends nothing by itself: what came before an offence is still to be done.
     fn hear(&mut self, message: &[u8]) -> Option<End> {
         if !self.heard.back().is_some_and(Result::is_err) {
             let (shard, key) = (&self.worker.shard, self.key);
@@ -263,8 +263,8 @@ impl Client {
         !self.heard.is_empty() || !self.mail.is_empty()
     }
 
-    /// Works off what there is. While that takes long, the client is not blamed for an answer to a ping that may be among what is not
-    /// read yet, nor for one to a ping that has yet to reach it behind what it has asked for.
+    /// Works off what there is. While that takes long, the client is not blamed for an answer to a ping that may be
+    /// among what is not read yet, nor for one to a ping that has yet to reach it behind what it has asked for.
     async fn work_patiently(&mut self, socket: &Socket) {
         let (worker, key, mail) = (self.worker.clone(), self.key, self.mail.clone());
         let mut silent = Duration::ZERO;
@@ -315,8 +315,8 @@ impl Client {
         self.weigh_heard(weighed);
     }
 
-    /// Has what was heard and not handled yet counted as the client's, in bytes, where `before` was. One turn's commands are a
-    /// message on its way, and are not counted.
+    /// Has what was heard and not handled yet counted as the client's, in bytes, where `before` was. One turn's
+    /// commands are a message on its way, and are not counted.
     fn weigh_heard(&self, before: u32) -> u32 {
         let waiting = if self.heard.len() > TURN as usize { self.heard.capacity() } else { 0 };
         let now = u32::try_from(waiting * size_of::<Result<Command, Offence>>()).unwrap_or(u32::MAX);
@@ -326,7 +326,8 @@ impl Client {
         now
     }
 
-    /// Has what is known of the user counted as the client's when it changes: a token may say nearly as much as a message.
+    /// Has what is known of the user counted as the client's when it changes: a token may say nearly as much as a
+    /// message.
     pub(super) fn weighing_who_it_is(&mut self, change: impl FnOnce(&mut Self)) {
         let bytes = |client: &Self| {
             let info = client.info.as_ref().map_or(0, Bytes::len);
@@ -345,9 +346,9 @@ impl Client {
         self.end_what_is_over(out);
     }
 
-    /// Waits for what may take as long as the client or others please, and looks up whenever there is something to see: no end
-    /// and no word of the back end waits for whoever reads slowly. Nothing, if the client was told to go. What is waited
-    /// for is to be read anew behind this, for it may have changed.
+    /// Waits for what may take as long as the client or others please, and looks up whenever there is something to
+    /// see: no end and no word of the back end waits for whoever reads slowly. Nothing, if the client was told to go.
+    /// What is waited for is to be read anew behind this, for it may have changed.
     pub(super) async fn meanwhile<T>(
         &mut self,
         out: &mut Vec<u8>,
@@ -454,8 +455,8 @@ impl Client {
 
     fn set_alarm(&mut self) {
         if self.stage != Stage::Connected {
-            // What is over stays over, and would ring without end until the client has gone; and whoever was refused for it
-            // has been told.
+            // What is over stays over, and would ring without end until the client has gone; and whoever was refused
+            // for it has been told.
             self.alarm = Alarm::default();
             return;
         }

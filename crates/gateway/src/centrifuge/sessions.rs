@@ -1,6 +1,6 @@
-//! The sessions of this instance whose clients speak by requests of their own, by the name that each such client was told: who
-//! knows the name may speak for the session. Only those are here, so a WebSocket costs nothing. What is said does not
-//! come by here; it goes to the worker that has the session, in the order in which it came to the hub.
+//! The sessions of this instance whose clients speak by requests of their own, by the name that each such client was
+//! told: who knows the name may speak for the session. Only those are here, so a WebSocket costs nothing. What is
+//! said does not come by here; it goes to the worker that has the session, in the order in which it came to the hub.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

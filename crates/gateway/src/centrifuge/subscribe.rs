@@ -30,8 +30,8 @@ use crate::namespace::{Refusal as Refused, may_subscribe};
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;
 
-/// How many are made at the same time: what a client has asked for when it comes back, as a rule. They cost as many round trips to Redis
-/// as one, and an SDK waits 5 s for all of them.
+/// How many are made at the same time: what a client has asked for when it comes back, as a rule. They cost as many
+/// round trips to Redis as one, and an SDK waits 5 s for all of them.
 const AT_ONCE: usize = 128;
 
 /// A subscription that somebody has asked for and the client may have.
@@ -113,8 +113,8 @@ impl Client {
         self.worker.shard.weigh_beside(self.key, weight, 0);
     }
 
-    /// Makes what has been begun, and tells the client of one after the other: as many as can be are read together, and the next when the
-    /// client has taken those.
+    /// Makes what has been begun, and tells the client of one after the other: as many as can be are read together,
+    /// and the next when the client has taken those.
     pub(super) async fn make(&mut self, mut line: Line, out: &mut Vec<u8>) {
         // Of what was missed that has been read.
         let mut room = None;
@@ -162,8 +162,8 @@ impl Client {
         }
     }
 
-    /// Reads what the first of these have missed, as many of them as can be read together. The room for it is to be held until they
-    /// are answered. Nothing, if the client was told to go.
+    /// Reads what the first of these have missed, as many of them as can be read together. The room for it is to be
+    /// held until they are answered. Nothing, if the client was told to go.
     async fn read_missed(&mut self, made: Vec<&mut Making>, out: &mut Vec<u8>) -> Option<Room> {
         let worker = self.worker.clone();
         let share = Share::of(made.iter().map(|made| &made.progress), worker.instance.config.outbox_limit);
@@ -193,8 +193,9 @@ impl Client {
         Ok(Making::begin(made.wish, plan, made.attempt + 1).await)
     }
 
-    /// The next command, if it asks for a subscription that can be made beside these. One for which it matters whether they
-    /// come to something, because it is in one of their channels or there is room for no more, comes when that is known.
+    /// The next command, if it asks for a subscription that can be made beside these. One for which it matters
+    /// whether they come to something, because it is in one of their channels or there is room for no more, comes
+    /// when that is known.
     fn next_beside(&mut self, asked: &[(u32, Result<Wished, Refusal>)]) -> Option<Command> {
         let wished = || asked.iter().filter_map(|(_, wish)| wish.as_ref().ok());
         let is_full = self.is_full_with(wished().count());

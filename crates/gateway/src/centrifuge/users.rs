@@ -1,4 +1,5 @@
-//! The different users of an instance's connections, for the census. Only coming and going takes the lock, never a message.
+//! The different users of an instance's connections, for the census. Only coming and going takes the lock, never a
+//! message.
 
 use std::collections::HashMap;
 

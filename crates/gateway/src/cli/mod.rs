@@ -40,8 +40,8 @@ pub fn run(
     })
 }
 
-/// What `fanfare ARGUMENTS` would serve with, and what `fanfare config` would print of it, with nothing looked up: variables
-/// and the directory of `fanfare.toml` are those given. The first argument is the program's own name.
+/// What `fanfare ARGUMENTS` would serve with, and what `fanfare config` would print of it, with nothing looked up:
+/// variables and the directory of `fanfare.toml` are those given. The first argument is the program's own name.
 ///
 /// # Errors
 ///

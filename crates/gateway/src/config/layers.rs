@@ -1,5 +1,6 @@
-//! The layers of a configuration, each over the one before: defaults, the file, `FANFARE_…` variables, flags. Collects
-//! what each said, key by key, and who said it last. Reads no environment and no command line of its own: both are handed in.
+//! The layers of a configuration, each over the one before: defaults, the file, `FANFARE_…` variables, flags.
+//! Collects what each said, key by key, and who said it last. Reads no environment and no command line of its own:
+//! both are handed in.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

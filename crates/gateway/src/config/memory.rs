@@ -1,5 +1,5 @@
-//! How much memory an instance may take, and how much of it the histories of channels. What they take, and what happens near
-//! a limit, is not known here.
+//! How much memory an instance may take, and how much of it the histories of channels. What they take, and what
+//! happens near a limit, is not known here.
 
 use super::value::{Hint, Kind, Raw, Value, string};
 

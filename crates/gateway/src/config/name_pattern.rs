@@ -1,5 +1,5 @@
-//! The option `name_pattern`: how it is read, what it matches, and which names it surely never does. What follows from that is
-//! for `rules`.
+//! The option `name_pattern`: how it is read, what it matches, and which names it surely never does. What follows
+//! from that is for `rules`.
 
 use std::collections::HashSet;
 use std::fmt;

@@ -1,6 +1,7 @@
-//! The table of channel options: the only place that knows an option's name, type, default, range and meaning. [`Options`]
-//! itself, the tables `[channels]` and `[namespaces.NAME]` of the file, `fanfare config` and `docs/configuration.md` are all
-//! made from it. What two options mean together is not here but in `rules`; who may do what, in `crate::namespace`.
+//! The table of channel options: the only place that knows an option's name, type, default, range and meaning.
+//! [`Options`] itself, the tables `[channels]` and `[namespaces.NAME]` of the file, `fanfare config` and
+//! `docs/configuration.md` are all made from it. What two options mean together is not here but in `rules`; who may
+//! do what, in `crate::namespace`.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -113,8 +114,8 @@ words! {
 }
 
 words! {
-    /// Who may do something in a channel. `Nobody` is the least and `Anonymous` the most; neither of the two between takes in
-    /// the other: a subscriber may be anonymous, and a client with a user need not be subscribed.
+    /// Who may do something in a channel. `Nobody` is the least and `Anonymous` the most; neither of the two between
+    /// takes in the other: a subscriber may be anonymous, and a client with a user need not be subscribed.
     May, r#""nobody", "subscriber", "client" or "anonymous""#:
     /// No client; the back end alone.
     Nobody = "nobody",

@@ -107,8 +107,8 @@ fn sections<'a>(
     })
 }
 
-/// What two options of one namespace are to one another. `is_granted` is whether a token or the back end may give more than
-/// these say.
+/// What two options of one namespace are to one another. `is_granted` is whether a token or the back end may give
+/// more than these say.
 fn channel_rules(options: &Options, is_granted: bool) -> Vec<Rule> {
     let no_history = options.history_size.is_none();
     let slow = options.slow_consumers != SlowConsumers::Close;

@@ -27,8 +27,9 @@ pub struct Key<C: 'static = Config> {
 
 /// Makes the struct, the way to read it from a [`super::layers::Layered`], and the rows.
 ///
-/// A row is `/// meaning`, `name: type = "default", <PLACEHOLDER>;` and, where the type is wider than the key, `in "low" to
-/// "high"` before the placeholder, which rows without a flag leave out. Fields that are no rows follow after `and`.
+/// A row is `/// meaning`, `name: type = "default", <PLACEHOLDER>;` and, where the type is wider than the key, `in
+/// "low" to "high"` before the placeholder, which rows without a flag leave out. Fields that are no rows follow after
+/// `and`.
 macro_rules! table {
     (
         $(#[$meta:meta])*

@@ -192,8 +192,8 @@ fn cost(data: &[u8], most: u32) -> u32 {
     u32::try_from(4 + data.len() / 1024).unwrap_or(most).min(most)
 }
 
-/// What may wait for its turn on the bus and be under way there, in KiB, all together: that part of the memory limit, and so
-/// much at most. Nobody is ended for it, for who brings it is no connection of the hub's.
+/// What may wait for its turn on the bus and be under way there, in KiB, all together: that part of the memory limit,
+/// and so much at most. Nobody is ended for it, for who brings it is no connection of the hub's.
 const MOST: u32 = 64 << 10;
 const PART: usize = 16;
 

@@ -112,9 +112,9 @@ impl Claims {
         })
     }
 
-    /// When to refresh: `expire_at`, where it is there, wins over `exp`, and is never if it is not positive. The leeway
-    /// that a token is granted is granted to what it has opened. In the very second of `exp` a token is good no more (RFC 7519,
-    /// section 4.1.4): whoever has it is to get a new one.
+    /// When to refresh: `expire_at`, where it is there, wins over `exp`, and is never if it is not positive. The
+    /// leeway that a token is granted is granted to what it has opened. In the very second of `exp` a token is good
+    /// no more (RFC 7519, section 4.1.4): whoever has it is to get a new one.
     fn expiry(&self, leeway: u64) -> Result<Option<Expiry>, TokenFault> {
         // Saturates, where somebody has said 1e300.
         let expiry = |at: f64, leeway| Expiry((at as u64).saturating_add(leeway));

@@ -102,7 +102,8 @@ pub struct Grant {
     pub overrides: Overrides,
 }
 
-/// A subscription token whose signature and times are good. Whether it is for this client: [`SubscriptionToken::grant_to`].
+/// A subscription token whose signature and times are good. Whether it is for this client:
+/// [`SubscriptionToken::grant_to`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionToken {
     /// The channel that it opens.

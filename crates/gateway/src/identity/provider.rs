@@ -1,5 +1,5 @@
-//! The cryptography of tokens by `ring`, which is in the program already for TLS: it spares a second library and its build.
-//! No ES512, since neither `ring` nor `jsonwebtoken` has P-521; no RSA-PSS, which nobody has asked for.
+//! The cryptography of tokens by `ring`, which is in the program already for TLS: it spares a second library and its
+//! build. No ES512, since neither `ring` nor `jsonwebtoken` has P-521; no RSA-PSS, which nobody has asked for.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, new_error};

@@ -37,7 +37,8 @@ impl Signer {
         Self { key, algorithm: algorithm.unwrap_or(Algorithm::HS256) }.tried()
     }
 
-    /// Signs with the private key of a PEM file: with the first algorithm that the key is for, or the one that is asked for.
+    /// Signs with the private key of a PEM file: with the first algorithm that the key is for, or the one that is
+    /// asked for.
     pub fn from_pem(pem: &str, algorithm: Option<Algorithm>) -> Result<Self, SignerFault> {
         let pem = pem.as_bytes();
         let made = EncodingKey::from_ec_pem(pem)

@@ -1,4 +1,5 @@
-//! Tokens of every wrong kind, and of every right one: how they are made here. What becomes of them is in the files below.
+//! Tokens of every wrong kind, and of every right one: how they are made here. What becomes of them is in the files
+//! below.
 
 mod claims;
 mod faults;

@@ -17,8 +17,8 @@ use super::keys::{Algorithm, TokenKey};
 use super::{Grant, Identity, SubscriptionToken, TokenFault, User, provider};
 use crate::config::Config;
 
-/// No token is checked with more keys of one kind than so many, nor with more of those that are fetched: each costs time, and
-/// anybody can send tokens. A configuration that has more is refused.
+/// No token is checked with more keys of one kind than so many, nor with more of those that are fetched: each costs
+/// time, and anybody can send tokens. A configuration that has more is refused.
 pub const MOST_KEYS: usize = 16;
 
 /// Checks tokens with the keys of one configuration.

@@ -1,7 +1,7 @@
-//! Lines of a request's head end in CR LF. RFC 9112 section 2.2 allows a server to take a bare LF for an end, and hyper
-//! does; an intermediary that does not then sees one header where we see the end of a request, and another behind
-//! it. So a bare LF is handed on as NUL, which no head may hold, and hyper answers 400; and likewise what ends a length that
-//! no body has.
+//! Lines of a request's head end in CR LF. RFC 9112 section 2.2 allows a server to take a bare LF for an end, and
+//! hyper does; an intermediary that does not then sees one header where we see the end of a request, and another
+//! behind it. So a bare LF is handed on as NUL, which no head may hold, and hyper answers 400; and likewise what ends
+//! a length that no body has.
 //!
 //! It looks at heads only: not at bodies, whose length their head says, and not at anything behind a head that asks
 //! for an upgrade or announces chunks. Behind those no request is ever answered (see `http::judge`).

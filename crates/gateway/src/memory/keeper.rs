@@ -197,8 +197,9 @@ impl Keeper {
         self.budget.relieve(if used <= limit { limit } else { used.saturating_add(limit / STEP) });
     }
 
-    /// Whether something is to be hoped for from those who are not in: they let go of everything when they hear that they are
-    /// cut. What they have sent and nobody has read is found by whoever would have read it, and they are cut for that.
+    /// Whether something is to be hoped for from those who are not in: they let go of everything when they hear that
+    /// they are cut. What they have sent and nobody has read is found by whoever would have read it, and they are cut
+    /// for that.
     fn is_owed_by_the_unfinished(&self, told: &mut Told, excess: i64, limit: i64) -> bool {
         told.takes_leave(self.unfinished.leaving())
             || told.cut(self.unfinished.shed(excess.unsigned_abs() as usize))
@@ -215,8 +216,8 @@ struct Told {
     rounds: u32,
     /// When the last of those were cut.
     cut: Option<Instant>,
-    /// The excess when others last had their turn to cut whoever is not in, for what had not been read. The least there is,
-    /// once that does not help any more.
+    /// The excess when others last had their turn to cut whoever is not in, for what had not been read. The least
+    /// there is, once that does not help any more.
     unread: Option<i64>,
     /// When the last were told to go.
     since: Instant,

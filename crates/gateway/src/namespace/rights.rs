@@ -1,9 +1,9 @@
 //! Who may do what in a channel: one function for each right, used by every transport. They decide by what they are
 //! handed; whether a namespace has history or presence at all is an answer of theirs, too, since it comes first.
 //!
-//! The order is that of the Centrifuge protocol (sections 4.1 and 7): what a token grants, then the prefix of a private name,
-//! which nothing but a token opens, then the one whose own channel it is, then the users of a user-limited one, then the
-//! namespace's right.
+//! The order is that of the Centrifuge protocol (sections 4.1 and 7): what a token grants, then the prefix of a
+//! private name, which nothing but a token opens, then the one whose own channel it is, then the users of a
+//! user-limited one, then the namespace's right.
 
 use fanfare_protocol::Channel;
 use fanfare_protocol::centrifuge::ErrorCode;

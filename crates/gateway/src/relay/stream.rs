@@ -1,5 +1,6 @@
-//! What is written into the body of an HTTP response that does not end: chunks (RFC 9112 section 7.1), each of which is a whole
-//! line, or a whole server-sent event (HTML Living Standard, section 9.2). Whose body it is, is not known here.
+//! What is written into the body of an HTTP response that does not end: chunks (RFC 9112 section 7.1), each of which
+//! is a whole line, or a whole server-sent event (HTML Living Standard, section 9.2). Whose body it is, is not known
+//! here.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -58,8 +59,8 @@ pub fn ended_by(chunk: &Bytes) -> Bytes {
     [&chunk[..], END].concat().into()
 }
 
-/// A message as an event. A publication that is told as it is has its position for an id, by which a browser asks for what
-/// comes after it; a binary one is in base64, and its event is called `binary`.
+/// A message as an event. A publication that is told as it is has its position for an id, by which a browser asks for
+/// what comes after it; a binary one is in base64, and its event is called `binary`.
 pub fn event(encoding: Encoding, message: &Message) -> Bytes {
     if encoding != Encoding::Raw {
         return events(&message.bytes);

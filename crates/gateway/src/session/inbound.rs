@@ -183,8 +183,8 @@ fn control_rate(worker: &Worker) -> u32 {
     worker.instance.config.control_rate.map_or(u32::MAX, NonZeroU32::get)
 }
 
-/// Pings and pongs, and what TLS has of that kind, since the beginning of a second. It is in every connection, so it is no
-/// bucket: two bursts may stand at the two sides of a second's end.
+/// Pings and pongs, and what TLS has of that kind, since the beginning of a second. It is in every connection, so it
+/// is no bucket: two bursts may stand at the two sides of a second's end.
 #[derive(Default)]
 struct Controls {
     second: u32,

@@ -1,5 +1,5 @@
-//! How much is read from one client at a time, and when others have their turn: the more work there is in what it sent, the
-//! less the next read takes. It neither reads nor decodes.
+//! How much is read from one client at a time, and when others have their turn: the more work there is in what it
+//! sent, the less the next read takes. It neither reads nor decodes.
 
 use std::time::Duration;
 

@@ -43,8 +43,8 @@ pub enum Handshake {
 /// A client that asks in plain HTTP may send so much after it has been told; whoever goes on does not listen.
 const MOST_PLAIN: usize = 64 << 10;
 
-/// Shakes hands, with what there is to reckon in the worker's turns for that. While memory has run out nothing is read, and how
-/// much is kept of a message of TLS that is not whole is known to the client's place.
+/// Shakes hands, with what there is to reckon in the worker's turns for that. While memory has run out nothing is
+/// read, and how much is kept of a message of TLS that is not whole is known to the client's place.
 pub async fn shake_hands(
     stream: TcpStream,
     config: Arc<ServerConfig>,
@@ -96,8 +96,8 @@ async fn try_to(
     }
 }
 
-/// Tells a client that this is not how to ask, and waits until it has gone, or has sent far more than a question: a socket that
-/// is closed with unread bytes in it takes the answer back.
+/// Tells a client that this is not how to ask, and waits until it has gone, or has sent far more than a question: a
+/// socket that is closed with unread bytes in it takes the answer back.
 pub async fn refuse_plain_http(stream: TcpStream) {
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\

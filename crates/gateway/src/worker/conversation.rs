@@ -1,5 +1,5 @@
-//! What is said on an accepted connection before it is a WebSocket or an event stream: whom a proxy names, TLS, and HTTP/1.1. What
-//! becomes of it then, the worker decides.
+//! What is said on an accepted connection before it is a WebSocket or an event stream: whom a proxy names, TLS, and
+//! HTTP/1.1. What becomes of it then, the worker decides.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -41,8 +41,8 @@ const BETWEEN: Duration = Duration::from_millis(1);
 const HEADERS: usize = 16 << 10;
 
 impl Worker {
-    /// Everything that happens on one accepted connection until it is a WebSocket or has ended, or others have come in its
-    /// place.
+    /// Everything that happens on one accepted connection until it is a WebSocket or has ended, or others have come
+    /// in its place.
     pub(super) async fn receive(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let _alive = self.alive.clone();
         let place = self.instance.unfinished.begin();
@@ -222,9 +222,10 @@ fn unanswered(error: &hyper::Error, kept: bool) -> Option<Rejection> {
     }
 }
 
-/// Lets a client talk HTTP for so long, and then so long for the answer that is on its way: one that never reads its answers
-/// must not hold a file for ever. A connection `is_taken` from hyper whenever what was asked for is no answer of hyper's. One that
-/// has not asked for anything by `deadline`, because what came before HTTP took its time, is cut: nothing.
+/// Lets a client talk HTTP for so long, and then so long for the answer that is on its way: one that never reads its
+/// answers must not hold a file for ever. A connection `is_taken` from hyper whenever what was asked for is no answer
+/// of hyper's. One that has not asked for anything by `deadline`, because what came before HTTP took its time, is
+/// cut: nothing.
 async fn converse_for<I, S>(
     [span, last]: [Duration; 2],
     deadline: Instant,
@@ -305,8 +306,8 @@ mod tests {
 
     use super::*;
 
-    /// It waits for what may take its time, as a stream's body or Redis, and is to be answered as soon as that has come, also
-    /// when the connection was kept for so long that it answers nothing else.
+    /// It waits for what may take its time, as a stream's body or Redis, and is to be answered as soon as that has
+    /// come, also when the connection was kept for so long that it answers nothing else.
     #[tokio::test]
     async fn what_is_asked_for_late_is_taken_as_soon_as_it_is_ready() {
         const LONG: Duration = Duration::from_secs(3600);

@@ -1,5 +1,6 @@
-//! A stream on which somebody asks for something, as the memory sees it: how much has come of what is not whole is known to
-//! its place in the line of the unfinished, and while memory has run out it is not read. Who is cut then is decided there.
+//! A stream on which somebody asks for something, as the memory sees it: how much has come of what is not whole is
+//! known to its place in the line of the unfinished, and while memory has run out it is not read. Who is cut then is
+//! decided there.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

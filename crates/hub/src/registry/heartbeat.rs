@@ -63,8 +63,8 @@ impl Registry {
         }
     }
 
-    /// What the client has sent is not read for the moment, and an answer that is due may be among it: it is taken for that, and the
-    /// client is pinged as before.
+    /// What the client has sent is not read for the moment, and an answer that is due may be among it: it is taken
+    /// for that, and the client is pinged as before.
     pub(crate) fn presume(&mut self, key: Key) {
         let Some(connection) = find(&mut self.connections, key) else { return };
         if connection.life == (Life::Asking { answered: false }) {

@@ -1,5 +1,5 @@
-//! What members are given on a visit: the frames that they have not seen, laid together once for all who want the same. When
-//! somebody is visited is not decided here.
+//! What members are given on a visit: the frames that they have not seen, laid together once for all who want the
+//! same. When somebody is visited is not decided here.
 
 use bytes::Bytes;
 use smallvec::SmallVec;

@@ -187,8 +187,8 @@ impl Registry {
         self.account(index, part);
     }
 
-    /// Counts what a part of a round came to, and ends the round if it was the last. Gives the bytes that were written, or
-    /// could have been.
+    /// Counts what a part of a round came to, and ends the round if it was the last. Gives the bytes that were
+    /// written, or could have been.
     fn account(&mut self, index: u32, part: Part) -> usize {
         self.settle(index);
         self.count(&part.written);

@@ -21,8 +21,8 @@ fn a_drain_writes_what_is_owed_and_then_says_goodbye() {
     });
 }
 
-/// What answers a goodbye leaves with the end of the stream, and before the reader lets go of the socket: closing it with unread
-/// bytes in it would throw the words away.
+/// What answers a goodbye leaves with the end of the stream, and before the reader lets go of the socket: closing it
+/// with unread bytes in it would throw the words away.
 #[test]
 fn the_last_words_leave_with_the_end() {
     with_shard(settings(), async |bench| {

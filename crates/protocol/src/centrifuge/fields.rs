@@ -1,7 +1,7 @@
 //! How a message of the catalogue is declared once and understood in both encodings.
 //!
-//! A declaration reads like a row of a table: a name, a kind, a Protobuf number. Each kind
-//! becomes one Rust type, one prost attribute, and the rules of protobuf's JSON that clients keep to. It deliberately knows no message.
+//! A declaration reads like a row of a table: a name, a kind, a Protobuf number. Each kind becomes one Rust type, one
+//! prost attribute, and the rules of protobuf's JSON that clients keep to. It deliberately knows no message.
 //!
 //! | kind                  | Rust                        | JSON                                                |
 //! |-----------------------|-----------------------------|-----------------------------------------------------|

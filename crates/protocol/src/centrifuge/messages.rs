@@ -7,8 +7,8 @@ use super::fields::{Named, json};
 
 // Data.
 messages! {
-    /// Who a connection belongs to. `conn_info` comes from its token, `chan_info` from the subscription's. Either may be any
-    /// bytes; nobody who reads JSON is cut for what somebody else's token says.
+    /// Who a connection belongs to. `conn_info` comes from its token, `chan_info` from the subscription's. Either may
+    /// be any bytes; nobody who reads JSON is cut for what somebody else's token says.
     ClientInfo {
         user: (always str) = 1,
         client: (always str) = 2,

@@ -1,7 +1,7 @@
 //! The Centrifuge client protocol, version 2, in JSON and in Protobuf: one set of messages, two encodings.
 //!
-//! Its messages and their numbers are those of `client.proto` in <https://github.com/centrifugal/protocol>; what they mean is told
-//! at <https://centrifugal.dev/docs/transports/client_protocol>.
+//! Its messages and their numbers are those of `client.proto` in <https://github.com/centrifugal/protocol>; what they
+//! mean is told at <https://centrifugal.dev/docs/transports/client_protocol>.
 //!
 //! Bytes in, bytes out, no state. It does not decide what a command may do; sessions do that.
 //!

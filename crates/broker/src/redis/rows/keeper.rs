@@ -1,5 +1,5 @@
-//! The task that keeps the lease and writes this instance's rows under it, one pipeline after the other on one connection,
-//! so that nothing of its own ever overtakes anything. It removes no rows of others; the reaper does.
+//! The task that keeps the lease and writes this instance's rows under it, one pipeline after the other on one
+//! connection, so that nothing of its own ever overtakes anything. It removes no rows of others; the reaper does.
 
 use std::collections::HashSet;
 use std::sync::Arc;

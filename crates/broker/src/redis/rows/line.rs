@@ -31,8 +31,8 @@ impl Line {
         Fault::among(&answers).map_or(Ok(answers), Err)
     }
 
-    /// The same where one key can be in a state that is nobody's doing here (somebody has written a string there): that is
-    /// no reason to give up the others.
+    /// The same where one key can be in a state that is nobody's doing here (somebody has written a string there):
+    /// that is no reason to give up the others.
     pub async fn ask_each(&mut self, commands: Vec<Cmd>) -> Result<Vec<Result<Value, Fault>>, Fault> {
         let each = |answer: Value| match Fault::among(std::slice::from_ref(&answer)) {
             None => Ok(Ok(answer)),

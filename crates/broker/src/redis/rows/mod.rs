@@ -4,10 +4,10 @@
 //! * An instance takes a **lease**, a new UUID, and renews it. Its rows carry the lease, so that one renewal serves them
 //!   all. Before a row is written, its *place* (channel or user) is noted among the lease's places, which is refused if
 //!   the lease is over.
-//! * A lease that nobody has seen renewed for its whole length, by the watcher's own clock, is **condemned**: it can never
-//!   be renewed again. Its rows are removed place by place, by scripts that tell what is to be told in the same
-//!   step; so it happens once, whoever does it and however often. Each place then keeps a *fence*, so that nothing that
-//!   was on its way can be written under that lease afterwards.
+//! * A lease that nobody has seen renewed for its whole length, by the watcher's own clock, is **condemned**: it can
+//!   never be renewed again. Its rows are removed place by place, by scripts that tell what is to be told in the same
+//!   step; so it happens once, whoever does it and however often. Each place then keeps a *fence*, so that nothing
+//!   that was on its way can be written under that lease afterwards.
 //! * An instance that finds its lease gone takes a new one and writes all its rows again. Where it finds the fence of the
 //!   old one, its members had been told to have left, and they join; otherwise Redis has merely lost the rows,
 //!   and nothing is told.
@@ -138,8 +138,8 @@ impl Ledger {
         self.work.notify_one();
     }
 
-    /// Where a place is that of an instance that may have died, its renewal is waited for: who is told that all are taken stays
-    /// away for good.
+    /// Where a place is that of an instance that may have died, its renewal is waited for: who is told that all are
+    /// taken stays away for good.
     pub async fn claim(&self, user: &str, connection: ConnectionId, limit: u32) -> Claim {
         let asked = Instant::now();
         let deadline = asked + self.lease / DOUBT;
@@ -238,6 +238,6 @@ fn ended() -> Away {
     Away("the broker has ended".to_owned())
 }
 
-/// How many times over the longest doubt about a lease would last it. Of those that are renewed, renewals are seen in a third of
-/// it; and clients' libraries give up after five seconds.
+/// How many times over the longest doubt about a lease would last it. Of those that are renewed, renewals are seen in
+/// a third of it; and clients' libraries give up after five seconds.
 const DOUBT: u32 = 2;

@@ -1,4 +1,5 @@
-//! `fanfare bench fanout`: one channel, and every delivery to its subscribers. What is measured, and how, the library decides.
+//! `fanfare bench fanout`: one channel, and every delivery to its subscribers. What is measured, and how, the library
+//! decides.
 
 use clap::{ArgGroup, ArgMatches, Command};
 use fanfare_bench::{Bar, Fanout, Load};

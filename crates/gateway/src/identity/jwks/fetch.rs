@@ -82,8 +82,8 @@ fn tls(url: &JwksUrl) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
 
 #[derive(Deserialize)]
 struct Set<'a> {
-    /// Read one by one: a key of a kind that is yet to be invented does not spoil the others. Where they stand, or half a million
-    /// of nothing would be as many allocations.
+    /// Read one by one: a key of a kind that is yet to be invented does not spoil the others. Where they stand, or
+    /// half a million of nothing would be as many allocations.
     #[serde(borrow)]
     keys: Vec<&'a RawValue>,
 }

@@ -1,5 +1,6 @@
-//! Public keys that are fetched (RFC 7517), and kept: one task of the backend fetches them, everybody else reads what it
-//! has. A token never causes more than one fetch in [`Jwks::PAUSE`], whoever sends it, and nobody waits longer than for one.
+//! Public keys that are fetched (RFC 7517), and kept: one task of the backend fetches them, everybody else reads what
+//! it has. A token never causes more than one fetch in [`Jwks::PAUSE`], whoever sends it, and nobody waits longer
+//! than for one.
 
 mod fetch;
 #[cfg(test)]

@@ -91,7 +91,8 @@ fn signed(kid: Option<&str>, algorithm: Algorithm, key: &str) -> String {
     token(&header, &json!({"sub": "42"}), &By::Pem(algorithm, key))
 }
 
-/// A verifier that has nothing but the keys of a server, kept by a task; no pause between fetches unless there is to be one.
+/// A verifier that has nothing but the keys of a server, kept by a task; no pause between fetches unless there is to
+/// be one.
 fn keeping(server: &Server, pause: Duration) -> Arc<Verifier> {
     let mut verifier = verifier(&[("token_jwks", server.url.as_str())]);
     verifier.jwks =
@@ -137,8 +138,8 @@ async fn keys_are_chosen_by_id_and_algorithm() {
     assert_eq!(verifier.fetches(), (1, 0, 5));
 }
 
-/// A key and a token that others have made: RFC 7515, appendix A.3. It is over since 2011, which is looked at last, and no
-/// longer what was signed once a bit of it has changed.
+/// A key and a token that others have made: RFC 7515, appendix A.3. It is over since 2011, which is looked at last,
+/// and no longer what was signed once a bit of it has changed.
 #[tokio::test]
 async fn the_example_of_the_standard_is_believed_and_over() {
     let keys = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",

@@ -1,5 +1,5 @@
-//! The log: what a line looks like, and that it is one line whatever is in it. Which events there are is for those to say who
-//! have them.
+//! The log: what a line looks like, and that it is one line whatever is in it. Which events there are is for those to
+//! say who have them.
 
 mod queue;
 

@@ -1,7 +1,7 @@
-//! A thread of its own writes what is logged, so that no worker waits for whoever reads the log: a pipe that nobody reads, or
-//! whose reader has gone, and a disk that is full cost lines and nothing else, and how many is counted. It knows nothing of
-//! what a line says. (tracing-appender does the same, but says on standard output that it could not end in time, and waits
-//! for that: the same reader, as a rule.)
+//! A thread of its own writes what is logged, so that no worker waits for whoever reads the log: a pipe that nobody
+//! reads, or whose reader has gone, and a disk that is full cost lines and nothing else, and how many is counted. It
+//! knows nothing of what a line says. (tracing-appender does the same, but says on standard output that it could not
+//! end in time, and waits for that: the same reader, as a rule.)
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
