@@ -1,13 +1,14 @@
 //! The connections that this instance has claimed for its users, and what Redis has of them: plain data, used as the
 //! roster is.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use fanfare_protocol::ConnectionId;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::names::Place;
+use super::queue::{Queue, Ticket};
 use crate::Away;
 
 /// Told what came of a claim.
@@ -35,7 +36,7 @@ pub(super) struct Holders {
 #[derive(Default)]
 pub(super) struct Book {
     users: HashMap<String, User>,
-    queue: VecDeque<(String, ConnectionId)>,
+    queue: Queue<(String, ConnectionId)>,
     left: Vec<String>,
 }
 
@@ -52,7 +53,7 @@ struct Entry {
     limit: Option<u32>,
     row: Row,
     changes: u32,
-    queued: bool,
+    queued: Option<Ticket>,
     waiters: Vec<Claimed>,
 }
 
@@ -93,6 +94,9 @@ impl Book {
 
     pub fn give_back(&mut self, user: &str, connection: ConnectionId) {
         let Some(entry) = self.entry(user, connection) else { return };
+        if entry.row == Row::Never {
+            return self.remove(user, connection);
+        }
         entry.wanted = false;
         entry.changes = entry.changes.wrapping_add(1);
         self.queue_entry(user, connection);
@@ -105,7 +109,7 @@ impl Book {
     pub fn take(&mut self, most: usize, lease: Uuid) -> Vec<Change> {
         let mut changes = Vec::new();
         while changes.len() < most
-            && let Some((user, connection)) = self.queue.pop_front()
+            && let Some((user, connection)) = self.queue.pop()
         {
             changes.extend(self.take_one(user, connection, lease));
         }
@@ -114,7 +118,7 @@ impl Book {
 
     fn take_one(&mut self, user: String, connection: ConnectionId, lease: Uuid) -> Option<Change> {
         let entry = self.entry(&user, connection)?;
-        entry.queued = false;
+        entry.queued = None;
         let what = match (entry.wanted, entry.row) {
             (true, Row::Here(under)) if under == lease => {
                 entry.answer(&Answer::Held);
@@ -182,8 +186,8 @@ impl Book {
         for (name, user) in &mut self.users {
             user.noted = None;
             for (connection, entry) in &mut user.claims {
-                if !std::mem::replace(&mut entry.queued, true) {
-                    self.queue.push_back((name.clone(), *connection));
+                if entry.queued.is_none() {
+                    entry.queued = Some(self.queue.push((name.clone(), *connection)));
                 }
             }
         }
@@ -192,7 +196,7 @@ impl Book {
 
     /// Nobody waits for a bus that is away: whoever does gets the place.
     pub fn away(&mut self, away: &Away) {
-        for (user, connection) in &self.queue {
+        for (user, connection) in self.queue.iter() {
             let Some(user) = self.users.get_mut(user) else { continue };
             let Some(entry) = user.claims.get_mut(connection) else { continue };
             if !entry.waiters.is_empty() {
@@ -238,7 +242,7 @@ impl Book {
             limit,
             row: Row::Never,
             changes: 0,
-            queued: false,
+            queued: None,
             waiters: Vec::new(),
         });
         if !entry.wanted {
@@ -254,10 +258,11 @@ impl Book {
     }
 
     fn queue_entry(&mut self, user: &str, connection: ConnectionId) {
-        if let Some(entry) = self.entry(user, connection)
-            && !std::mem::replace(&mut entry.queued, true)
+        let entry = self.users.get_mut(user).and_then(|user| user.claims.get_mut(&connection));
+        if let Some(entry) = entry
+            && entry.queued.is_none()
         {
-            self.queue.push_back((user.to_owned(), connection));
+            entry.queued = Some(self.queue.push((user.to_owned(), connection)));
         }
     }
 
@@ -265,6 +270,7 @@ impl Book {
         let Some(user) = self.users.get_mut(name) else { return };
         if let Some(mut entry) = user.claims.remove(&connection) {
             entry.answer(&Answer::GivenBack);
+            entry.queued.into_iter().for_each(|ticket| self.queue.withdraw(ticket));
         }
         if user.claims.is_empty() {
             let noted = self.users.remove(name).and_then(|user| user.noted);
@@ -290,5 +296,25 @@ impl Entry {
     /// Whoever waited may have gone.
     fn answer(&mut self, answer: &Answer) {
         self.waiters.drain(..).for_each(|waiter| drop(waiter.send(answer.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_before_it_was_written_leaves_nothing() {
+        let mut book = Book::default();
+        for user in 0..1000 {
+            let (user, connection) = (format!("u{user}"), ConnectionId::new_v4());
+            let (claimed, mut waits) = oneshot::channel();
+            book.claim(&user, connection, 1, claimed);
+            book.take_place(&user, connection);
+            book.give_back(&user, connection);
+            book.give_back(&user, connection);
+            assert_eq!(waits.try_recv(), Ok(Answer::GivenBack), "whoever waited is told");
+            assert!(book.is_idle() && book.users.is_empty(), "{user} waits for Redis");
+        }
     }
 }

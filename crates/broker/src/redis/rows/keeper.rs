@@ -63,6 +63,22 @@ impl Ledger {
             tracing::warn!(because = away.0, "presence and claims cannot be written");
         }
         rows.away = Some(away);
+        drop(rows);
+        self.forget_old_counts();
+    }
+
+    /// Whoever comes and goes while there is no Redis leaves no names behind.
+    fn forget_old_counts(&self) {
+        let changed = self.rows.lock().counts.take(usize::MAX);
+        let relay = &self.lanes[0].relay;
+        let counted: Vec<_> =
+            changed.into_iter().map(|channel| (relay.subscribers(&channel), channel)).collect();
+        let mut rows = self.rows.lock();
+        for (subscribers, channel) in counted {
+            if rows.counts.is_news(&channel, subscribers) {
+                rows.counts.changed(&channel);
+            }
+        }
     }
 
     fn lease_lost(&self) {

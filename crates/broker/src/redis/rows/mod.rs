@@ -20,6 +20,7 @@ mod counts;
 mod keeper;
 mod line;
 mod names;
+mod queue;
 pub(super) mod reading;
 mod reaper;
 mod roster;

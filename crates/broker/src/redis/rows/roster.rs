@@ -3,7 +3,7 @@
 //! whatever is in doubt is written again.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::names::Place;
+use super::queue::{Queue, Ticket};
 use crate::Away;
 
 /// Told when a member is where everybody can see it.
@@ -21,9 +22,7 @@ pub(super) type Entered = oneshot::Sender<Result<(), Away>>;
 pub(super) struct Roster {
     rooms: HashMap<Channel, Room>,
     /// What is to be written, each once.
-    queue: VecDeque<(Channel, ConnectionId)>,
-    /// About so many of those are for nobody any more.
-    stale: usize,
+    queue: Queue<(Channel, ConnectionId)>,
     /// When somebody's time of grace is over.
     graces: BinaryHeap<Reverse<(Instant, Channel, ConnectionId)>>,
     /// Rooms that nobody is in any more, but that the lease's places name.
@@ -45,7 +44,7 @@ struct Seat {
     told: bool,
     /// How often the wish has changed; an answer to an older one is not the last word.
     changes: u32,
-    queued: bool,
+    queued: Option<Ticket>,
     waiters: Vec<Entered>,
 }
 
@@ -94,12 +93,12 @@ impl Roster {
             row: Row::Never,
             told: false,
             changes: 0,
-            queued: false,
+            queued: None,
             waiters: Vec::new(),
         });
         let same = seat.wish == Wish::In && seat.member == member && matches!(seat.row, Row::Here(_));
         seat.waiters.extend(waiter);
-        if same && !seat.queued {
+        if same && seat.queued.is_none() {
             // Redis has it, or the next renewal finds that it has not: either way the keeper's word is soon there.
             self.queue_seat(channel, connection);
             return;
@@ -119,24 +118,11 @@ impl Roster {
         let Some(seat) = self.seat(channel, connection) else { return };
         if seat.row == Row::Never {
             // Redis has nothing of it. While Redis is away nobody takes anything, and names could be made up without end.
-            self.stale += usize::from(seat.queued);
             self.remove(channel, connection);
-            self.forget_stale();
         } else if seat.wish == Wish::In {
             seat.wish = Wish::Out { grace };
             seat.changes = seat.changes.wrapping_add(1);
             self.queue_seat(channel, connection);
-        }
-    }
-
-    /// Lets go of what is in the queue for nobody, when that is more than the rest of it.
-    fn forget_stale(&mut self) {
-        if self.stale > FEW && self.stale * 2 > self.queue.len() {
-            let rooms = &self.rooms;
-            self.queue.retain(|(channel, connection)| {
-                rooms.get(channel).is_some_and(|room| room.seats.contains_key(connection))
-            });
-            self.stale = 0;
         }
     }
 
@@ -165,7 +151,7 @@ impl Roster {
         }
         let mut changes = Vec::new();
         while changes.len() < most
-            && let Some((channel, connection)) = self.queue.pop_front()
+            && let Some((channel, connection)) = self.queue.pop()
         {
             changes.extend(self.take_one(channel, connection, lease, now));
         }
@@ -180,7 +166,7 @@ impl Roster {
         now: Instant,
     ) -> Option<Change> {
         let seat = self.seat(&channel, connection)?;
-        seat.queued = false;
+        seat.queued = None;
         let previous = match seat.row {
             Row::Never => None,
             Row::Unknown(lease) | Row::Here(lease) | Row::Leaving(lease, _) => Some(lease),
@@ -278,8 +264,8 @@ impl Roster {
         for (channel, room) in &mut self.rooms {
             room.noted = None;
             for (connection, seat) in &mut room.seats {
-                if !std::mem::replace(&mut seat.queued, true) {
-                    self.queue.push_back((channel.clone(), *connection));
+                if seat.queued.is_none() {
+                    seat.queued = Some(self.queue.push((channel.clone(), *connection)));
                 }
             }
         }
@@ -288,7 +274,7 @@ impl Roster {
 
     /// Nobody waits for a bus that is away.
     pub fn away(&mut self, away: &Away) {
-        for (channel, connection) in &self.queue {
+        for (channel, connection) in self.queue.iter() {
             let seat = self.rooms.get_mut(channel).and_then(|room| room.seats.get_mut(connection));
             if let Some(seat) = seat {
                 seat.entered(&Err(away.clone()));
@@ -356,7 +342,7 @@ impl Roster {
                     row: Row::Unknown(lease),
                     told: false,
                     changes: 0,
-                    queued: false,
+                    queued: None,
                     waiters: Vec::new(),
                 }
             });
@@ -369,10 +355,11 @@ impl Roster {
     }
 
     fn queue_seat(&mut self, channel: &Channel, connection: ConnectionId) {
-        if let Some(seat) = self.seat(channel, connection)
-            && !std::mem::replace(&mut seat.queued, true)
+        let seat = self.rooms.get_mut(channel).and_then(|room| room.seats.get_mut(&connection));
+        if let Some(seat) = seat
+            && seat.queued.is_none()
         {
-            self.queue.push_back((channel.clone(), connection));
+            seat.queued = Some(self.queue.push((channel.clone(), connection)));
         }
     }
 
@@ -380,6 +367,7 @@ impl Roster {
         let Some(room) = self.rooms.get_mut(channel) else { return };
         if let Some(mut seat) = room.seats.remove(&connection) {
             seat.entered(&Ok(()));
+            seat.queued.into_iter().for_each(|ticket| self.queue.withdraw(ticket));
         }
         if room.seats.is_empty() {
             let noted = self.rooms.remove(channel).and_then(|room| room.noted);
@@ -403,9 +391,6 @@ impl Seat {
     }
 }
 
-/// So many in the queue may be for nobody, however few others there are.
-const FEW: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -424,14 +409,13 @@ mod tests {
             channels.clone().for_each(|channel| roster.enter(&channel, member(1), None));
             channels.for_each(|channel| roster.leave(&channel, member(1).connection, Duration::from_secs(5)));
             assert_eq!((roster.members(), roster.rooms.len()), (1, 1));
-            assert!(roster.queue.len() <= 2 * FEW + 16, "{} in the queue", roster.queue.len());
+            assert_eq!(roster.queue.iter().count(), 1);
         }
         let lease = Uuid::from_u128(7);
         let now = Instant::now();
         // Whoever comes again is written, and whoever was written is taken back.
         roster.enter(&channel(1), member(1), None);
-        let mut taken = roster.take(1000, lease, now);
-        taken.dedup();
+        let taken = roster.take(1000, lease, now);
         let taken: Vec<_> = taken.iter().map(|change| (change.channel.clone(), change.what)).collect();
         assert_eq!(taken, [(stays.clone(), What::Enter), (channel(1), What::Enter)]);
         roster.leave(&stays, member(1).connection, Duration::ZERO);
