@@ -227,10 +227,44 @@ fn forget_who_waits(stream: &TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
     fn a_plain_socket_costs_what_a_stream_costs() {
         assert_eq!(size_of::<Socket>(), size_of::<TcpStream>());
+    }
+
+    async fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Socket::new(listener.accept().await.unwrap().0), peer)
+    }
+
+    /// The kernel would go on for minutes to offer it to a peer that does not read.
+    #[tokio::test]
+    async fn what_the_kernel_holds_of_whoever_is_cut_is_thrown_away() {
+        let (socket, mut peer) = pair().await;
+        let mut written = 0;
+        while let Ok(more) = socket.try_write(&[b'x'; 64 << 10]) {
+            written += more;
+        }
+        assert!(socket.kernel_bytes() > 0, "nothing waits");
+        socket.cut();
+        drop(socket);
+        let mut read = Vec::new();
+        let end = peer.read_to_end(&mut read).await.map_err(|error| error.kind());
+        assert_eq!(end, Err(io::ErrorKind::ConnectionReset), "{} of {written} bytes", read.len());
+        assert!(read.len() < written);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_without_a_word_is_given_up() {
+        let (socket, _peer) = pair().await;
+        socket.give_up_after(Duration::from_secs(7));
+        let span = SockRef::from(socket.stream()).tcp_user_timeout().unwrap();
+        assert_eq!(span, Some(Duration::from_secs(7)));
     }
 }

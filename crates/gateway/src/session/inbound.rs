@@ -74,7 +74,7 @@ impl Inbound {
         let mut scratch = worker.scratch.borrow_mut();
         let read = socket.try_read(&mut scratch[..self.pace.most()]);
         let toll = socket.take_toll();
-        if toll.empty > 0 && !self.controls.take(toll.empty, control_rate(&worker)) {
+        if toll.empty > 0 && !self.controls.take(toll.empty, control_rate(&worker), this_second()) {
             self.end(End::RateLimited);
         }
         match read {
@@ -136,7 +136,9 @@ impl Inbound {
                     match event {
                         Event::Text(text) => end = message(Kind::Text, text.as_bytes()),
                         Event::Binary(bytes) => end = message(Kind::Binary, bytes),
-                        Event::Ping(_) | Event::Pong(_) if !self.controls.take(1, control_rate) => {
+                        Event::Ping(_) | Event::Pong(_)
+                            if !self.controls.take(1, control_rate, this_second()) =>
+                        {
                             end = Some(End::RateLimited);
                         }
                         // One write for all of them.
@@ -192,8 +194,7 @@ struct Controls {
 }
 
 impl Controls {
-    fn take(&mut self, more: u32, most: u32) -> bool {
-        let second = (now_micros() / 1_000_000) as u32;
+    fn take(&mut self, more: u32, most: u32, second: u32) -> bool {
         if second != self.second {
             *self = Self { second, count: 0 };
         }
@@ -202,10 +203,29 @@ impl Controls {
     }
 }
 
+fn this_second() -> u32 {
+    (now_micros() / 1_000_000) as u32
+}
+
 fn end_of(offence: &Offence) -> End {
     match offence {
         Offence::TooBig { .. } => End::TooBig,
         Offence::InvalidUtf8 => End::InvalidUtf8,
         other => End::ProtocolError(other.close_code()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever pings a little for ever is never cut for it.
+    #[test]
+    fn each_second_has_its_own_controls() {
+        let mut controls = Controls::default();
+        for second in [7, 8, 9, 11] {
+            let taken = [1, 2, 1, 1].map(|more| controls.take(more, 4, second));
+            assert_eq!(taken, [true, true, true, false], "second {second}");
+        }
     }
 }

@@ -70,24 +70,21 @@ impl LiveCertificate {
     /// they have stayed so for one look, for who writes two files writes one before the other.
     pub async fn keep_fresh(&self, mut hangups: mpsc::Receiver<()>) {
         warn(&self.in_use.load());
-        let mut tried = Ok(self.first.clone());
-        let mut seen = tried.clone();
+        let mut looking = Looking::since(Ok(self.first.clone()));
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(()) = hangups.recv() => {
-                    seen = self.read().await;
-                    self.replace(&seen);
-                    tried = seen.clone();
+                    let found = self.read().await;
+                    self.replace(&found);
+                    looking = Looking::since(found);
                 }
                 _ = looks.tick() => {
                     let found = self.read().await;
-                    if found == seen && found != tried {
+                    if looking.is_due(&found) {
                         self.replace(&found);
-                        tried = found.clone();
                     }
-                    seen = found;
                 }
             }
         }
@@ -124,8 +121,55 @@ impl LiveCertificate {
 /// What one look saw: the files, or why there are none.
 type Read = Result<Files, String>;
 
+/// What the looks have seen. Whoever writes two files writes one before the other, and neither in one go: only what two looks
+/// have found alike is tried, and that once.
+struct Looking<T> {
+    seen: T,
+    tried: T,
+}
+
+impl<T: Clone + PartialEq> Looking<T> {
+    fn since(tried: T) -> Self {
+        Self { seen: tried.clone(), tried }
+    }
+
+    /// Whether what a look found is to be tried now.
+    fn is_due(&mut self, found: &T) -> bool {
+        let due = *found == self.seen && *found != self.tried;
+        self.seen = found.clone();
+        if due {
+            self.tried = found.clone();
+        }
+        due
+    }
+}
+
 fn warn(certificate: &Certificate) {
     if certificate.has_expired() {
         tracing::warn!(expired = certificate.expires, "the certificate has expired: clients will refuse it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_half_written_is_not_tried() {
+        // (what the looks find, in which of them it is tried)
+        let rows = [
+            ("it stays", "aaaa", "...."),
+            ("it is replaced", "abbbb", "..!.."),
+            ("it is written in pieces", "abcdd", "....!"),
+            ("and put back", "aba", "..."),
+            ("what was no good is tried once", "abbba", "..!.."),
+            ("and what was good before again", "abbaaa", "..!.!."),
+        ];
+        for (name, finds, expected) in rows {
+            let mut looking = Looking::since('a');
+            let tried: String =
+                finds.chars().map(|found| if looking.is_due(&found) { '!' } else { '.' }).collect();
+            assert_eq!(tried, expected, "{name}");
+        }
     }
 }

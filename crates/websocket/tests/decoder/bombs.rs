@@ -30,6 +30,26 @@ fn refused(agreed: &Agreed, inflater: &mut Inflater, limits: Limits, stream: &[u
     offence.expect("it is refused")
 }
 
+/// It may be an eighth longer than what it may become, for bytes that do not compress, and no more is kept to see.
+#[test]
+fn the_unread_half_of_a_message_is_bounded_as_well() {
+    const LIMIT: usize = 64 * KIB;
+    const MOST: usize = LIMIT + LIMIT / 8 + 64;
+    let limits = Limits { message: LIMIT, fragments: 8 };
+    let over = Offence::TooBig { size: MOST as u64 + 1, limit: LIMIT };
+    // (the sizes of its fragments, of which the last is not the message's end, and whether they are taken)
+    let rows: [(&[usize], bool); 4] =
+        [(&[MOST], true), (&[MOST + 1], false), (&[MOST - 1, 1], true), (&[MOST - 1, 2], false)];
+    for (sizes, fits) in rows {
+        let mut first = 0x42;
+        let fragments = sizes.iter().map(|size| frame(std::mem::take(&mut first), &vec![0; *size]));
+        let stream = fragments.collect::<Vec<_>>().concat();
+        let mut decoder = Decoder::with_deflate(Role::Client, &PLAIN);
+        let (seen, offence) = decode_by(&mut decoder, &mut Inflater::new(), limits, [&stream[..]]);
+        assert_eq!((seen, offence), (vec![], (!fits).then_some(over)), "{sizes:?}");
+    }
+}
+
 #[test]
 fn a_gibibyte_from_a_mebibyte_is_never_built() {
     let bomb = bomb(1024);
