@@ -3,7 +3,8 @@
 use tokio::sync::watch;
 
 use crate::harness::{
-    Client, Event, EventStream, Instance, LoadBalancer, RedisServer, Said, Setup, eventually, request, token,
+    Client, Event, EventStream, Instance, LoadBalancer, RedisServer, Said, Setup, Socket, eventually,
+    request, token,
 };
 
 pub const CHANNELS: &str = "
@@ -352,6 +353,34 @@ async fn a_redis_that_comes_back_is_made_good_or_told() {
     let headers = [("Last-Event-ID", id.as_str())];
     let mut again = EventStream::connect(other.address(), "/sse/kept:a", &headers).await;
     assert_eq!(again.take(2).await, [(until - 1).to_string(), until.to_string()]);
+}
+
+/// Whoever goes on to send behind its request floods; a request or two more are only never answered.
+#[tokio::test]
+async fn who_talks_instead_of_listening_is_cut() {
+    const MOST: usize = 64 << 10;
+    let instance = setup("internal_listen = \"127.0.0.1:0\"").start().await;
+    let ask = async || {
+        let mut socket = Socket::connect(instance.address()).await;
+        socket
+            .write(b"GET /sse/talk HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+            .await
+            .unwrap();
+        assert_eq!(socket.response().await.status, 200);
+        socket
+    };
+    let (mut modest, mut loud) = (ask().await, ask().await);
+    modest.write(&[b'x'; MOST]).await.unwrap();
+    loud.write(&[b'x'; MOST + 1]).await.unwrap();
+    loud.ended().await;
+    let closed =
+        async || instance.metric("fanfare_connections_closed_total", &[("reason", "not_permitted")]).await;
+    assert_eq!(closed().await, 1.0);
+    // One more byte of the other one's, and it is its turn: until then it was heard, and kept.
+    assert!(!modest.has_ended().await);
+    modest.write(b"x").await.unwrap();
+    modest.ended().await;
+    assert_eq!(closed().await, 2.0);
 }
 
 #[tokio::test]

@@ -270,6 +270,39 @@ async fn a_kept_connection_that_falls_silent_is_no_rejected_handshake() {
     assert_eq!(rejected(&instance, "timeout").await, 0.0);
 }
 
+/// A balancer keeps its connections for minutes; whoever comes by one has as much time as by a new one.
+#[tokio::test]
+async fn a_kept_connection_has_the_handshakes_time_for_each_request() {
+    const MAY: Duration = Duration::from_secs(1);
+    let flags = ["--header-timeout", "1s", "--handshake-timeout", "1s"];
+    let instance = Instance::start(&flags).await;
+    let (start, mut socket) = (Instant::now(), Socket::connect(instance.address()).await);
+    let mut ticks = interval(Duration::from_millis(50));
+    while start.elapsed() <= MAY {
+        ticks.tick().await;
+        socket.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let answer = socket.response().await;
+        assert_eq!(answer.status, 200);
+        socket.skip(answer.header("content-length").unwrap().parse().unwrap()).await;
+    }
+    // A body in two pieces has to be waited for.
+    socket
+        .write(
+            b"POST /connection/sse HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\nExpect: 100-continue\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    assert_eq!(socket.response().await.status, 100, "it is read");
+    socket.write(b"{\"connect\":{}}").await.unwrap();
+    assert_eq!(socket.response().await.status, 200);
+    // Nor does one that was kept lose the way to a WebSocket.
+    let mut socket = Socket::connect(instance.address()).await;
+    socket.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let answer = socket.response().await;
+    socket.skip(answer.header("content-length").unwrap().parse().unwrap()).await;
+    assert_eq!(socket.upgrade("kept", &[]).await.status, 101);
+}
+
 /// A hundred requests in one piece would be a hundred answers in one turn of the worker's, while everybody else waits.
 #[tokio::test]
 async fn requests_in_one_piece_are_answered_one_after_the_other() {
