@@ -102,7 +102,7 @@ async fn a_key_is_asked_for_and_any_of_several_will_do() {
 #[tokio::test]
 async fn every_wrong_request_says_what_is_wrong() {
     let instance =
-        setup("api_body_limit = \"4KiB\"\noutbox_limit = \"1KiB\"\nmessage_limit = \"1KiB\"").start().await;
+        setup("api_body_limit = \"4KiB\"\noutbox_limit = \"1KiB\"\nmessage_limit = 1014").start().await;
     let key = [("X-API-Key", API_KEY)];
     for (verb, path, headers, status, says) in [
         ("GET", "/api/publish", &key[..], 405, "expected POST"),

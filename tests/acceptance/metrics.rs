@@ -122,7 +122,7 @@ async fn what_happened_is_counted() {
 #[tokio::test]
 async fn what_is_refused_is_not_counted_as_published() {
     const CHANNELS: &str = "
-        message_limit = \"8KiB\"
+        message_limit = 8182
         outbox_limit = \"8KiB\"
         [channels]
         may_subscribe = \"anonymous\"

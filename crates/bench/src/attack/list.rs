@@ -17,7 +17,7 @@ pub static ATTACKS: &[Attack] = &[
         name: "claimed-messages",
         does: "500 connections claim a message of the limit each, and send three bytes of it",
         bound: "memory only for what has arrived",
-        flags: &["--message-limit", "1MiB"],
+        flags: &["--message-limit", "1MiB", "--outbox-limit", "4MiB"],
         act: floods::claimed_messages,
         ..PLAIN
     },
