@@ -1,6 +1,7 @@
 //! Attacks by what a message becomes when it is inflated, on connections that have agreed on permessage-deflate.
 
 use std::io;
+use std::sync::LazyLock;
 
 use flate2::{Compress, Compression, FlushCompress};
 
@@ -15,7 +16,29 @@ pub(super) const FLAGS: &[&str] =
 /// The bit of a message's first frame that says that it is compressed (RFC 7692 §6).
 const DEFLATED: u8 = 0x40;
 
+/// Made once: to make a bomb takes far longer than to send it, and who sends many has them ready.
+static ARSENAL: LazyLock<Vec<Shot>> = LazyLock::new(arsenal);
+
 pub(super) fn bombs(field: &Field) -> io::Result<Outcome> {
+    let mut blows = Vec::new();
+    for Shot { name, bytes, code, reason } in ARSENAL.iter() {
+        if field.is_over() {
+            break;
+        }
+        let mut socket = Assailant::connect(field)?;
+        let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+        socket.write(field, handshake(field, "hostile-bombs?echo=false", offer).as_bytes());
+        let mut got = socket.answers(field);
+        if got == Answer::Http(vec![101]) {
+            socket.write(field, bytes);
+            got = socket.closed(field);
+        }
+        blows.push(Blow::new(name.clone(), Answer::Close(*code), Counted::Closed(reason), got));
+    }
+    Ok(Outcome::of(blows))
+}
+
+fn arsenal() -> Vec<Shot> {
     let bomb = zeros(1 << 30);
     let small = zeros(64 << 20);
     let first = |opcode: u8| FIN | DEFLATED | opcode;
@@ -28,7 +51,7 @@ pub(super) fn bombs(field: &Field) -> io::Result<Outcome> {
     // A message leaves out the end of its flush (RFC 7692 §7.2.1).
     let mut text = deflated(b"caf\xC3\x28");
     text.truncate(text.len() - 4);
-    let shots = vec![
+    vec![
         big("a gigabyte in a megabyte", frame(first(BINARY), &bomb[..(1 << 20).min(bomb.len())])),
         big("a gigabyte in a megabyte and more", frame(first(TEXT), &bomb)),
         big("64 megabytes in 64 kilobytes", frame(first(TEXT), &small)),
@@ -52,23 +75,7 @@ pub(super) fn bombs(field: &Field) -> io::Result<Outcome> {
         wrong("a compressed continuation", [frame(BINARY, b"a"), frame(FIN | DEFLATED, b"b")].concat()),
         wrong("a compressed ping", frame(first(PING), b"")),
         wrong("another reserved bit", frame(FIN | DEFLATED | 0x20 | TEXT, &text)),
-    ];
-    let mut blows = Vec::new();
-    for Shot { name, bytes, code, reason } in shots {
-        if field.is_over() {
-            break;
-        }
-        let mut socket = Assailant::connect(field)?;
-        let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
-        socket.write(field, handshake(field, "hostile-bombs?echo=false", offer).as_bytes());
-        let mut got = socket.answers(field);
-        if got == Answer::Http(vec![101]) {
-            socket.write(field, &bytes);
-            got = socket.closed(field);
-        }
-        blows.push(Blow::new(name, Answer::Close(code), Counted::Closed(reason), got));
-    }
-    Ok(Outcome::of(blows))
+    ]
 }
 
 /// DEFLATE data of so many zeros. Behind a full flush, what was written can be written again.
