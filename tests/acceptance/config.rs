@@ -1,6 +1,8 @@
 //! The configuration from outside: layers, refusals and the commands around them.
 
-use crate::harness::{Instance, refused_to_start, run_to_end};
+use std::collections::BTreeSet;
+
+use crate::harness::{Instance, eventually, refused_to_start, run_to_end};
 
 #[tokio::test]
 async fn what_is_wrong_is_one_line_that_names_it() {
@@ -86,4 +88,37 @@ async fn commands_for_people_and_containers() {
     assert!(check().await);
     instance.kill().await;
     assert!(!check().await);
+}
+
+#[tokio::test]
+async fn each_worker_keeps_to_a_processor_where_there_is_one_for_each() {
+    let value = |status: &str, name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = value(&status, "Cpus_allowed:");
+    let allowed =
+        mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum::<u32>() as usize;
+    // Fewer, where CPU time is limited.
+    let processors = std::thread::available_parallelism().unwrap().get();
+    for (flags, pinned) in [
+        (&[][..], processors == allowed && processors > 1),
+        (&["--pin-workers", "false"], false),
+        // One for all of them, and more of them than there are: the kernel knows better.
+        (&["--workers", "1"], false),
+        (&["--workers", "64"], allowed == 64),
+    ] {
+        let instance = Instance::start(flags).await;
+        let kept_to = || -> BTreeSet<String> {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", instance.pid())).unwrap();
+            let statuses =
+                tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+            let workers = statuses.filter(|status| value(status, "Name:").starts_with("worker-"));
+            workers.map(|status| value(&status, "Cpus_allowed_list:")).collect()
+        };
+        // A thread has its name, and its processor, a moment after it was started.
+        let expected = if pinned { allowed } else { 1 };
+        eventually(&format!("{flags:?}: {expected} places"), async || kept_to().len() == expected).await;
+    }
 }

@@ -28,7 +28,7 @@ use crate::publish::payload_limit;
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;
-use crate::worker;
+use crate::worker::{self, Processor};
 
 /// When everything has to end at once, how long each of the last things may take.
 const HURRY: Duration = Duration::from_millis(700);
@@ -101,8 +101,11 @@ pub async fn run(
     });
     let (phase, _) = watch::channel(Phase::Serving);
     let (each_drained, drained) = mpsc::channel(1);
+    let pins = instance.config.pin_workers;
+    let processors = if pins { Processor::for_each_of(inboxes.len()) } else { Vec::new() };
     let workers = inboxes.into_iter().zip(listeners.public).enumerate().map(|(number, (inbox, listener))| {
-        worker::start(number, inbox, listener, instance.clone(), phase.subscribe(), each_drained.clone())
+        let (processor, each_drained) = (processors.get(number).copied(), each_drained.clone());
+        worker::start(number, processor, inbox, listener, instance.clone(), phase.subscribe(), each_drained)
     });
     let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
     drop(each_drained);
@@ -114,6 +117,7 @@ pub async fn run(
         instance = %instance.id,
         version = env!("CARGO_PKG_VERSION"),
         workers = workers.len(),
+        pinned = !processors.is_empty(),
         tls = instance.certificate.is_some(),
         memory_limit = instance.memory.limit(),
         broker = if instance.config.redis.is_some() { "redis" } else { "memory" },

@@ -52,6 +52,8 @@ table! {
         internal_listen: Option<ListenAddress> = "", <ADDRESS>;
         /// Threads that own connections, 0 for one a core
         workers: Option<NonZeroUsize> = "0" in "0" to "64", <COUNT>;
+        /// Whether each has a processor of its own, where there are as many
+        pin_workers: bool = "true", <BOOL>;
         /// Whether `/` is a page to try the gateway with
         page: bool = "true", <BOOL>;
         /// Whether `/echo` sends each message back, for conformance suites

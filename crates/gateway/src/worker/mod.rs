@@ -2,7 +2,10 @@
 //! accepted here never leaves. It decides nothing about when the instance ends; it is told.
 
 mod conversation;
+mod processors;
 mod weighed;
+
+pub use processors::Processor;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -73,6 +76,7 @@ pub struct Worker {
 /// gone; the thread ends when the phase is `Ending`, and says how many connections were left then.
 pub fn start(
     number: usize,
+    processor: Option<Processor>,
     inbox: Inbox,
     listener: TcpListener,
     instance: Arc<Instance>,
@@ -81,6 +85,9 @@ pub fn start(
 ) -> io::Result<JoinHandle<usize>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        if let Some(Err(error)) = processor.map(Processor::keep_to) {
+            tracing::warn!("worker {number} goes wherever the kernel puts it: {error}");
+        }
         work::count();
         LocalSet::new().block_on(&runtime, async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a bound listener is valid");
