@@ -120,11 +120,13 @@ pub struct Query {
     /// All of it, or if that is more than so many bytes, nothing: whoever asks has room for so much. `usize::MAX` for any
     /// number.
     pub bytes: usize,
+    /// What was read a moment ago will do, where nothing has come since: whoever asks hears what is published.
+    pub recent: bool,
 }
 
 impl Query {
     /// The top alone.
-    pub const TOP: Self = Self { since: None, limit: 0, reverse: false, bytes: usize::MAX };
+    pub const TOP: Self = Self { since: None, limit: 0, reverse: false, bytes: usize::MAX, recent: false };
 
     /// Everything there is, the oldest first.
     pub const ALL: Self = Self { since: None, limit: usize::MAX, ..Self::TOP };
@@ -137,6 +139,12 @@ impl Query {
     /// The same, if it is not more than so many bytes.
     pub fn within(self, bytes: usize) -> Self {
         Self { bytes, ..self }
+    }
+
+    /// The same for somebody who is subscribed already, and so misses nothing that came since: the answer may be a
+    /// second old.
+    pub fn or_recent(self) -> Self {
+        Self { recent: true, ..self }
     }
 
     /// Fewer of the same, where `history` says that all of them are too many bytes: as many as may fit, and at last

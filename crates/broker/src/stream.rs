@@ -135,6 +135,11 @@ impl Stream {
         self.at.is_some() || self.adrift
     }
 
+    /// The position of what was delivered last.
+    pub fn position(&self) -> Option<Position> {
+        self.at
+    }
+
     /// The epoch of what is delivered.
     pub fn epoch(&self) -> Option<Epoch> {
         self.at.map(|at| at.epoch)

@@ -28,8 +28,9 @@ use super::interest::Interest;
 use super::keys::Keys;
 use super::log::{Log, Message};
 use super::log_limit::LogLimit;
+use super::recent::Recent;
 use super::streams::Streams;
-use crate::{AppendOptions, BrokerError, Gap, GapCause, Pending, Relay, Retain, Status};
+use crate::{AppendOptions, BrokerError, Gap, GapCause, History, Pending, Query, Relay, Retain, Status};
 
 /// Shared by the publishing threads, the publisher's task and the subscriber's. Where both are held, `order` is
 /// taken before `bus`; neither is held over an `.await`, nor `bus` while the relay is called.
@@ -52,6 +53,7 @@ pub(super) struct Lane {
     /// Held while a publication is delivered that may also be delivered otherwise: the order of deliveries.
     pub order: Mutex<Order>,
     bus: Mutex<Bus>,
+    recent: Mutex<Recent>,
     /// Redis takes only keys of one slot in one call, as the nodes of a cluster do.
     pub one_slot: AtomicBool,
     spool_bytes: usize,
@@ -129,6 +131,7 @@ impl Lane {
             room: Notify::new(),
             order: Mutex::new(Order::default()),
             bus: Mutex::new(bus),
+            recent: Mutex::default(),
             one_slot: AtomicBool::new(false),
             spool_bytes: config.spool_bytes,
             timeout: config.timeout,
@@ -240,6 +243,27 @@ impl Lane {
             // Whoever asks may be subscribed as well, and held what is worth nothing now.
             self.relay.heard().await;
         }
+    }
+
+    /// What was read a moment ago, if it will do, and nothing has come since.
+    pub fn recent(&self, channel: &Channel, query: Query) -> Option<History> {
+        if !query.recent {
+            return None;
+        }
+        let top = self.order.lock().streams.position(channel)?;
+        self.recent.lock().answer(channel, query, top, Instant::now())
+    }
+
+    /// This was read just now.
+    pub fn remember(&self, channel: &Channel, query: Query, history: &History) {
+        if query.recent {
+            self.recent.lock().remember(channel, query, history, Instant::now());
+        }
+    }
+
+    /// What was read of a channel is not its history any more.
+    pub fn forget_recent(&self, channel: &Channel) {
+        self.recent.lock().forget(channel);
     }
 
     /// Resolves when all that was published up to now is at the bus, or when the lane is down.

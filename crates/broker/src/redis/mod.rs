@@ -7,7 +7,7 @@
 //! Who stands on whom: a [`Link`] knows where Redis is and opens what all others speak over, which is [`commands`], to
 //! one node or a cluster. A lane's publisher and the control publisher have one of their own each, and so has the
 //! ledger (its `Line`), where the order of what is sent matters; what is only asked goes through [`Calls`], all over
-//! one. [`SharedReads`] stands before those, for histories. A lane's subscriber has the one connection that listens,
+//! one. [`SharedReads`] stands before those, for histories, and before it what a lane remembers of them ([`recent`]). A lane's subscriber has the one connection that listens,
 //! and gives what comes to the [`Listener`]. Nothing here decides what a publication means to a client.
 
 mod append;
@@ -31,6 +31,7 @@ mod origins;
 mod publisher;
 mod questions;
 mod reads;
+mod recent;
 mod rows;
 mod script;
 mod shared_reads;
@@ -178,9 +179,13 @@ impl Broker for Redis {
         Box::pin(async move {
             let retention = (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
             let lane = self.lane(channel);
+            if let Some(history) = lane.recent(channel, query) {
+                return Ok(history);
+            }
             let read = self.reads.read(Reading::of(&lane.keys, channel, query, retention)).await;
             let history = read.map_err(|fault| self.explain(&fault))?;
             lane.meet(channel, history.top).await;
+            lane.remember(channel, query, &history);
             Ok(history)
         })
     }
@@ -189,9 +194,11 @@ impl Broker for Redis {
         Box::pin(async move {
             (self.retain)(channel).ok_or(BrokerError::NoHistory)?;
             // The publications and not their numbers, which go on where they were.
-            let mut command = Cmd::new();
-            command.arg("DEL").arg(self.lane(channel).keys.stream(channel));
-            self.calls.call(command).await.map(drop).map_err(|fault| self.explain(&fault))
+            let (lane, mut command) = (self.lane(channel), Cmd::new());
+            command.arg("DEL").arg(lane.keys.stream(channel));
+            let removed = self.calls.call(command).await;
+            lane.forget_recent(channel);
+            removed.map(drop).map_err(|fault| self.explain(&fault))
         })
     }
 

@@ -107,6 +107,11 @@ impl Streams {
         Some(receiver)
     }
 
+    /// Where it stands, as far as has been heard; nothing while the bus is away.
+    pub fn position(&self, channel: &Channel) -> Option<Position> {
+        self.channels.get(channel).filter(|_| self.open)?.stream.position()
+    }
+
     /// A publication with a position. True if there is something to read now. What is not subscribed is dropped:
     /// whoever comes next begins where the channel stands then.
     pub fn hear(

@@ -1,10 +1,11 @@
 //! Many who read histories at once: few reads are under way at a time, who wants the same shares an answer, and that
-//! answer is never older than its question.
+//! answer is never older than its question, but for those who hear what has come since.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanfare_broker::{BrokerError, Query, RedisConfig};
+use fanfare_protocol::{Channel, Position};
 use futures_util::future::join_all;
 
 use crate::instance::{Instance, channel, eventually};
@@ -45,6 +46,63 @@ async fn an_answer_is_never_older_than_its_question() {
     for reader in readers.collect::<Vec<_>>() {
         reader.await.expect("it has read what was there");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_to_a_channel_that_is_heard_gets_what_was_read_for_others() {
+    const BACK: u64 = 1000;
+    let server = Server::start(&[]).await;
+    let [a, b] = Instance::two([&server.url(), &server.url()], &channel("kept")).await;
+    let kept = channel("kept");
+    for text in ["one", "two", "three"] {
+        b.append(&kept, text).await.expect("it is appended");
+    }
+    let top = a.broker.history(&kept, Query::TOP).await.expect("it can be read").top;
+    a.relay.until_text(&kept, "three").await;
+    let missed = async |offset: u64, to: &Instance, channel: &Channel| -> Vec<u64> {
+        let query = Query::since(Position { offset, ..top }, 100).or_recent();
+        let read = to.broker.history(channel, query).await.expect("it can be read");
+        assert!(read.epoch_matches && !read.too_much && read.top.offset >= offset, "{read:?}");
+        read.publications.iter().filter_map(|one| one.position).map(|position| position.offset).collect()
+    };
+    let before = a.broker.status().history_reads;
+    for client in 0..BACK {
+        let offset = client % 4;
+        assert_eq!(missed(offset, &a, &kept).await, (offset + 1..=3).collect::<Vec<_>>());
+    }
+    let reads = a.broker.status().history_reads - before;
+    // Once for each of four offsets, and again each second.
+    assert!((1..BACK / 4).contains(&reads), "{reads} reads for {BACK} clients that come back");
+
+    // What has come since is missing in no answer, whether the instance has heard it yet or not.
+    for offset in 4..40 {
+        b.append(&kept, "more").await.expect("it is appended");
+        let read = missed(3, &a, &kept).await;
+        let heard = || a.relay.numbered(&kept).last().map_or(0, |(offset, _)| *offset);
+        a.relay.until("what the answer has not", |_| heard() >= offset).await;
+        assert!(
+            read.iter().copied().eq(4..4 + read.len() as u64) && read.len() as u64 + 3 <= offset,
+            "{read:?}"
+        );
+        assert_eq!(missed(3, &a, &kept).await, (4..=offset).collect::<Vec<_>>());
+        // Claimed by who has heard it elsewhere.
+        assert_eq!(missed(offset, &a, &kept).await, [0; 0]);
+    }
+
+    // What was removed is gone.
+    a.broker.remove_history(&kept).await.expect("it is removed");
+    assert_eq!(missed(3, &a, &kept).await, [0; 0]);
+
+    // Nobody here hears this one, so each asks for himself.
+    let unheard = channel("kept unheard");
+    let there = b.append(&unheard, "one").await.expect("it is appended").expect("it has a number");
+    let before = a.broker.status().history_reads;
+    for _ in 0..10 {
+        let query = Query::since(Position { offset: 0, ..there }, 100).or_recent();
+        let read = a.broker.history(&unheard, query).await.expect("it can be read");
+        assert_eq!(read.publications.len(), 1);
+    }
+    assert_eq!(a.broker.status().history_reads - before, 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -304,7 +304,7 @@ async fn read(plan: &Plan, bytes: usize) -> Result<Option<History>, Refusal> {
     }
     let query = match plan.wanted() {
         None => Query::TOP,
-        Some(since) => Query::since(since, history_limit(&plan.worker)).within(bytes),
+        Some(since) => Query::since(since, history_limit(&plan.worker)).within(bytes).or_recent(),
     };
     let read = plan.worker.instance.broker.history(&plan.channel, query).await;
     let history = read.map_err(|error| {

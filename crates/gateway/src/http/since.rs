@@ -184,7 +184,7 @@ impl Behind {
         let Self { channel, words, reach: Reach { at, limit }, is_begun } = self;
         let room = instance.config.outbox_limit / 2;
         // What does not fit is not even read.
-        let mut query = Query::since(*at, *limit).within(room);
+        let mut query = Query::since(*at, *limit).within(room).or_recent();
         let mut read = instance.broker.history(channel, query).await;
         while let Ok(history) = &read
             && history.too_much
