@@ -79,6 +79,24 @@ pub struct Room {
     _permit: OwnedSemaphorePermit,
 }
 
+/// A client that recovers. If it has come back it is one of the crowd, once, however many turns it waits for.
+pub struct Recovering<'a> {
+    recoveries: &'a Recoveries,
+    _member: Option<Member<'a>>,
+}
+
+impl Recovering<'_> {
+    /// Resolves when it is its turn to read what it has missed in a channel. It is nobody's if that is not waited for.
+    pub async fn turn(&self) {
+        self.recoveries.wait(1).await;
+    }
+
+    /// The same for one more channel.
+    pub async fn another_turn(&self) {
+        self.recoveries.wait(MORE).await;
+    }
+}
+
 impl Recoveries {
     /// So many a second.
     pub fn new(rate: Option<NonZeroU32>) -> Self {
@@ -103,24 +121,12 @@ impl Recoveries {
 
     /// Reads what a client that has come back has missed in a channel, in its turn.
     pub async fn in_turn<T>(&self, reading: impl Future<Output = T>) -> T {
-        self.turn(Guest::Returning).await;
+        self.join(Guest::Returning).turn().await;
         reading.await
     }
 
-    /// Resolves when it is a client's turn to read what it has missed in a channel. It is nobody's if that is not
-    /// waited for.
-    pub async fn turn(&self, guest: Guest) {
-        self.wait(guest, 1).await;
-    }
-
-    /// The same for one more channel of the same client.
-    pub async fn another_turn(&self, guest: Guest) {
-        self.wait(guest, MORE).await;
-    }
-
-    async fn wait(&self, guest: Guest, part: u32) {
+    async fn wait(&self, part: u32) {
         let Some(spacing) = self.spacing else { return };
-        let _waiting = self.join(guest);
         // Never closed.
         let _head = self.line.acquire().await;
         let now = Instant::now();
@@ -132,8 +138,9 @@ impl Recoveries {
     }
 
     /// A client is being given what it has missed, for as long as this lives.
-    pub fn join(&self, guest: Guest) -> Option<Member<'_>> {
-        (guest == Guest::Returning).then(|| self.crowd.join())
+    pub fn join(&self, guest: Guest) -> Recovering<'_> {
+        let member = (guest == Guest::Returning).then(|| self.crowd.join());
+        Recovering { recoveries: self, _member: member }
     }
 
     /// Those who wait for what they missed.
@@ -193,13 +200,14 @@ mod tests {
             assert_eq!(guests, [guest; MANY]);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             runtime.expect("a runtime").block_on(async {
-                let mut turns: Vec<_> =
-                    guests.iter().map(|guest| Box::pin(recoveries.turn(*guest))).collect();
+                let waiting: Vec<_> = guests.iter().map(|guest| recoveries.join(*guest)).collect();
+                let mut turns: Vec<_> = waiting.iter().map(|one| Box::pin(one.turn())).collect();
                 let mut rooms: Vec<_> =
                     guests.iter().map(|guest| Box::pin(recoveries.room(*guest, ROOM))).collect();
                 assert!(turns.iter_mut().all(|turn| turn.now_or_never().is_none()));
                 assert_eq!(recoveries.crowd().are_many(), many, "{channels} channels");
-                turns.clear();
+                drop(turns);
+                drop(waiting);
                 let _held = rooms.remove(0).now_or_never().expect("room");
                 let waiting = rooms.iter_mut().filter_map(FutureExt::now_or_never).count();
                 assert_eq!(waiting, 0);
@@ -213,13 +221,13 @@ mod tests {
         runtime.expect("a runtime").block_on(async {
             let recoveries = Recoveries::new(NonZeroU32::new(1));
             recoveries.next.set(Instant::now() - Duration::from_secs(1) * BURST);
-            let at_once =
-                (0..100).take_while(|_| recoveries.turn(Guest::Returning).now_or_never().is_some()).count();
+            let client = recoveries.join(Guest::Returning);
+            let at_once = (0..100).take_while(|_| client.turn().now_or_never().is_some()).count();
             assert_eq!(at_once, BURST as usize + 1);
             let next = recoveries.next.get();
-            let mut waiting = Box::pin(recoveries.turn(Guest::Returning));
+            let mut waiting = Box::pin(client.turn());
             assert!(waiting.as_mut().now_or_never().is_none());
-            assert!(recoveries.turn(Guest::Returning).now_or_never().is_none());
+            assert!(client.turn().now_or_never().is_none());
             drop(waiting);
             assert_eq!(recoveries.next.get(), next);
         });

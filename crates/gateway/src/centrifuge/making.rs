@@ -163,8 +163,8 @@ impl Share {
         guest: Guest,
         mut these: Vec<(&Plan, &mut Progress, usize)>,
     ) -> usize {
-        let _waiting = recoveries.join(guest);
-        recoveries.turn(guest).await;
+        let recovering = recoveries.join(guest);
+        recovering.turn().await;
         let (mut looking, mut count) = (FuturesUnordered::new(), 0);
         let mut looks = these.iter_mut().peekable();
         while let Some((plan, progress, bytes)) = looks.next() {
@@ -173,7 +173,7 @@ impl Share {
             // Where many wait for their turns, what was read is answered before this one's next turn has come.
             tokio::select! {
                 biased;
-                () = recoveries.another_turn(guest), if looks.peek().is_some() => {}
+                () = recovering.another_turn(), if looks.peek().is_some() => {}
                 _ = looking.next() => break,
             }
         }
@@ -213,10 +213,13 @@ impl Client {
         let mut is_first = true;
         while !missed.is_empty() {
             wait_for_memory(&self.worker, self.key).await;
-            self.worker.recoveries.turn(Guest::Returning).await;
+            let recovering = self.worker.recoveries.join(Guest::Returning);
+            recovering.turn().await;
             for _ in &missed[1..] {
-                self.worker.recoveries.another_turn(Guest::Returning).await;
+                recovering.another_turn().await;
             }
+            // Who waits for room joins for that.
+            drop(recovering);
             let needs = missed.iter().filter_map(|(_, progress)| progress.needs());
             let all = needs.fold(0, usize::saturating_add);
             room = Some(self.worker.recoveries.room(Guest::Returning, all).await);
@@ -372,4 +375,38 @@ fn missed(plan: &Plan, publications: &[fanfare_protocol::Publication]) -> Result
 /// The most publications that a client gets at a time.
 pub(super) fn history_limit(worker: &Worker) -> usize {
     worker.instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_turn_is_one_of_the_crowd_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let recoveries = Recoveries::new(NonZeroU32::new(1));
+            // Those who come first wait for nothing.
+            let first = recoveries.join(Guest::Staying);
+            while first.turn().now_or_never().is_some() {}
+            let share = Share::of(std::iter::empty(), usize::MAX);
+            let mut waiting = Vec::new();
+            let mut crowd = Vec::new();
+            while !recoveries.crowd().are_many() {
+                crowd.push(recoveries.join(Guest::Returning));
+            }
+            let many = crowd.len();
+            drop(crowd);
+            while !recoveries.crowd().are_many() {
+                let mut read = Box::pin(share.read(&recoveries, Guest::Returning, Vec::new()));
+                assert!(read.as_mut().now_or_never().is_none());
+                waiting.push(read);
+            }
+            assert_eq!(waiting.len(), many);
+        });
+    }
 }
