@@ -271,6 +271,40 @@ async fn subscribed(instance: &Instance, by: By, channel: &str, overrides: &Valu
     }
 }
 
+/// The server has made it, and nobody else can: what the back end has taken back stays so until the client is back.
+#[tokio::test]
+async fn a_connection_token_subscribes_when_its_client_connects_and_not_again() {
+    let instance = start().await;
+    let connection = token(&["--user", "ann", "--claim", "channels=[\"room:a\"]"]).await;
+    let subscription = token(&["--user", "ann", "--channel", "room:a"]).await;
+    let connected = async || {
+        let mut ann = Caller::open(instance.address()).await;
+        let welcome = ann.result("connect", json!({ "token": connection })).await;
+        assert!(welcome["subs"]["room:a"].is_object(), "{welcome}");
+        ann
+    };
+    for by_back_end in [false, true] {
+        let mut ann = connected().await;
+        if by_back_end {
+            result(&instance, "unsubscribe", json!({ "user": "ann", "channel": "room:a" })).await;
+            while ann.push().await.1 != "unsubscribe" {}
+        } else {
+            ann.result("unsubscribe", json!({ "channel": "room:a" })).await;
+        }
+        let asked = json!({ "channel": "room:a", "token": connection });
+        for asked in [json!({ "channel": "room:a" }), asked] {
+            assert_eq!(ann.error("subscribe", asked).await, 103);
+        }
+        ann.result("subscribe", json!({ "channel": "room:a", "token": subscription })).await;
+        // Its own subscription is not the one that a token is to have made.
+        let refreshed = ann.try_call("refresh", json!({ "token": connection })).await;
+        assert_eq!(refreshed.map_err(|closed| closed.0), Err(3010));
+        connected().await.leave().await;
+    }
+    let raw = format!("{}?token={connection}", instance.url("room:a"));
+    assert!(Client::try_connect(&raw, &[]).await.is_ok(), "there it is shown for this one channel");
+}
+
 #[tokio::test]
 async fn who_asks_who_comes_and_goes_is_told_if_it_may_see_who_is_there() {
     let instance = start().await;

@@ -44,8 +44,8 @@ impl Refusal {
     }
 }
 
-/// Whether a client may subscribe by itself. `granted` is whether it holds a valid subscription token for the channel, or
-/// its connection token names it.
+/// Whether a client may subscribe by itself. `granted` is whether it shows a valid subscription token for the channel, or,
+/// at a raw endpoint, a connection token that names it.
 pub fn may_subscribe(
     namespace: &Namespace,
     channel: &Channel,
