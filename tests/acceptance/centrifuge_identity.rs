@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::centrifuge::Fate::{Close, Error};
 use crate::centrifuge::{fate, now, setup};
 use crate::harness::{Caller, Client, Setup, created, eventually, request, token};
+use crate::identity::key;
 
 #[tokio::test]
 async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
@@ -41,7 +43,9 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
         (token(&with(&[])).await, Close(3507)),
         (token(&with(&[&["--user", "42"][..], &past].concat())).await, Error(109)),
         (token(&with(&[&["--user", "42"][..], &future].concat())).await, Error(109)),
-        (over, Error(110)),
+        (over.clone(), Error(110)),
+        (token(&with(&["--user", "42", "--claim", "exp=-5"])).await, Error(109)),
+        (token(&with(&["--user", "42", "--claim", "exp=null"])).await, Close(3500)),
         (nowhere, Error(102)),
     ];
     for (token, expected) in &rows {
@@ -71,6 +75,8 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
         (&subscription(&past).await, Error(109)),
         (&subscription(&future).await, Error(109)),
         (&subscription(&["--claim", "expire_at=1000000000"]).await, Error(110)),
+        (&subscription(&["--claim", "exp=-5"]).await, Error(109)),
+        (&subscription(&["--claim", "exp=null"]).await, Error(103)),
         (&other_user, Close(3500)),
         (&nobodys, Close(3500)),
         (&other_channel, Close(3500)),
@@ -89,6 +95,7 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
         ("nonsense", 3500),
         (&unsigned, 3500),
         (&expired, 3005),
+        (&over, 3005),
         (&other, 3500),
         (&more, 3010),
         (&room, 3500),
@@ -108,6 +115,10 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
         caller.result("subscribe", json!({ "channel": "$room", "token": room })).await;
         let refresh = json!({ "channel": "$room", "token": token });
         assert_eq!(caller.try_call("sub_refresh", refresh).await.unwrap_err().0, code, "{token}");
+    }
+    for (reason, refused) in [("expired", 6.0), ("expire_at", 3.0)] {
+        let counted = instance.metric("fanfare_tokens_refused_total", &[("reason", reason)]).await;
+        assert_eq!(counted, refused, "{reason}");
     }
     let mut caller = connected().await;
     caller.result("subscribe", json!({ "channel": "$room", "token": room })).await;
@@ -143,6 +154,31 @@ async fn who_does_not_say_who_it_is_or_does_not_answer_is_closed() {
     assert_eq!(caller.error("rpc", json!({})).await, 108);
     caller.say("{}").await;
     assert_eq!(caller.closed().await.0, 3501);
+}
+
+/// It waits for what was asked for behind it, whose token nobody can judge before the keys are there.
+#[tokio::test]
+async fn a_token_that_ends_before_its_subscription_is_made_is_to_be_renewed() {
+    let keys = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let jwks =
+        format!("token_jwks = \"http://{}/\"\ntoken_jwks_timeout = \"1m\"", keys.local_addr().unwrap());
+    let instance = setup(&jwks).start().await;
+    let (fetch, _) = keys.accept().await.unwrap();
+    let mut caller =
+        Caller::connect(instance.address(), json!({ "token": token(&["--user", "42"]).await })).await;
+    let private = key("other.pem");
+    let unknown = ["--user", "42", "--channel", "$b", "--private-key", &private, "--kid", "new"];
+    let unknown = created(&unknown, &[]).await;
+    let end = now() + 3;
+    let brief = token(&["--user", "42", "--channel", "$a", "--claim", &format!("exp={end}")]).await;
+    let ask = |id, channel, token| json!({ "id": id, "subscribe": { "channel": channel, "token": token } });
+    caller.say(&format!("{}\n{}", ask(7, "$a", brief), ask(8, "$b", unknown))).await;
+    eventually("the first one's time is over", async || now() >= end).await;
+    drop((fetch, keys));
+    for (id, code) in [(7, 109), (8, 100)] {
+        let answer = caller.message().await.unwrap();
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(id), &json!(code)), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ const FOREIGN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 const FOREIGN_SECRET: &str = "your-256-bit-secret";
 
-fn key(name: &str) -> String {
+/// A file with a key that only the tests have.
+pub fn key(name: &str) -> String {
     let file: PathBuf =
         [env!("CARGO_MANIFEST_DIR"), "../crates/gateway/src/identity/testkeys", name].iter().collect();
     file.display().to_string()
@@ -37,6 +38,12 @@ async fn a_token_that_was_made_by_hand_is_valid_by_hand() {
         (words(&[]), &secret, "of an anonymous client"),
         (words(&["--user", "42", "--expires-in", "0"]), &secret, "for ever"),
         (words(&["--user", "42", "--expires-in", "30m"]), &secret, "from now"),
+        (
+            words(&["--user", "42", "--claim", "expire_at=4102444800"]),
+            &secret,
+            "what it opens ends at 2100-01-01T00:00:00Z",
+        ),
+        (words(&["--user", "42", "--claim", "expire_at=0"]), &secret, "what it opens has no end"),
         (
             words(&["--channel", "$room", "--user", "42"]),
             &secret,
@@ -70,6 +77,11 @@ async fn a_token_that_is_not_valid_says_why() {
     let past = created(&["--claim", "exp=1000000000"], &secret).await;
     let future = created(&["--claim", "nbf=100000000000"], &secret).await;
     let room = created(&["--user", "42", "--channel", "$room"], &secret).await;
+    let over = created(&["--user", "42", "--claim", "expire_at=1000000000"], &secret).await;
+    let room_is_over = ["--user", "42", "--channel", "$room", "--claim", "expire_at=1000000000"];
+    let room_is_over = created(&room_is_over, &secret).await;
+    let negative = created(&["--claim", "exp=-5"], &secret).await;
+    let null = created(&["--claim", "exp=null"], &secret).await;
     let foreign = created(&["--private-key", &other], &[]).await;
     // {"alg":"none"}
     let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", good.split('.').nth(1).unwrap());
@@ -85,6 +97,10 @@ async fn a_token_that_is_not_valid_says_why() {
         (&[&good], &[("FANFARE_TOKEN_SECRETS", retired.as_str())], 1, "retired_key"),
         (&[&past], &secret, 1, "expired"),
         (&[&future], &secret, 1, "not_yet_valid"),
+        (&[&over], &secret, 1, "its `expire_at` has passed"),
+        (&[&room_is_over], &secret, 1, "its `expire_at` has passed"),
+        (&[&negative], &secret, 1, "(expired)"),
+        (&[&null], &secret, 1, "`exp` and `nbf` are seconds since 1970, or are left out"),
         (&[&good], &strict, 1, "audience"),
         (&[&room, "--channel", "$other"], &secret, 1, "channel"),
         (&[&room, "--user", "7"], &secret, 1, "user"),

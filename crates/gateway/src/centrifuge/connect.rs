@@ -41,7 +41,7 @@ impl Client {
         if !wanted.is_empty() && self.worker.instance.memory.is_full() {
             return Err(ErrorCode::Internal.into());
         }
-        let ttl = seconds_left(identity.expiry, ErrorCode::Expired.into())?;
+        let ttl = seconds_left(identity.expiry, ErrorCode::TokenExpired.into())?;
         let claimed = Claimed::take(&self.worker.instance, &self.user, self.id).await;
         self.claimed = claimed.map_err(|why| match why {
             NoPlace::Full => Refusal::from(DisconnectCode::ConnectionLimit),

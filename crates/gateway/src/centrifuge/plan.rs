@@ -85,7 +85,7 @@ impl Client {
     ) -> Result<Plan, Refusal> {
         let namespaces = &self.worker.instance.config.channels;
         let namespace = namespaces.resolve(&channel).map_err(|_| ErrorCode::UnknownChannel)?.clone();
-        let ttl = seconds_left(grant.expiry, ErrorCode::Expired.into())?;
+        let ttl = seconds_left(grant.expiry, ErrorCode::TokenExpired.into())?;
         let filter = request.tf.clone().map(Filter::parse).transpose()?;
         let features = namespace.features(&grant.overrides);
         let has = |wish: Wish, asked: bool| wish == Wish::Force || (wish == Wish::Allow && asked);

@@ -235,16 +235,21 @@ fn praise(examined: &Examined) -> String {
         true => text.push_str(" of an anonymous client"),
         false => write!(text, " of user {user:?}").expect("a string takes it"),
     }
-    match expiry {
+    match examined.until {
         None => text.push_str(", for ever"),
-        Some(Expiry(at)) => {
-            let left = Duration::from_secs(at.saturating_sub(now())).to_toml().unwrap_or_default();
-            write!(text, ", until {} ({} from now)", Expiry(at), left.trim_matches('"'))
-                .expect("a string takes it");
-        }
+        Some(until) => write!(text, ", until {}", moment(until)).expect("a string takes it"),
+    }
+    if expiry != examined.until {
+        let end = expiry.map_or_else(|| "has no end".to_owned(), |end| format!("ends at {}", moment(end)));
+        write!(text, "\nwhat it opens {end}, by `expire_at`").expect("a string takes it");
     }
     write!(text, "\nsigned with {}\n", examined.key).expect("a string takes it");
     text
+}
+
+fn moment(end: Expiry) -> String {
+    let left = Duration::from_secs(end.0.saturating_sub(now())).to_toml().unwrap_or_default();
+    format!("{end} ({} from now)", left.trim_matches('"'))
 }
 
 /// The flags by which a configuration says what tokens are checked with.

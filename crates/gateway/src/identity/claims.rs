@@ -1,5 +1,5 @@
-//! What a token says, once its signature is good: claims become values of the types that sessions use, or a fault. Times
-//! and audiences have been looked at before.
+//! What a token says, once its signature is good: claims become values of the types that sessions use, or a fault.
+//! Whom it is for and from (`aud`, `iss`) has been looked at before.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,20 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fanfare_protocol::Channel;
 use fanfare_protocol::payload::check_json;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Expiry, Grant, Identity, Overrides, SubscriptionToken, TokenFault, User};
+use super::{Expiry, Grant, Identity, Overrides, SubscriptionToken, TokenFault, User, now};
 
 /// The claims of both kinds of token (section 8 of the protocol's description). Others are passed over.
 #[derive(Debug, Deserialize)]
 pub struct Claims {
     sub: Option<String>,
+    #[serde(default, deserialize_with = "seconds")]
     exp: Option<f64>,
+    #[serde(default, deserialize_with = "seconds")]
+    nbf: Option<f64>,
     jti: Option<String>,
     expire_at: Option<f64>,
     info: Option<Box<RawValue>>,
@@ -112,20 +116,26 @@ impl Claims {
         })
     }
 
+    /// Until when the token may be shown. In the very second of `exp` it is good no more (RFC 7519, section 4.1.4).
+    pub fn until(&self, leeway: u64) -> Option<Expiry> {
+        self.exp.map(|at| end(at, leeway))
+    }
+
     /// When to refresh: `expire_at`, where it is there, wins over `exp`, and is never if it is not positive. The
-    /// leeway that a token is granted is granted to what it has opened. In the very second of `exp` a token is good
-    /// no more (RFC 7519, section 4.1.4): whoever has it is to get a new one.
+    /// leeway that a token is granted is granted to what it has opened. What passes after this, until it is opened, is
+    /// the end of a token that was good, and whoever has it is to get a new one.
     fn expiry(&self, leeway: u64) -> Result<Option<Expiry>, TokenFault> {
-        // Saturates, where somebody has said 1e300.
-        let expiry = |at: f64, leeway| Expiry((at as u64).saturating_add(leeway));
-        let end = self.exp.map(|at| expiry(at, leeway));
-        if end.is_some_and(|end| end.seconds_left().is_none()) {
+        let is_over = |end: Option<Expiry>| end.is_some_and(|end| end.seconds_left().is_none());
+        let until = self.until(leeway);
+        if is_over(until) {
             return Err(TokenFault::Expired);
         }
-        Ok(match self.expire_at {
-            Some(at) => (at > 0.0).then(|| expiry(at, 0)),
-            None => end,
-        })
+        if self.nbf.is_some_and(|from| from > now().saturating_add(leeway) as f64) {
+            return Err(TokenFault::NotYetValid);
+        }
+        let Some(at) = self.expire_at else { return Ok(until) };
+        let end = (at > 0.0).then(|| end(at, 0));
+        if is_over(end) { Err(TokenFault::Over) } else { Ok(end) }
     }
 }
 
@@ -151,6 +161,17 @@ impl Override {
             force_recovery: value(self.force_recovery),
         }
     }
+}
+
+/// Saturates, where somebody has said -5 or 1e300.
+fn end(at: f64, leeway: u64) -> Expiry {
+    Expiry((at as u64).saturating_add(leeway))
+}
+
+/// What is there must be a number: who writes `null` has lost the end that the token was to have.
+fn seconds<'de, D: Deserializer<'de>>(claim: D) -> Result<Option<f64>, D::Error> {
+    let number = f64::deserialize(claim);
+    number.map(Some).map_err(|_| D::Error::custom("`exp` and `nbf` are seconds since 1970, or are left out"))
 }
 
 /// A payload that is given as JSON or in base64, which wins.

@@ -36,6 +36,9 @@ pub enum TokenFault {
     /// `exp` has passed.
     #[error("it has expired")]
     Expired,
+    /// `expire_at` has passed: what it opens would be over.
+    #[error("what it opens is over: its `expire_at` has passed")]
+    Over,
     /// `nbf` is still to come.
     #[error("it is not valid yet")]
     NotYetValid,
@@ -76,7 +79,7 @@ impl TokenFault {
     pub const COUNT: usize = Self::LABELS.len();
 
     /// Their labels in metrics, in the order of [`TokenFault::index`].
-    pub const LABELS: [&'static str; 18] = [
+    pub const LABELS: [&'static str; 19] = [
         "malformed",
         "type",
         "critical",
@@ -87,6 +90,7 @@ impl TokenFault {
         "retired_key",
         "signature",
         "expired",
+        "expire_at",
         "not_yet_valid",
         "audience",
         "issuer",
@@ -110,14 +114,15 @@ impl TokenFault {
             Self::RetiredKey => 7,
             Self::Signature => 8,
             Self::Expired => 9,
-            Self::NotYetValid => 10,
-            Self::Audience => 11,
-            Self::Issuer => 12,
-            Self::Kind(_) => 13,
-            Self::Anonymous => 14,
-            Self::Channel => 15,
-            Self::User => 16,
-            Self::Client => 17,
+            Self::Over => 10,
+            Self::NotYetValid => 11,
+            Self::Audience => 12,
+            Self::Issuer => 13,
+            Self::Kind(_) => 14,
+            Self::Anonymous => 15,
+            Self::Channel => 16,
+            Self::User => 17,
+            Self::Client => 18,
         }
     }
 
@@ -136,6 +141,7 @@ impl TokenFault {
         match self {
             Self::KeysUnavailable => Consequence::Error(ErrorCode::Internal),
             Self::Anonymous => Consequence::Close(DisconnectCode::PermissionDenied),
+            Self::Over => Consequence::Error(ErrorCode::Expired),
             fault if fault.is_time() => Consequence::Error(ErrorCode::TokenExpired),
             _ => Consequence::Close(DisconnectCode::InvalidToken),
         }
@@ -146,6 +152,7 @@ impl TokenFault {
         match self {
             Self::KeysUnavailable => Consequence::Error(ErrorCode::Internal),
             Self::Channel | Self::User | Self::Client => Consequence::Close(DisconnectCode::InvalidToken),
+            Self::Over => Consequence::Error(ErrorCode::Expired),
             fault if fault.is_time() => Consequence::Error(ErrorCode::TokenExpired),
             _ => Consequence::Error(ErrorCode::PermissionDenied),
         }
@@ -155,6 +162,7 @@ impl TokenFault {
     pub fn on_refresh(&self) -> Consequence {
         match self {
             Self::KeysUnavailable => Consequence::Error(ErrorCode::Internal),
+            Self::Over => Consequence::Close(DisconnectCode::Expired),
             fault if fault.is_time() => Consequence::Close(DisconnectCode::Expired),
             _ => Consequence::Close(DisconnectCode::InvalidToken),
         }
@@ -164,6 +172,7 @@ impl TokenFault {
     pub fn on_sub_refresh(&self) -> Consequence {
         match self {
             Self::KeysUnavailable => Consequence::Error(ErrorCode::Internal),
+            Self::Over => Consequence::Close(DisconnectCode::SubscriptionExpired),
             fault if fault.is_time() => Consequence::Close(DisconnectCode::SubscriptionExpired),
             _ => Consequence::Close(DisconnectCode::InvalidToken),
         }

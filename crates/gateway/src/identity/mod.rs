@@ -159,7 +159,7 @@ impl Expiry {
     /// The longest time that a client is told, as the protocol has it: 365 days.
     const LONGEST: u64 = 365 * 86_400;
 
-    /// Whole seconds from now on, at most 365 days; nothing when it is over (error 110, or 109 with a new token).
+    /// Whole seconds from now on, at most 365 days; nothing when it is over.
     pub fn seconds_left(self) -> Option<u32> {
         let left = self.0.checked_sub(now()).filter(|left| *left > 0)?;
         u32::try_from(left.min(Self::LONGEST)).ok()

@@ -16,10 +16,22 @@ async fn a_connection_token_is_held_against_its_claims() {
         (plain, json!({"sub": "42", "exp": now - 1}), "expired"),
         (plain, json!({"sub": "42", "exp": now}), "expired"),
         (plain, json!({"sub": "42", "exp": now, "expire_at": now + 60}), "expired"),
-        (plain, json!({"sub": "42", "exp": now + 60, "expire_at": now}), "good"),
+        (plain, json!({"sub": "42", "exp": now + 60, "expire_at": now}), "expire_at"),
+        (plain, json!({"sub": "42", "expire_at": 0.5}), "expire_at"),
+        (plain, json!({"sub": "42", "exp": now - 1, "expire_at": now - 1}), "expired"),
+        (plain, json!({"sub": "42", "nbf": now + 60, "expire_at": now - 1}), "not_yet_valid"),
         (plain, json!({"sub": "42", "exp": 0}), "expired"),
-        (plain, json!({"sub": "42", "exp": -5}), "malformed"),
+        (plain, json!({"sub": "42", "exp": -5}), "expired"),
+        (plain, json!({"sub": "42", "exp": -0.5}), "expired"),
+        (plain, json!({"sub": "42", "exp": -1e300}), "expired"),
+        (plain, json!({"sub": "42", "exp": 1e300}), "good"),
+        (plain, json!({"sub": "42", "exp": null}), "malformed"),
         (plain, json!({"sub": "42", "exp": "tomorrow"}), "malformed"),
+        (plain, json!({"sub": "42", "exp": true}), "malformed"),
+        (plain, json!({"sub": "42", "exp": [now + 60]}), "malformed"),
+        (plain, json!({"sub": "42", "nbf": -5}), "good"),
+        (plain, json!({"sub": "42", "nbf": 1e300}), "not_yet_valid"),
+        (plain, json!({"sub": "42", "nbf": null}), "malformed"),
         (plain, json!({"sub": "42", "nbf": now + 60}), "not_yet_valid"),
         (plain, json!({"sub": "42", "nbf": "x"}), "malformed"),
         (plain, json!({"sub": "42", "exp": now - 1, "nbf": now + 60}), "expired"),
@@ -75,6 +87,9 @@ async fn a_subscription_token_opens_one_channel_to_one_user() {
         (json!({"sub": "", "channel": "$room"}), "user"),
         (json!({"sub": "42", "channel": "$room", "client": "c2"}), "client"),
         (json!({"sub": "42", "channel": "$room", "exp": now - 1}), "expired"),
+        (json!({"sub": "42", "channel": "$room", "exp": -5}), "expired"),
+        (json!({"sub": "42", "channel": "$room", "exp": null}), "malformed"),
+        (json!({"sub": "42", "channel": "$room", "expire_at": now}), "expire_at"),
         (json!({"sub": "42"}), "kind"),
         (json!({"sub": "42", "channel": ""}), "kind"),
         (json!({"sub": "42", "channel": 7}), "malformed"),
@@ -90,6 +105,31 @@ async fn a_subscription_token_opens_one_channel_to_one_user() {
 }
 
 #[tokio::test]
+async fn whoever_joins_one_channel_with_a_token_is_its_user() {
+    let open: &[(&str, &str)] = &[];
+    let named: &[(&str, &str)] = &[("allow_anonymous_tokens", "false")];
+    let either: &[(&str, &str)] = &[("allow_anonymous_tokens", "false"), ("allow_anonymous", "true")];
+    for (flags, claims, expected) in [
+        (open, json!({"channel": "$room"}), "good"),
+        (open, json!({"sub": "42", "channel": "$room"}), "good"),
+        (open, json!({"sub": "42", "channel": "$other"}), "channel"),
+        (open, json!({"sub": "42", "channel": "$room", "client": "c1"}), "client"),
+        (open, json!({"sub": "42", "channel": "$room", "expire_at": 1}), "expire_at"),
+        (open, json!({"sub": "42", "channels": ["$room"]}), "good"),
+        (named, json!({"channels": ["$room"]}), "anonymous"),
+        (named, json!({"channel": "$room"}), "anonymous"),
+        (named, json!({"sub": "42", "channel": "$room"}), "good"),
+        // Who may come in without a token is nobody in particular, too.
+        (either, json!({"channel": "$room"}), "good"),
+    ] {
+        let verifier = verifier(&[&[("token_secrets", SECRET)], flags].concat());
+        let outcome = verifier.admission(&ordinary(&claims), &Channel::new("$room").unwrap()).await;
+        assert_eq!(label(&outcome), expected, "{flags:?} {claims}: {outcome:?}");
+        assert!(outcome.is_err() || outcome.unwrap().granted, "{claims}");
+    }
+}
+
+#[tokio::test]
 async fn a_refreshed_connection_stays_its_users() {
     let verifier = verifier(&[("token_secrets", SECRET)]);
     for (claims, expected) in [
@@ -97,6 +137,7 @@ async fn a_refreshed_connection_stays_its_users() {
         (json!({"sub": "7"}), "user"),
         (json!({}), "user"),
         (json!({"sub": "42", "exp": 1}), "expired"),
+        (json!({"sub": "42", "expire_at": 1}), "expire_at"),
     ] {
         let outcome = verifier.refreshed(&ordinary(&claims), &User::new("42")).await;
         assert_eq!(label(&outcome), expected, "{claims}");
@@ -176,7 +217,6 @@ async fn when_to_refresh_is_said_by_one_claim_or_the_other() {
         (json!({"exp": now + 60, "expire_at": 0}), None),
         (json!({"exp": now + 60, "expire_at": -1}), None),
         (json!({"expire_at": now + 600}), Some(now + 600)),
-        (json!({"expire_at": now - 600}), Some(now - 600)),
         (json!({"expire_at": 1e300}), Some(u64::MAX)),
     ] {
         let identity = verifier.connection(&ordinary(&claims)).await.unwrap();

@@ -17,6 +17,7 @@ fn every_fault_has_a_place_and_answers() {
         TokenFault::RetiredKey,
         TokenFault::Signature,
         TokenFault::Expired,
+        TokenFault::Over,
         TokenFault::NotYetValid,
         TokenFault::Audience,
         TokenFault::Issuer,
@@ -36,6 +37,7 @@ fn every_fault_has_a_place_and_answers() {
         let expected = match fault {
             TokenFault::KeysUnavailable => [100, 100, 100, 100],
             TokenFault::Expired | TokenFault::NotYetValid => [109, 109, 3005, 3006],
+            TokenFault::Over => [110, 110, 3005, 3006],
             TokenFault::Anonymous => [3507, 103, 3500, 3500],
             TokenFault::Channel | TokenFault::User | TokenFault::Client => [3500, 3500, 3500, 3500],
             _ => [3500, 103, 3500, 3500],
