@@ -76,10 +76,12 @@ impl Siege {
         }
     }
 
-    /// By how much the p99 latency grew: the median over the rounds.
+    /// By how much the p99 latency grew, from the median over the rounds to that under the attack.
     pub fn ratio(&self) -> f64 {
-        let ratio = |(quiet, attacked): &(u64, u64)| *attacked as f64 / (*quiet).max(1) as f64;
-        median(self.rounds.iter().map(ratio).collect()).unwrap_or(1.0)
+        match (self.p99(|round| round.0), self.p99(|round| round.1)) {
+            (0, _) => 1.0,
+            (quiet, attacked) => attacked as f64 / quiet as f64,
+        }
     }
 
     fn p99(&self, of: fn(&(u64, u64)) -> u64) -> u64 {
