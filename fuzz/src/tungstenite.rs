@@ -16,8 +16,8 @@ use crate::decoder::{Outcome, Seen};
 pub fn check(role: Role, limits: Limits, stream: &[u8], ours: &Outcome) {
     let (events, end) = decode(role, limits, stream);
     match (ours.offence, ours.events.last()) {
-        // "The minimal number of bytes MUST be used to encode the length" (RFC 6455 §5.2), and it looks away, also where
-        // that makes a control frame too long; and it counts no fragments.
+        // "The minimal number of bytes MUST be used to encode the length" (RFC 6455 §5.2), and it looks away, also
+        // where that makes a control frame too long; and it counts no fragments.
         (
             Some(Offence::LengthNotMinimal(_) | Offence::ControlTooLong | Offence::TooManyFragments { .. }),
             _,

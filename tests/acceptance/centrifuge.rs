@@ -1,5 +1,5 @@
-//! The Centrifuge client protocol on one instance, rule by rule: what is malformed, what is refused and with which code,
-//! and lies about positions. Who a client is, is `centrifuge_identity`'s business.
+//! The Centrifuge client protocol on one instance, rule by rule: what is malformed, what is refused and with which
+//! code, and lies about positions. Who a client is, is `centrifuge_identity`'s business.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,6 @@
-//! What tokens and the back end give a client in a channel: what others are shown of it, where it begins, and what it has
-//! otherwise than the channel's options say. Which tokens are refused, and how, is `centrifuge_identity`'s business.
+//! What tokens and the back end give a client in a channel: what others are shown of it, where it begins, and what it
+//! has otherwise than the channel's options say. Which tokens are refused, and how, is `centrifuge_identity`'s
+//! business.
 
 use serde_json::{Value, json};
 
@@ -329,8 +330,8 @@ async fn who_asks_who_comes_and_goes_is_told_if_it_may_see_who_is_there() {
     }
 }
 
-/// What is shown of a client goes to others beside its words: what is more together than an outbox holds is refused, and
-/// cuts nobody.
+/// What is shown of a client goes to others beside its words: what is more together than an outbox holds is refused,
+/// and cuts nobody.
 #[tokio::test]
 async fn what_is_shown_of_a_client_cuts_nobody() {
     const OUTBOX: usize = 64 << 10;

@@ -241,7 +241,8 @@ async fn who_does_not_answer_a_ping_is_closed_and_who_goes_is_missed() {
     }
 }
 
-/// The bar is 5 KiB at 10,000, as for WebSockets. Less is asked here, because a handshake that is not let go of is 2 KiB.
+/// The bar is 5 KiB at 10,000, as for WebSockets. Less is asked here, because a handshake that is not let go of is 2
+/// KiB.
 #[tokio::test]
 async fn an_idle_session_in_a_body_is_small() {
     const COUNT: usize = 2000;

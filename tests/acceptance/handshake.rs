@@ -316,7 +316,7 @@ async fn requests_in_one_piece_are_answered_one_after_the_other() {
         assert_eq!(answer.status, 200);
         socket.skip(answer.header("content-length").unwrap().parse().unwrap()).await;
     }
-    // A millisecond after each but the first of what came together, which is never less, however busy the machine is; and
-    // they came in a few pieces at most.
+    // A millisecond after each but the first of what came together, which is never less, however busy the machine is;
+    // and they came in a few pieces at most.
     assert!(start.elapsed() >= Duration::from_millis(180), "{:?}", start.elapsed());
 }

@@ -225,7 +225,8 @@ async fn a_full_instance_refuses_subscriptions_for_a_while_and_nothing_else() {
     confined.recovers("full").await;
 }
 
-/// Each asks for what it has missed in sixteen channels and takes none of it: all together twelve times of what there is.
+/// Each asks for what it has missed in sixteen channels and takes none of it: all together twelve times of what there
+/// is.
 #[tokio::test]
 async fn recoveries_that_nobody_takes_are_not_all_held() {
     const CHANNELS: usize = 16;
@@ -343,8 +344,8 @@ async fn answers_that_nobody_takes_are_not_all_made() {
     confined.recovers("answers").await;
 }
 
-/// Two and a half times of what there is, in ever new channels: what was published longest ago is forgotten, and whoever
-/// comes back for it is told so.
+/// Two and a half times of what there is, in ever new channels: what was published longest ago is forgotten, and
+/// whoever comes back for it is told so.
 async fn histories_are_forgotten_before_anybody_is_ended(by: &str, each: usize, bytes: usize) {
     const ALL: usize = 240 * MIB as usize;
     let file = "

@@ -91,8 +91,8 @@ async fn unfinished_messages_are_given_up() {
     confined.recovers("unfinished").await;
 }
 
-/// What somebody sends who never finishes asking: at first, and then, so much that all together would take twice of what
-/// there is.
+/// What somebody sends who never finishes asking: at first, and then, so much that all together would take twice of
+/// what there is.
 struct Unfinished {
     name: &'static str,
     begun: Vec<u8>,

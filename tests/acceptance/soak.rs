@@ -332,8 +332,8 @@ async fn play(seed: u64, faults: u64, durable: bool) -> BTreeMap<&'static str, u
     for publisher in publishers {
         acknowledged.push(publisher.await.expect("a publisher goes on until it is acknowledged"));
     }
-    // One more, which brings everybody to where the channels are: whoever has been to places that Redis has forgotten is
-    // told of that, and this may be what it is told of. Then one that everybody must be given.
+    // One more, which brings everybody to where the channels are: whoever has been to places that Redis has forgotten
+    // is told of that, and this may be what it is told of. Then one that everybody must be given.
     let mut places = HashMap::new();
     for number in [1, 2] {
         for channel in CHANNELS {

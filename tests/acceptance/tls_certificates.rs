@@ -112,8 +112,8 @@ async fn a_pipe_is_no_certificate() {
     );
 }
 
-/// Pairs that are no good: (name, what stands in the certificate's and in the key's file, which key is to blame, what the
-/// line says).
+/// Pairs that are no good: (name, what stands in the certificate's and in the key's file, which key is to blame, what
+/// the line says).
 type BadPair = (&'static str, Option<Vec<u8>>, Option<Vec<u8>>, &'static str, &'static str);
 
 fn bad_pairs(certificates: &Certificates) -> Vec<BadPair> {

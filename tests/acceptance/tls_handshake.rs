@@ -258,8 +258,8 @@ async fn what_is_no_handshake_is_told_and_counted() {
     .await;
 }
 
-/// The last words of the handshake, the request and the first messages in one segment; and the first messages cut in the
-/// middle of a record.
+/// The last words of the handshake, the request and the first messages in one segment; and the first messages cut in
+/// the middle of a record.
 #[tokio::test]
 async fn nothing_that_comes_early_is_lost() {
     const MESSAGES: u32 = 40;

@@ -9,8 +9,9 @@ from collections import Counter
 # How many cases there are: a suite that ran fewer has not run.
 CASES = {"fast": 373, "whole": 517}
 
-# Lawful, and not the suite's first choice, which is that a whole message before the offence is echoed first. RFC 6455 section 7.1.7
-# has an endpoint fail the connection; what was published just before it may still be on its way through the relay then.
+# Lawful, and not the suite's first choice, which is that a whole message before the offence is echoed first. RFC 6455
+# section 7.1.7 has an endpoint fail the connection; what was published just before it may still be on its way through
+# the relay then.
 NON_STRICT = {
     "3.2": "a message, then a frame with reserved bit 2: we fail the connection at the frame, before the echo",
     "3.3": "a message, then a frame with reserved bits 2 and 3, frame by frame: the echo and the failure race",

@@ -1,5 +1,5 @@
-// The npm package `centrifuge` in Chromium over the transports that are no WebSocket, from a page of another origin: its stream is at one
-// instance, what it says goes to the other. And those who only listen, with what a browser has.
+// The npm package `centrifuge` in Chromium over the transports that are no WebSocket, from a page of another origin:
+// its stream is at one instance, what it says goes to the other. And those who only listen, with what a browser has.
 
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

@@ -1,5 +1,5 @@
-// Chromium's own EventSource, bare as it is: behind HAProxy, over TLS, from a page of another origin. It comes back by itself, to
-// whatever instance there is, and has missed nothing.
+// Chromium's own EventSource, bare as it is: behind HAProxy, over TLS, from a page of another origin. It comes back by
+// itself, to whatever instance there is, and has missed nothing.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";

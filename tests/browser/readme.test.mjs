@@ -1,5 +1,5 @@
-// The README's chat page as a newcomer follows it: its two files as they are written there, the library from npm, in Chromium. Only the ports
-// are others. What else the README says is held by the tests of what it is about.
+// The README's chat page as a newcomer follows it: its two files as they are written there, the library from npm, in
+// Chromium. Only the ports are others. What else the README says is held by the tests of what it is about.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";

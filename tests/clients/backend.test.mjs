@@ -1,6 +1,6 @@
-// Python's cent, unmodified, against the HTTP API of one instance that serves from memory, one with Redis, and two behind HAProxy;
-// what it publishes is heard by WebSockets of every instance. What is asked of it is in backend.py. And what a back end wants of clients,
-// wherever they are, heard by the npm package `centrifuge`.
+// Python's cent, unmodified, against the HTTP API of one instance that serves from memory, one with Redis, and two
+// behind HAProxy; what it publishes is heard by WebSockets of every instance. What is asked of it is in backend.py. And
+// what a back end wants of clients, wherever they are, heard by the npm package `centrifuge`.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";

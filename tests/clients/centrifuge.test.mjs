@@ -1,6 +1,6 @@
-// The npm package `centrifuge` over each of its transports, and the PyPI package `centrifuge-python`, unmodified, in JSON and in Protobuf,
-// against one instance that serves from memory, one with Redis, and two behind HAProxy. Each test is one thing that the package's
-// users rely on. And those who only listen, with no library at all.
+// The npm package `centrifuge` over each of its transports, and the PyPI package `centrifuge-python`, unmodified, in
+// JSON and in Protobuf, against one instance that serves from memory, one with Redis, and two behind HAProxy. Each test
+// is one thing that the package's users rely on. And those who only listen, with no library at all.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";

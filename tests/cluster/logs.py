@@ -8,7 +8,8 @@ import subprocess
 import compose
 from report import none_of
 
-# HAProxy's httplog: client, time, frontend, backend/server, timers, status, bytes, cookies, how it ended, counts, queues, request.
+# HAProxy's httplog: client, time, frontend, backend/server, timers, status, bytes, cookies, how it ended, counts,
+# queues, request.
 REQUEST = re.compile(
     r"^(?P<client>\S+:\d+) \[[^\]]+\] (?P<frontend>\S+) (?P<backend>[^/ ]+)/(?P<server>\S+) \S+ (?P<status>-?\d+) \S+ - - "
     r"(?P<end>\S{4}) \S+ \S+ \"(?P<request>[^\"]*)\"$"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-# At the two ends of a connection a message may pass on either side of it. Only what was seen clear of both ends is demanded.
+# At the two ends of a connection a message may pass on either side of it. Only what was seen clear of both ends is
+# demanded.
 MARGIN = 1.0
 
 

@@ -23,7 +23,8 @@ pub enum Claim {
     Held,
     /// All places are taken, by connections of living instances; nothing is claimed.
     Full,
-    /// All places are taken, but some by an instance that may have died: nothing is claimed, and there may be room soon.
+    /// All places are taken, but some by an instance that may have died: nothing is claimed, and there may be room
+    /// soon.
     InDoubt,
     /// The bus is away, so that nobody knows. The place is the connection's: it counts as soon as the bus is back, even
     /// if there are too many then.

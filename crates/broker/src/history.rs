@@ -65,7 +65,8 @@ impl Default for AppendOptions {
 /// What came of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
-    /// Where it is in the channel's history, or where what was published instead of it is; nothing where nothing is kept.
+    /// Where it is in the channel's history, or where what was published instead of it is; nothing where nothing is
+    /// kept.
     pub position: Option<Position>,
     /// Why it was not published itself.
     pub suppressed: Option<Suppressed>,
@@ -117,8 +118,8 @@ pub struct Query {
     pub limit: usize,
     /// The newest first.
     pub reverse: bool,
-    /// All of it, or if that is more than so many bytes, nothing: whoever asks has room for so much. `usize::MAX` for any
-    /// number.
+    /// All of it, or if that is more than so many bytes, nothing: whoever asks has room for so much. `usize::MAX` for
+    /// any number.
     pub bytes: usize,
     /// What was read a moment ago will do, where nothing has come since: whoever asks hears what is published.
     pub recent: bool,

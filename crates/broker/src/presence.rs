@@ -19,8 +19,8 @@ use crate::{Away, Cursor, Page, Pending};
 /// causes no news. An anonymous connection is a user of its own, without grace. Each change is told once, in one order
 /// with the channel's publications, to every instance that is subscribed.
 pub trait Presence {
-    /// Takes a member in, or changes what is told about it. Registered by the call itself, also if the future is dropped;
-    /// it resolves when every instance can see it, or says that the bus is away: then that will be so later.
+    /// Takes a member in, or changes what is told about it. Registered by the call itself, also if the future is
+    /// dropped; it resolves when every instance can see it, or says that the bus is away: then that will be so later.
     fn enter(&self, channel: &Channel, member: Member) -> Pending<'static, Result<(), Away>>;
 
     /// Lets a member go; nothing happens if it is not there. If it was its user's last, that is told after `grace`,

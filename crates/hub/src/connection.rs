@@ -271,8 +271,8 @@ impl Connection {
         its
     }
 
-    /// Frees what it has of memory, but for the rest of a frame that has begun to go out, and of a record that has begun
-    /// to come. False if that is so much that it cannot be told why it ends.
+    /// Frees what it has of memory, but for the rest of a frame that has begun to go out, and of a record that has
+    /// begun to come. False if that is so much that it cannot be told why it ends.
     fn let_go(&mut self) -> bool {
         self.decoder = None;
         self.context = None;
@@ -297,7 +297,8 @@ impl Connection {
         outbox.bytes() + self.socket.as_ref().map_or(0, |socket| socket.waiting())
     }
 
-    /// Takes it out of its rooms, as far as it knows of them itself. What its session keeps of them goes when that does.
+    /// Takes it out of its rooms, as far as it knows of them itself. What its session keeps of them goes when that
+    /// does.
     pub(crate) fn take_seats(&mut self) -> SmallVec<[Seat; 1]> {
         let seats = std::mem::take(&mut self.seats);
         let in_hub = u32::try_from(IN_HUB * seats.len()).unwrap_or(u32::MAX);

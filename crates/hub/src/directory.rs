@@ -95,7 +95,8 @@ impl Directory {
         self.0.pin().get(channel).map_or(0, |entry| entry.subscribers.load(Ordering::Relaxed))
     }
 
-    /// A worker does not want these formats any more. The channel stays listed, even for nobody, until it is tidied away.
+    /// A worker does not want these formats any more. The channel stays listed, even for nobody, until it is tidied
+    /// away.
     pub(crate) fn leave(&self, channel: &Channel, formats: Formats, worker: usize) {
         formats.iter().for_each(|format| self.change(channel, format, |workers| workers.without(worker)));
     }

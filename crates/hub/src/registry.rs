@@ -108,8 +108,8 @@ pub(crate) struct Registry {
     by_channel: HashMap<Channel, u32>,
     /// Rooms in which a round is under way or publications wait, in the order of their turns, each with its serial.
     rounds: VecDeque<(u32, u32)>,
-    /// Channels that lost their last member here, and the tick at which they last did: the directory forgets them a while
-    /// later.
+    /// Channels that lost their last member here, and the tick at which they last did: the directory forgets them a
+    /// while later.
     deserted: HashMap<Channel, u64>,
     /// Bytes that all rooms keep for their rounds.
     kept_bytes: usize,

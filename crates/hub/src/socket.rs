@@ -113,8 +113,8 @@ impl Socket {
         }
     }
 
-    /// Ends the connection when what was written has not been confirmed by the peer for so long: one that is gone without
-    /// a word, and from which nothing is awaited, is found out by that.
+    /// Ends the connection when what was written has not been confirmed by the peer for so long: one that is gone
+    /// without a word, and from which nothing is awaited, is found out by that.
     pub fn give_up_after(&self, span: Duration) {
         // An error means that the kernel's own patience holds.
         let _ = SockRef::from(self.stream()).set_tcp_user_timeout(Some(span));

@@ -77,8 +77,8 @@ impl Subscription {
     }
 }
 
-/// What the hub keeps for a subscription in a channel of its own, beside the name: a room, a membership, an entry of the
-/// directory and one among what the broker knows. Measured with jemalloc, of the whole process: 530 bytes.
+/// What the hub keeps for a subscription in a channel of its own, beside the name: a room, a membership, an entry of
+/// the directory and one among what the broker knows. Measured with jemalloc, of the whole process: 530 bytes.
 pub(crate) const IN_HUB: usize = 512;
 
 /// The same of what its session and the broker keep for it, also where it shares the channel: 160 bytes.

@@ -1,6 +1,6 @@
-//! TLS on one connection, the server's side: what the client sealed is opened, and what it gets is sealed, many frames in
-//! one record. It never waits, and while nothing is on its way it holds keys and no buffer. Which certificate is shown,
-//! and how long a handshake may take, is decided by whoever made it.
+//! TLS on one connection, the server's side: what the client sealed is opened, and what it gets is sealed, many frames
+//! in one record. It never waits, and while nothing is on its way it holds keys and no buffer. Which certificate is
+//! shown, and how long a handshake may take, is decided by whoever made it.
 //!
 //! It stands on rustls' interface without buffers: the other one keeps at least 4 KiB for each connection that has ever
 //! read something, more than all else that an idle one needs. What is under way goes through one buffer a thread.
@@ -20,8 +20,8 @@ const RECORD: usize = 16 << 10;
 /// So much is sealed for one `write`: a batch of the hub's is 32 KiB.
 const SEALED_AT_ONCE: usize = 3 * RECORD;
 
-/// So much of a handshake is looked at between two turns of others, and so much is read at least, however little room the
-/// reader has.
+/// So much of a handshake is looked at between two turns of others, and so much is read at least, however little room
+/// the reader has.
 const READ_AT_LEAST: usize = 4 << 10;
 
 /// What may be taken in without anything in it for the reader, before it is asked whether others should have their
@@ -81,8 +81,8 @@ pub struct Toll {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// We have said that we send no more. What comes is thrown away as it is: of a client that was told to go nothing is
-    /// of interest but its end, and rustls, which has said its last word, must not find anything to complain of.
+    /// We have said that we send no more. What comes is thrown away as it is: of a client that was told to go nothing
+    /// is of interest but its end, and rustls, which has said its last word, must not find anything to complain of.
     Finished,
     /// The client has broken TLS, or its keys are used up. Nothing can be read or written any more.
     Broken,
@@ -169,8 +169,8 @@ impl Tls {
         self.ended
     }
 
-    /// Seals and writes what the kernel takes at once, and at most a few records more: they wait here, and while they do
-    /// nothing else is taken. `WouldBlock` if nothing was.
+    /// Seals and writes what the kernel takes at once, and at most a few records more: they wait here, and while they
+    /// do nothing else is taken. `WouldBlock` if nothing was.
     pub fn write(&mut self, stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if !self.flush(stream)? {
             return Err(ErrorKind::WouldBlock.into());
@@ -448,8 +448,8 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, sealed: &mut Vec<u8>) {
     }
 }
 
-/// The next bytes to be sealed, from `from` on: as they are if they are of one slice, else copied together, so that small
-/// frames share a record.
+/// The next bytes to be sealed, from `from` on: as they are if they are of one slice, else copied together, so that
+/// small frames share a record.
 fn lay_together<'a>(slices: &'a [IoSlice<'_>], from: usize, together: &'a mut Vec<u8>) -> &'a [u8] {
     let mut skipped = from;
     let mut left = slices.iter().filter_map(|slice| {

@@ -1,6 +1,6 @@
-//! A frame that is made when the first of its receivers is visited, once for all workers: to deflate a large publication
-//! takes a millisecond, and one in six formats should not keep anybody waiting for six. How it is made is for the relay
-//! to say, and nobody waits in here for another thread.
+//! A frame that is made when the first of its receivers is visited, once for all workers: to deflate a large
+//! publication takes a millisecond, and one in six formats should not keep anybody waiting for six. How it is made is
+//! for the relay to say, and nobody waits in here for another thread.
 
 use std::fmt;
 use std::sync::OnceLock;

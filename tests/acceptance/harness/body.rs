@@ -1,4 +1,5 @@
-//! The body of an answer that does not end, as it comes: its head, and then bytes out of chunks that are each looked at.
+//! The body of an answer that does not end, as it comes: its head, and then bytes out of chunks that are each looked
+//! at.
 
 use std::net::SocketAddr;
 

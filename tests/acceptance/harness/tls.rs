@@ -1,5 +1,5 @@
-//! Certificates made by openssl, and a TLS client that verifies them and counts records. It is rustls, as the gateway is;
-//! openssl's own client is asked where what must be shown is that others are understood.
+//! Certificates made by openssl, and a TLS client that verifies them and counts records. It is rustls, as the gateway
+//! is; openssl's own client is asked where what must be shown is that others are understood.
 
 use std::io;
 use std::net::SocketAddr;
@@ -222,8 +222,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// The TCP stream under TLS. It counts the records that carry data, whatever is in them (RFC 8446 section 5.1: a byte of
-/// type, 23 for those, two of version, two of length).
+/// The TCP stream under TLS. It counts the records that carry data, whatever is in them (RFC 8446 section 5.1: a byte
+/// of type, 23 for those, two of version, two of length).
 pub struct Wire {
     stream: TcpStream,
     header: Vec<u8>,

@@ -17,8 +17,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The most that is kept of what the server says.
 const HEARD: usize = 64 << 10;
 
-/// The most that is written at once. Whoever writes a megabyte keeps the processor until the kernel has taken it, and is
-/// not made to give way there: on the server's own machine that is not the server's doing.
+/// The most that is written at once. Whoever writes a megabyte keeps the processor until the kernel has taken it, and
+/// is not made to give way there: on the server's own machine that is not the server's doing.
 const PIECE: usize = 16 << 10;
 
 /// One TCP connection.

@@ -1,7 +1,7 @@
 //! What takes an attacker's place while bystanders are timed without it: threads that talk to themselves over the same
-//! network, for as much of the time as the attacker did. Whoever shares a few cores with somebody busy notices that, and
-//! most of all while it is in the kernel, which nobody can interrupt; what a server does under an attack is the rest. It
-//! never speaks to a server.
+//! network, for as much of the time as the attacker did. Whoever shares a few cores with somebody busy notices that,
+//! and most of all while it is in the kernel, which nobody can interrupt; what a server does under an attack is the
+//! rest. It never speaks to a server.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -59,7 +59,8 @@ impl Hostile {
     ///
     /// # Errors
     ///
-    /// A setting that makes no sense, bystanders that do not get in or lose their publisher, or a process that has gone.
+    /// A setting that makes no sense, bystanders that do not get in or lose their publisher, or a process that has
+    /// gone.
     /// What attacks get, and what bystanders lose, is in the report.
     pub fn run(&self, progress: &mut dyn Progress) -> Result<HostileReport, BenchError> {
         let bystanders = self.bystanders();

@@ -371,7 +371,8 @@ impl Connection {
 }
 
 impl Handshake {
-    /// How long the head of the answer is, if it is whole and the one that is awaited, and what was agreed on for frames.
+    /// How long the head of the answer is, if it is whole and the one that is awaited, and what was agreed on for
+    /// frames.
     fn answered(&self) -> Result<Option<(usize, Option<Agreed>)>, End> {
         match &self.awaited {
             Awaited::Frames { key, offer, .. } => {

@@ -62,7 +62,8 @@ impl Stream {
         }
     }
 
-    /// Gives the socket what TLS has kept back: its own messages too, so it is to be called whenever something happened.
+    /// Gives the socket what TLS has kept back: its own messages too, so it is to be called whenever something
+    /// happened.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),

@@ -76,8 +76,9 @@ pub(crate) fn stand_back() -> io::Result<()> {
     schedule(libc::SCHED_IDLE, 0)
 }
 
-/// Lets the calling thread, and those that it starts, go before all others: a client who shares a machine with the server
-/// does not wait for the server to be done with others, as one does not who is far away. It takes a right that few have.
+/// Lets the calling thread, and those that it starts, go before all others: a client who shares a machine with the
+/// server does not wait for the server to be done with others, as one does not who is far away. It takes a right that
+/// few have.
 pub(crate) fn stand_in_front() -> io::Result<()> {
     schedule(libc::SCHED_FIFO, 1)
 }

@@ -54,8 +54,8 @@ impl Transport {
         (rest.is_empty() || is_channel).then(|| format!("{own}{rest}"))
     }
 
-    /// The request by which it is asked for. A session's first commands are in it: of events as a browser's `EventSource`
-    /// says them.
+    /// The request by which it is asked for. A session's first commands are in it: of events as a browser's
+    /// `EventSource` says them.
     pub(crate) fn request(self, target: &Target, commands: &[u8]) -> Vec<u8> {
         let Target { host, path, .. } = target;
         match self {

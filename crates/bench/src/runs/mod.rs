@@ -1,5 +1,5 @@
-//! The measurements: what clients are made to do, when, and what is taken down meanwhile. How a report looks is not known
-//! here.
+//! The measurements: what clients are made to do, when, and what is taken down meanwhile. How a report looks is not
+//! known here.
 
 pub mod audience;
 pub mod connect;

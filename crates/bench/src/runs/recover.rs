@@ -1,6 +1,6 @@
 //! A storm: many clients lose their instance, something is published meanwhile, and all come back at once to another
-//! one and want what they have missed. Measured is how long that takes, whether anything is missing, and what bystanders
-//! at the other instance notice. It brings nobody back after a loss that recovery could not make good.
+//! one and want what they have missed. Measured is how long that takes, whether anything is missing, and what
+//! bystanders at the other instance notice. It brings nobody back after a loss that recovery could not make good.
 
 use std::io;
 use std::sync::Arc;
@@ -79,7 +79,8 @@ impl Recover {
     ///
     /// # Errors
     ///
-    /// A setting that makes no sense, an instance that does not take the clients, or publications that it does not take.
+    /// A setting that makes no sense, an instance that does not take the clients, or publications that it does not
+    /// take.
     /// What is lost is in the report.
     pub fn run(&self, progress: &mut dyn Progress) -> Result<RecoverReport, BenchError> {
         let pattern = self.check()?;

@@ -1,5 +1,6 @@
-//! The clients that lose their instance, on a thread of their own: each is in one of several channels, remembers where it
-//! is there, comes back when it is told to, and checks what it got. Whose fault it was that it was away, it does not ask.
+//! The clients that lose their instance, on a thread of their own: each is in one of several channels, remembers where
+//! it is there, comes back when it is told to, and checks what it got. Whose fault it was that it was away, it does not
+//! ask.
 
 use std::collections::BTreeMap;
 use std::io;

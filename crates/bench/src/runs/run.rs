@@ -86,9 +86,9 @@ impl<'f> Run<'f> {
         Ok(Self { settings, sent, audience, publishers, flight, rng })
     }
 
-    /// Sends one message, and gives the bytes of the frame that subscribers get of it: with the client protocol there is
-    /// more in it than the payload. Of a body it is the whole chunk. A ping that comes at the same time is too small to
-    /// change that.
+    /// Sends one message, and gives the bytes of the frame that subscribers get of it: with the client protocol there
+    /// is more in it than the payload. Of a body it is the whole chunk. A ping that comes at the same time is too small
+    /// to change that.
     pub(crate) fn probe(&mut self) -> Result<usize, BenchError> {
         let (traffic, delivered) = (self.audience.traffic(), self.audience.delivered());
         self.publishers.pace(Schedule::new(sys::monotonic(), 1_000.0, 0), 1, &mut || {})?;

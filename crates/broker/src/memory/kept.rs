@@ -21,11 +21,11 @@ pub(super) struct Kept {
     part: usize,
     streams: HashMap<Channel, Stream>,
     results: HashMap<(Channel, String), Option<Position>>,
-    /// When to look at which stream: one entry for each. It may be too early, for what was used meanwhile, and never too
-    /// late.
+    /// When to look at which stream: one entry for each. It may be too early, for what was used meanwhile, and never
+    /// too late.
     due: BTreeSet<(Instant, Channel)>,
-    /// When the stream was published to last: one entry for each. It may be too early as well, so that whoever publishes
-    /// need not change it.
+    /// When the stream was published to last: one entry for each. It may be too early as well, so that whoever
+    /// publishes need not change it.
     idle: BTreeSet<(Instant, Channel)>,
     /// When each result goes.
     ending: BTreeSet<(Instant, Channel, String)>,
@@ -214,8 +214,8 @@ impl Kept {
         }
     }
 
-    /// Gives up the oldest publications of the channel that was published to longest ago, until not too much is kept any
-    /// more, or there are none and the whole channel is forgotten.
+    /// Gives up the oldest publications of the channel that was published to longest ago, until not too much is kept
+    /// any more, or there are none and the whole channel is forgotten.
     pub fn give_up_history(&mut self) {
         if let Some((since, channel)) = self.idle.pop_first()
             && let Some(stream) = self.streams.get_mut(&channel)

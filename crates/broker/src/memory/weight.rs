@@ -1,5 +1,5 @@
-//! What kept things take in memory, in bytes: nearly, and rather too much than too little. Nobody is asked for it but the
-//! length of things, so what is shared counts each time.
+//! What kept things take in memory, in bytes: nearly, and rather too much than too little. Nobody is asked for it but
+//! the length of things, so what is shared counts each time.
 
 use fanfare_protocol::{Info, Publication, Tags};
 

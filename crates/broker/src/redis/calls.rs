@@ -145,8 +145,8 @@ async fn dispatch(line: Line, mut queue: mpsc::Receiver<Call>) {
     }
 }
 
-/// One pipeline, and another one for the scripts that Redis did not know, or if the connection has ended meanwhile: what
-/// comes this way may be done twice.
+/// One pipeline, and another one for the scripts that Redis did not know, or if the connection has ended meanwhile:
+/// what comes this way may be done twice.
 async fn run(line: Line, mut which: u64, mut commands: Commands, mut batch: Vec<Call>) {
     let deadline = line.link.timeout;
     let (mut load, mut again) = (false, false);

@@ -1,5 +1,5 @@
-//! A connection for commands: to one Redis, or to a cluster of them. In a cluster a command goes to the node that has its
-//! key, and what has none (PUBLISH, above all) to the one node that the connection was opened to, which tells the
+//! A connection for commands: to one Redis, or to a cluster of them. In a cluster a command goes to the node that has
+//! its key, and what has none (PUBLISH, above all) to the one node that the connection was opened to, which tells the
 //! others. Commands about one key keep their order; about several keys there is none.
 
 use std::collections::HashMap;

@@ -15,8 +15,8 @@ pub struct RedisConfig {
     /// `redis://[user][:password@]host[:port][/database]`, `rediss://…` for TLS against the system's
     /// certificates (or those of `SSL_CERT_FILE`), or `unix:///path[?db=…&user=…&pass=…]`.
     pub url: String,
-    /// Whether it is a node of a Redis Cluster, and the URLs of others of it, to go to when it is not there. Publications
-    /// go to all nodes; each key is on one, and all keys of a channel are on the same.
+    /// Whether it is a node of a Redis Cluster, and the URLs of others of it, to go to when it is not there.
+    /// Publications go to all nodes; each key is on one, and all keys of a channel are on the same.
     pub cluster: Option<Vec<String>>,
     /// What every Redis channel's name begins with. Redis keeps one space of channels for all its
     /// databases, so it is the prefix that keeps two installations apart.

@@ -146,7 +146,8 @@ impl Link {
     }
 }
 
-/// How often the cluster's connection follows slots and waits for nodes before it is an error; the deadline ends it, too.
+/// How often the cluster's connection follows slots and waits for nodes before it is an error; the deadline ends it,
+/// too.
 const RETRIES: u32 = 8;
 
 /// The most connections of the pool: one is in use, and its successor may be opened before it has gone.

@@ -150,8 +150,8 @@ impl Log {
     }
 
     /// Drops the oldest until no more than `limit` bytes wait; what is on its way may take as much again. Only for
-    /// when everything has been delivered here that will be, so that the others alone miss it; they are told. Gives back
-    /// the channels of appends, which everybody misses.
+    /// when everything has been delivered here that will be, so that the others alone miss it; they are told. Gives
+    /// back the channels of appends, which everybody misses.
     #[must_use]
     pub fn shed(&mut self, limit: usize) -> Vec<Channel> {
         self.trim(self.acknowledged);

@@ -1,5 +1,5 @@
-//! The broker that joins any number of instances through Redis: its publish and subscribe for what is said, its keys for
-//! what is remembered.
+//! The broker that joins any number of instances through Redis: its publish and subscribe for what is said, its keys
+//! for what is remembered.
 //!
 //! A [`Lane`] is one connection for publishing and one for listening; the channels are spread over the lanes. The
 //! [`Ledger`] keeps this instance's rows (presence, claims, counts), the [`ControlPublisher`] sends control messages.
@@ -7,8 +7,9 @@
 //! Who stands on whom: a [`Link`] knows where Redis is and opens what all others speak over, which is [`commands`], to
 //! one node or a cluster. A lane's publisher and the control publisher have one of their own each, and so has the
 //! ledger (its `Line`), where the order of what is sent matters; what is only asked goes through [`Calls`], all over
-//! one. [`SharedReads`] stands before those, for histories, and before it what a lane remembers of them ([`recent`]). A lane's subscriber has the one connection that listens,
-//! and gives what comes to the [`Listener`]. Nothing here decides what a publication means to a client.
+//! one. [`SharedReads`] stands before those, for histories, and before it what a lane remembers of them ([`recent`]). A
+//! lane's subscriber has the one connection that listens, and gives what comes to the [`Listener`]. Nothing here
+//! decides what a publication means to a client.
 
 mod append;
 mod backoff;

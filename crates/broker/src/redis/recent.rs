@@ -1,6 +1,6 @@
-//! What was read of histories within the last second, for thousands of clients that come back at once: most of them have
-//! missed the same, or the end of it. It is an answer for as long as nothing else was published, which whoever hears a
-//! channel knows; it does not hear the channel itself, and it never holds much.
+//! What was read of histories within the last second, for thousands of clients that come back at once: most of them
+//! have missed the same, or the end of it. It is an answer for as long as nothing else was published, which whoever
+//! hears a channel knows; it does not hear the channel itself, and it never holds much.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Presence against a model that is too simple to be wrong: whatever is done in whatever order, members, counts and news
-//! are the model's. A failure names the seed; `FANFARE_SEED` runs that one again.
+//! Presence against a model that is too simple to be wrong: whatever is done in whatever order, members, counts and
+//! news are the model's. A failure names the seed; `FANFARE_SEED` runs that one again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;

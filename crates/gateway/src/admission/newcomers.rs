@@ -18,12 +18,12 @@ use tokio::time::{Instant, Sleep, sleep};
 /// After so much time for newcomers …
 const BUSY: Duration = Duration::from_micros(400);
 
-/// … there is so much for others, if there are any. With 1 and 2 ms, which is the same share, whoever is served waits half as
-/// long again in a storm (p99.9 and longest).
+/// … there is so much for others, if there are any. With 1 and 2 ms, which is the same share, whoever is served waits
+/// half as long again in a storm (p99.9 and longest).
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// So long after a delivery there are. Longer than newcomers could hold one up, or whoever has waited longest would count
-/// as nobody.
+/// So long after a delivery there are. Longer than newcomers could hold one up, or whoever has waited longest would
+/// count as nobody.
 const RECENTLY: Duration = Duration::from_millis(500);
 
 /// One worker's. Cloning shares it.

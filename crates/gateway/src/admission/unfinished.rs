@@ -152,7 +152,8 @@ impl Unfinished {
 }
 
 impl Place {
-    /// Has it count for this client's address, too. Until then, and for a proxy that speaks for many, it counts for none.
+    /// Has it count for this client's address, too. Until then, and for a proxy that speaks for many, it counts for
+    /// none.
     pub fn belongs_to(&self, address: IpAddr) {
         let Some(most) = self.unfinished.per_address else { return };
         let address = household(address);

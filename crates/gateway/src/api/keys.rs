@@ -1,5 +1,5 @@
-//! Who may use the API: a request's key, held against every key of the configuration in the same time whatever it is. It
-//! does not know what a key lets do: everything.
+//! Who may use the API: a request's key, held against every key of the configuration in the same time whatever it is.
+//! It does not know what a key lets do: everything.
 
 use axum::http::HeaderMap;
 use axum::http::request::Parts;

@@ -67,7 +67,8 @@ requests! {
 
     /// Which channels have subscribers.
     Channels {
-        /// Which names: `*` is anything, `?` any character, `[a-z]` one of these, `\` says that the next is meant as such
+        /// Which names: `*` is anything, `?` any character, `[a-z]` one of these, `\` says that the next is meant as
+        /// such
         optional pattern: String,
         /// About how many at most; 0 for as many as possible
         optional limit: Whole<u32>,
@@ -296,8 +297,8 @@ pub async fn info(api: &Api, _: Info) -> Result<InfoResult, ApiError> {
     Ok(InfoResult { nodes: nodes.collect() })
 }
 
-/// Reads a list from a cursor on, until there is enough of it. What comes in two pages is in the list twice, for whoever
-/// makes a map of it.
+/// Reads a list from a cursor on, until there is enough of it. What comes in two pages is in the list twice, for
+/// whoever makes a map of it.
 async fn pages<T, F>(
     list: &str,
     limit: Option<Whole<u32>>,

@@ -1,6 +1,6 @@
 //! What reaches a session from outside of its connection: the end of a subscription that the hub has ended, what the
-//! back end wants, and what the client itself says where it cannot say it on the connection. It is put down here and read
-//! between two commands, or while one waits for the client, in the order in which it came.
+//! back end wants, and what the client itself says where it cannot say it on the connection. It is put down here and
+//! read between two commands, or while one waits for the client, in the order in which it came.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

@@ -76,7 +76,8 @@ impl Progress {
         match read(plan, bytes).await {
             Ok(Some(history)) if history.too_much && !is_lost(plan, &history) => {
                 plan.worker.shard.defer(plan.key, &plan.channel);
-                // More of it may come meanwhile, and it may have been estimated. Who has been wrong once takes all room.
+                // More of it may come meanwhile, and it may have been estimated. Who has been wrong once takes all
+                // room.
                 let is_told = bytes <= LITTLE;
                 Self::Unread(if is_told { allowance(history.bytes, LITTLE) } else { usize::MAX })
             }

@@ -41,8 +41,8 @@ pub fn judge(offset: u64, history: &History) -> Outcome {
     }
 }
 
-/// Whether these come behind `offset`, each one by one: what is missing in the middle, or at the beginning, is missing as
-/// well.
+/// Whether these come behind `offset`, each one by one: what is missing in the middle, or at the beginning, is missing
+/// as well.
 pub fn follow(offset: u64, publications: &[Publication]) -> bool {
     let offsets = publications.iter().map(offset_of);
     offsets.zip(1..).all(|(found, nth)| offset.checked_add(nth) == Some(found))

@@ -370,8 +370,8 @@ impl Client {
         }
     }
 
-    /// Gives the client what it has asked for so far, and everybody else a turn; goes on when the client has taken it and
-    /// there is room for more.
+    /// Gives the client what it has asked for so far, and everybody else a turn; goes on when the client has taken it
+    /// and there is room for more.
     pub(super) async fn pause(&mut self, out: &mut Vec<u8>) {
         self.flush(out);
         yield_now().await;

@@ -2,8 +2,8 @@
 //!
 //! What makes that nothing is lost and nothing doubled is an order: the hub *holds* the channel's publications for this
 //! connection; the broker confirms that all that is published from now on comes; only then is the history read, up to a
-//! position; and the hub lets go what comes after that position, behind the answer. Nobody who delivers waits for any of
-//! it. If what is held has a gap, the hub has ended the subscription when the answer is ready, and it is made anew.
+//! position; and the hub lets go what comes after that position, behind the answer. Nobody who delivers waits for any
+//! of it. If what is held has a gap, the hub has ended the subscription when the answer is ready, and it is made anew.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -252,7 +252,8 @@ impl Client {
         Ok(())
     }
 
-    /// What is under way may have been taken back by the back end, which has told the client so, or have come to its end.
+    /// What is under way may have been taken back by the back end, which has told the client so, or have come to its
+    /// end.
     fn is_still_wanted(&self, plan: &Plan) -> Result<(), Refusal> {
         match self.subs.get(&plan.channel) {
             Some(sub) if !sub.told => Ok(()),

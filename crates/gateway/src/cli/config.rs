@@ -1,4 +1,5 @@
-//! `fanfare config`: the configuration in force, as a file that would bring it about, each value with where it came from.
+//! `fanfare config`: the configuration in force, as a file that would bring it about, each value with where it came
+//! from.
 //! A password is masked, so a file with one does not survive being printed and read again; nothing else is lost.
 
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! One flag for each key, made from the table. What is given stays text here: flags, variables and the file are all read
-//! by the same parsers, with the same words for what is wrong.
+//! One flag for each key, made from the table. What is given stays text here: flags, variables and the file are all
+//! read by the same parsers, with the same words for what is wrong.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
-//! `fanfare healthcheck`: asks an instance on this machine how it is, for containers whose image holds nothing else that
-//! could. One request; it follows no redirects, and where TLS is spoken it takes any certificate: it asks this machine,
-//! by an address that no certificate names, and sends nothing that is secret.
+//! `fanfare healthcheck`: asks an instance on this machine how it is, for containers whose image holds nothing else
+//! that could. One request; it follows no redirects, and where TLS is spoken it takes any certificate: it asks this
+//! machine, by an address that no certificate names, and sends nothing that is secret.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};

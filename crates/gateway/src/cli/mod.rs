@@ -45,8 +45,8 @@ pub fn run(
 ///
 /// # Errors
 ///
-/// The line for standard error, if the arguments, the variables or the file are not right, or ask for something else than
-/// to serve or to show the configuration.
+/// The line for standard error, if the arguments, the variables or the file are not right, or ask for something else
+/// than to serve or to show the configuration.
 pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     variables: Vec<(OsString, OsString)>,

@@ -1,4 +1,5 @@
-//! Values of the keys that are for clients of the Centrifuge protocol. Whether a namespace is there is a rule's business.
+//! Values of the keys that are for clients of the Centrifuge protocol. Whether a namespace is there is a rule's
+//! business.
 
 use fanfare_protocol::{Channel, ChannelError};
 

@@ -172,8 +172,8 @@ impl NamespaceName {
 }
 
 impl Options {
-    /// What holds where the file has no table at all: anybody may subscribe to any channel and publish to it, and nothing
-    /// is kept. This is the plain relay.
+    /// What holds where the file has no table at all: anybody may subscribe to any channel and publish to it, and
+    /// nothing is kept. This is the plain relay.
     pub fn open() -> Self {
         Self {
             may_subscribe: MaySubscribe::Anonymous,

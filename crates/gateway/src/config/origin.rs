@@ -140,8 +140,8 @@ impl OriginPattern {
     }
 }
 
-/// Whether a page came from the host that the handshake was sent to. The scheme is not compared: behind a proxy that ends
-/// TLS the page is `https` and the handshake is not. A host without a port has the port of the page's scheme.
+/// Whether a page came from the host that the handshake was sent to. The scheme is not compared: behind a proxy that
+/// ends TLS the page is `https` and the handshake is not. A host without a port has the port of the page's scheme.
 fn same_host(origin: &str, host: Option<&str>) -> bool {
     let (Some(page), Some(host)) = (Page::parse(origin), host) else { return false };
     let Some((name, port)) = split_port(host) else { return false };

@@ -116,8 +116,8 @@ fn example() -> String {
     examples(&mut text, KEYS, &Config::default());
     text.push_str(
         "
-# Options of channels, after all keys: [channels] for names without a `:`, [namespaces.chat] for `chat:room1`. Without any
-# such table every channel is open to anybody; with one, only what it allows.
+# Options of channels, after all keys: [channels] for names without a `:`, [namespaces.chat] for `chat:room1`. Without
+# any such table every channel is open to anybody; with one, only what it allows.
 
 #[channels]
 ",

@@ -52,7 +52,8 @@ impl Value for Duration {
 
     fn to_toml(&self) -> Option<String> {
         let millis = u64::try_from(self.as_millis()).unwrap_or(u64::MAX);
-        // "90s" and "60s" read better than "1m30s" and "1m"; "300s" does not read better than "5m", nor "60m" than "1h".
+        // "90s" and "60s" read better than "1m30s" and "1m"; "300s" does not read better than "5m", nor "60m" than
+        // "1h".
         let exact = |unit: u64, from: u64| millis % unit == 0 && millis >= from * unit;
         Some(string(&match () {
             () if millis == 0 => "0s".to_owned(),

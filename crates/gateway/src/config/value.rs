@@ -294,7 +294,8 @@ pub fn texts<'a>(raw: &'a Raw) -> Result<Vec<&'a str>, Hint> {
     items.iter().map(text).collect()
 }
 
-/// A TOML string. Rust's escapes for what needs one here are TOML's too, but for control characters, which no key takes.
+/// A TOML string. Rust's escapes for what needs one here are TOML's too, but for control characters, which no key
+/// takes.
 pub fn string(text: &str) -> String {
     toml::Value::from(text).to_string()
 }

@@ -103,8 +103,8 @@ async fn take(
     // More than may wait together is told to come again, and nothing is kept of it.
     let waits = (!is_here).then(|| waiting.try_acquire_many(cost(&data, instance.emulation.most)));
     let _waits = waits.transpose().map_err(|_| Refusal::Unavailable(Unsent::Busy))?;
-    // So many go over the bus at a time that what the back end says always has room beside them. Whoever waits does so in
-    // the order in which it came.
+    // So many go over the bus at a time that what the back end says always has room beside them. Whoever waits does so
+    // in the order in which it came.
     let units = if is_here { 0 } else { cost(&data, ROOM) };
     let _room = instance.emulation.room.acquire_many(units).await.map_err(|_| Refusal::Broken)?;
     let sent = instance.broker.control(Target::Instance(node), Control::Uplink(Uplink { session, data }));

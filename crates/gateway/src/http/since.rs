@@ -18,8 +18,8 @@ use crate::centrifuge::{Outcome, follow, judge};
 use crate::session::backpressure::has_taken_it_all;
 use crate::worker::Worker;
 
-/// What is written at a time of what does not fit. The smaller it is, the sooner does a slow client get the next one, and
-/// the more often is the history read.
+/// What is written at a time of what does not fit. The smaller it is, the sooner does a slow client get the next one,
+/// and the more often is the history read.
 const PIECE: usize = 64 << 10;
 
 /// Where a client says it was.
@@ -43,7 +43,8 @@ impl Since {
         Position::parse(value).map(Self::Position).ok_or_else(refuse)
     }
 
-    /// Out of a `Last-Event-ID`, which a browser sends of its own accord: what is none of ours is no reason to refuse it.
+    /// Out of a `Last-Event-ID`, which a browser sends of its own accord: what is none of ours is no reason to refuse
+    /// it.
     pub fn remembered(value: &[u8]) -> Self {
         let position = std::str::from_utf8(value).ok().and_then(Position::parse);
         position.map_or(Self::Unknown, Self::Position)
@@ -147,8 +148,8 @@ pub async fn go_on(worker: Rc<Worker>, key: Key, mut behind: Behind) {
         }
         let mut next = worker.recoveries.in_turn(behind.read(&worker)).await;
         if let Then::Done(_) = next.then {
-            // That is read again while what is published is kept: only then is it clear where the one ends and the other
-            // begins. Keeping it for each piece would make a flood of it.
+            // That is read again while what is published is kept: only then is it clear where the one ends and the
+            // other begins. Keeping it for each piece would make a flood of it.
             if !shard.hold(key, &behind.channel) {
                 return;
             }

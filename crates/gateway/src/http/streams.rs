@@ -1,6 +1,6 @@
-//! The endpoints of the Centrifuge client protocol at which the server speaks in the body of an answer that does not end:
-//! events or a stream, for clients that speak back by requests to `/emulation` and for those that only listen. A session
-//! here is the same as on a WebSocket; only its carrier is another.
+//! The endpoints of the Centrifuge client protocol at which the server speaks in the body of an answer that does not
+//! end: events or a stream, for clients that speak back by requests to `/emulation` and for those that only listen. A
+//! session here is the same as on a WebSocket; only its carrier is another.
 
 use std::future::{pending, poll_fn};
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Why a token is refused: one closed list, from which come the metric's label, the line for people, and what the client
-//! protocol answers. A line quotes no more of the token than the value that is wrong.
+//! Why a token is refused: one closed list, from which come the metric's label, the line for people, and what the
+//! client protocol answers. A line quotes no more of the token than the value that is wrong.
 
 use fanfare_protocol::centrifuge::{DisconnectCode, ErrorCode};
 

@@ -1,5 +1,5 @@
-//! A key that tokens are checked with, and the algorithms that it is for. The algorithm belongs to the key, never to the
-//! token: a token that is signed by HMAC with the text of a public key finds no key of that algorithm.
+//! A key that tokens are checked with, and the algorithms that it is for. The algorithm belongs to the key, never to
+//! the token: a token that is signed by HMAC with the text of a public key finds no key of that algorithm.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,5 +1,6 @@
-//! Who a client is and what a token says it may: connection and subscription tokens, the keys that they are checked with,
-//! and what comes out of them. It knows no session and no channel's options; who may do what is `crate::namespace`'s.
+//! Who a client is and what a token says it may: connection and subscription tokens, the keys that they are checked
+//! with, and what comes out of them. It knows no session and no channel's options; who may do what is
+//! `crate::namespace`'s.
 
 mod claims;
 mod fault;

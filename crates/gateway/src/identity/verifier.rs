@@ -103,8 +103,8 @@ impl Verifier {
         self.counted(token.and_then(|token| token.grant_to(channel, user, client)))
     }
 
-    /// Who the bearer of a token is that is shown where one channel is joined and nothing else: a connection token, or a
-    /// subscription token for that channel.
+    /// Who the bearer of a token is that is shown where one channel is joined and nothing else: a connection token, or
+    /// a subscription token for that channel.
     ///
     /// # Errors
     ///

@@ -16,8 +16,8 @@ const FIXED: usize = 16;
 const LONGEST: usize = 4096;
 
 /// Reads exactly the header and returns the client's address; `peer` itself where the proxy speaks for
-/// itself (its health checks) or for a client without an IP address; nothing, if the stream ends before a byte of it, as
-/// when somebody only looks whether there is a port.
+/// itself (its health checks) or for a client without an IP address; nothing, if the stream ends before a byte of it,
+/// as when somebody only looks whether there is a port.
 ///
 /// # Errors
 ///

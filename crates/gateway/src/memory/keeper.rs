@@ -1,6 +1,6 @@
 //! Looks at how much memory is in use, says when it is near the limit, and past it has those cut who have not even
-//! asked, and then the largest connections ended, until it is not. It runs on the backend's thread, and waits for workers
-//! but no worker for it.
+//! asked, and then the largest connections ended, until it is not. It runs on the backend's thread, and waits for
+//! workers but no worker for it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

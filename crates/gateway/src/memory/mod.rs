@@ -103,7 +103,8 @@ impl Budget {
         self.past.load(Ordering::Relaxed)
     }
 
-    /// Whether more is in use than may be, and nobody holds any that could be given up: what would stay is to come later.
+    /// Whether more is in use than may be, and nobody holds any that could be given up: what would stay is to come
+    /// later.
     pub fn is_full(&self) -> bool {
         self.limit.is_some_and(|limit| self.ceiling.load(Ordering::Relaxed) > limit)
     }

@@ -44,8 +44,8 @@ impl Refusal {
     }
 }
 
-/// Whether a client may subscribe by itself. `granted` is whether it shows a valid subscription token for the channel, or,
-/// at a raw endpoint, a connection token that names it.
+/// Whether a client may subscribe by itself. `granted` is whether it shows a valid subscription token for the channel,
+/// or, at a raw endpoint, a connection token that names it.
 pub fn may_subscribe(
     namespace: &Namespace,
     channel: &Channel,
@@ -105,8 +105,8 @@ pub fn may_read_presence(
     may(namespace, namespace.may_read_presence, channel, user, subscribed)
 }
 
-/// A right that a subscription may bring. Who is subscribed to a limited or private channel was let in by name or token;
-/// the rights of others end at its door, whatever the namespace says.
+/// A right that a subscription may bring. Who is subscribed to a limited or private channel was let in by name or
+/// token; the rights of others end at its door, whatever the namespace says.
 fn may(
     namespace: &Namespace,
     right: May,

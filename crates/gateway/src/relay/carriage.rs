@@ -1,4 +1,5 @@
-//! What is said to one client alone, in what carries it there: answers and pushes of the client protocol, and last words.
+//! What is said to one client alone, in what carries it there: answers and pushes of the client protocol, and last
+//! words.
 //! What all subscribers of a channel get is carried by the relay, which shares it.
 
 use bytes::{Bytes, BytesMut};

@@ -1,6 +1,6 @@
-//! How much work there has been in encoding and deflating what was published since somebody last asked, on a thread that
-//! serves connections: what is more than one turn's is put off, and the publisher waits for as long. On any other thread
-//! nobody has to wait for a turn, and nothing is counted. It does none of the work.
+//! How much work there has been in encoding and deflating what was published since somebody last asked, on a thread
+//! that serves connections: what is more than one turn's is put off, and the publisher waits for as long. On any other
+//! thread nobody has to wait for a turn, and nothing is counted. It does none of the work.
 
 use std::cell::Cell;
 

@@ -1,5 +1,5 @@
-//! Where more is sent or asked for than there is room for: who publishes waits before it is read on, and who gets what it
-//! has missed, until its socket has taken what it got. Nobody is slowed down who only listens.
+//! Where more is sent or asked for than there is room for: who publishes waits before it is read on, and who gets what
+//! it has missed, until its socket has taken what it got. Nobody is slowed down who only listens.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The reading side of a connection whose client only listens: the body of an answer that does not end. It is read to see
-//! that it ends, and to throw away what comes.
+//! The reading side of a connection whose client only listens: the body of an answer that does not end. It is read to
+//! see that it ends, and to throw away what comes.
 
 use std::io::ErrorKind;
 use std::rc::Rc;

@@ -83,8 +83,8 @@ impl Pace {
     }
 
     /// Gives others their turn, if it has been read for long: a socket that never runs dry would keep the thread from
-    /// everybody else. Not after each read, because what is published together is written together. From a `deaf` one, of
-    /// which nothing but its end is of interest, nothing is read for a while.
+    /// everybody else. Not after each read, because what is published together is written together. From a `deaf` one,
+    /// of which nothing but its end is of interest, nothing is read for a while.
     pub async fn give_way(&mut self, deaf: bool) {
         if (self.rush as usize) < SCRATCH {
             return;

@@ -114,8 +114,8 @@ impl Certificate {
             .with_single_cert(chain, secret)
             .map_err(|error| refuse(error, &leaf, certificate, key))?;
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
-        // A client that comes again is spared half a handshake, and so are we, after a storm. The keys of the tickets are
-        // this configuration's own: a certificate that is replaced is not trusted on by way of them.
+        // A client that comes again is spared half a handshake, and so are we, after a storm. The keys of the tickets
+        // are this configuration's own: a certificate that is replaced is not trusted on by way of them.
         server.ticketer = ring::Ticketer::new().unwrap_or(server.ticketer);
         Ok(Self { server: Arc::new(server), expires })
     }

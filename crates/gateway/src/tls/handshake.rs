@@ -20,7 +20,8 @@ use crate::memory::Budget;
 /// What a client that asks in plain HTTP is told.
 const PLAIN_HTTP: &str = "this address speaks TLS: connect by wss:// or https://\n";
 
-/// Others have a turn after so many bytes, and after so many records that carry nothing, of which each may change a key.
+/// Others have a turn after so many bytes, and after so many records that carry nothing, of which each may change a
+/// key.
 /// HTTP takes what there is for as long as there is some.
 const TURN_BYTES: u32 = 64 << 10;
 const TURN_EMPTY: u32 = 64;

@@ -1,5 +1,5 @@
-//! TLS at the clients' address: a certificate that can be replaced while connections go on, and the handshake. It ends at
-//! HTTP and the hub, which are handed a stream like any other; `internal_listen` never speaks it.
+//! TLS at the clients' address: a certificate that can be replaced while connections go on, and the handshake. It ends
+//! at HTTP and the hub, which are handed a stream like any other; `internal_listen` never speaks it.
 
 mod certificate;
 mod handshake;

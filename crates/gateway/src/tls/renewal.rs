@@ -15,8 +15,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::certificate::{Certificate, CertificateError, Files};
 use crate::config::Config;
 
-/// How often the files are read. They are compared by what is in them: Kubernetes swaps a link above them, and a copy may
-/// keep the old file's time.
+/// How often the files are read. They are compared by what is in them: Kubernetes swaps a link above them, and a copy
+/// may keep the old file's time.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The certificate of this instance, as it is now.
@@ -121,8 +121,8 @@ impl LiveCertificate {
 /// What one look saw: the files, or why there are none.
 type Read = Result<Files, String>;
 
-/// What the looks have seen. Whoever writes two files writes one before the other, and neither in one go: only what two looks
-/// have found alike is tried, and that once.
+/// What the looks have seen. Whoever writes two files writes one before the other, and neither in one go: only what two
+/// looks have found alike is tried, and that once.
 struct Looking<T> {
     seen: T,
     tried: T,

@@ -1,6 +1,6 @@
 //! Which processor each worker keeps to. Left alone, the kernel puts two busy workers on one processor now and then and
-//! moves them apart milliseconds later, although the other has nothing to do that could not wait; for as long, clients of
-//! the one wait for those of the other. It does nothing where there is no processor for each: there the kernel knows
+//! moves them apart milliseconds later, although the other has nothing to do that could not wait; for as long, clients
+//! of the one wait for those of the other. It does nothing where there is no processor for each: there the kernel knows
 //! better.
 
 use std::io;

@@ -177,8 +177,8 @@ impl Registry {
         (Effort { visits, bytes }, waits)
     }
 
-    /// Brings a member everything that is kept and it has not seen yet, before its turn: before it leaves or gets another
-    /// place, and before anything else is said to it.
+    /// Brings a member everything that is kept and it has not seen yet, before its turn: before it leaves or gets
+    /// another place, and before anything else is said to it.
     pub(super) fn bring_up_to_date(&mut self, index: u32, place: u32) {
         let room = &mut self.rooms[index as usize];
         let mut part = Part::default();

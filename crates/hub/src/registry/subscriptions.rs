@@ -99,7 +99,8 @@ impl Registry {
         true
     }
 
-    /// Keeps of a subscription's publications only those without an offset, until it is held again: others will be read.
+    /// Keeps of a subscription's publications only those without an offset, until it is held again: others will be
+    /// read.
     pub(crate) fn defer(&mut self, key: Key, channel: &Channel) {
         let Some(slot) = self.find_seat(key, channel) else { return };
         let Seat { room, index: place, .. } = self.connections[key.index as usize].seats[slot];
@@ -182,7 +183,8 @@ impl Registry {
         room
     }
 
-    /// Takes a member, which is up to date, out of a room. Another gets its place, for whom the round may have passed it.
+    /// Takes a member, which is up to date, out of a room. Another gets its place, for whom the round may have passed
+    /// it.
     pub(super) fn leave_room(&mut self, Seat { room, index, .. }: Seat) {
         let last = self.rooms[room as usize].members.len() as u32 - 1;
         self.bring_up_to_date(room, last);

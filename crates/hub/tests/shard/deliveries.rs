@@ -122,8 +122,8 @@ fn what_waits_in_a_deserted_channel_is_forgotten() {
     });
 }
 
-/// To keep up is to take what has been written before there is more: this client does, however busy the machine is, since
-/// the worker has no turn while it waits for what is on its way.
+/// To keep up is to take what has been written before there is more: this client does, however busy the machine is,
+/// since the worker has no turn while it waits for what is on its way.
 #[test]
 fn a_flood_does_not_cut_a_client_that_keeps_up() {
     with_shard(settings(), async |bench| {

@@ -1,6 +1,7 @@
 //! Whole conversations, in which both sides speak in turn over one connection: on one side our encoder, compressor and
 //! decoder, on the other tungstenite's frames and miniz_oxide's DEFLATE, which share nothing with them. Either is the
-//! server, compression is agreed on or not, and what each side keeps of earlier messages lives as long as the connection.
+//! server, compression is agreed on or not, and what each side keeps of earlier messages lives as long as the
+//! connection.
 
 use std::io::Cursor;
 

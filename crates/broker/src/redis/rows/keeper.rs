@@ -341,8 +341,8 @@ impl Keeper<'_> {
         Ok(answers[..notes].iter().all(|answer| *answer == Ok(Value::Int(1))))
     }
 
-    /// After a break nobody knows what was late on its way, or lost with a Redis that another one has replaced: compares
-    /// how many rows there are with how many there should be, and looks closer where that differs.
+    /// After a break nobody knows what was late on its way, or lost with a Redis that another one has replaced:
+    /// compares how many rows there are with how many there should be, and looks closer where that differs.
     async fn audit(&mut self, lease: Uuid) -> Result<(), Fault> {
         let expected = self.ledger.rows.lock().roster.expected(lease);
         for some in expected.chunks(MOST) {

@@ -1,5 +1,5 @@
-//! One connection on which commands are answered in the order in which they are sent, each pipeline within the deadline:
-//! what writes rows must know what came of one thing before it does the next.
+//! One connection on which commands are answered in the order in which they are sent, each pipeline within the
+//! deadline: what writes rows must know what came of one thing before it does the next.
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, Value};

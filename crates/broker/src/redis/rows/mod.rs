@@ -1,15 +1,15 @@
 //! Rows that instances share through Redis and that are true for as long as the lease of the instance that wrote them:
 //! who is present, who has claimed a connection, which channels have subscribers, which instances there are.
 //!
-//! * An instance takes a **lease**, a new UUID, and renews it. Its rows carry the lease, so that one renewal serves them
-//!   all. Before a row is written, its *place* (channel or user) is noted among the lease's places, which is refused if
-//!   the lease is over.
+//! * An instance takes a **lease**, a new UUID, and renews it. Its rows carry the lease, so that one renewal serves
+//!   them all. Before a row is written, its *place* (channel or user) is noted among the lease's places, which is
+//!   refused if the lease is over.
 //! * A lease that nobody has seen renewed for its whole length, by the watcher's own clock, is **condemned**: it can
 //!   never be renewed again. Its rows are removed place by place, by scripts that tell what is to be told in the same
 //!   step; so it happens once, whoever does it and however often. Each place then keeps a *fence*, so that nothing
 //!   that was on its way can be written under that lease afterwards.
-//! * An instance that finds its lease gone takes a new one and writes all its rows again. Where it finds the fence of the
-//!   old one, its members had been told to have left, and they join; otherwise Redis has merely lost the rows,
+//! * An instance that finds its lease gone takes a new one and writes all its rows again. Where it finds the fence of
+//!   the old one, its members had been told to have left, and they join; otherwise Redis has merely lost the rows,
 //!   and nothing is told.
 //!
 //! The truth about an instance's own connections is in its memory (`roster`, `book`, `counts`); the `keeper` makes

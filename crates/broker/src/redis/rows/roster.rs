@@ -117,7 +117,8 @@ impl Roster {
     pub fn leave(&mut self, channel: &Channel, connection: ConnectionId, grace: Duration) {
         let Some(seat) = self.seat(channel, connection) else { return };
         if seat.row == Row::Never {
-            // Redis has nothing of it. While Redis is away nobody takes anything, and names could be made up without end.
+            // Redis has nothing of it. While Redis is away nobody takes anything, and names could be made up without
+            // end.
             self.remove(channel, connection);
         } else if seat.wish == Wish::In {
             seat.wish = Wish::Out { grace };

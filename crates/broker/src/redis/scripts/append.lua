@@ -5,12 +5,12 @@
 -- ARGV  1 '1' if it is known that none of these has been appended  2 the sequence of the first  3 of the last
 --       4 the epoch of numberings that begin, 16 bytes as in an envelope  5 how many kinds of retention there are
 --       for each of these: 1 size  2 life of the stream, ms  3 life of the numbering, ms
---       and for each part: 1 Redis channel  2 which retention, from 1  3 how many publications  4 these, as in a bundle;
---       and where their number is '0', for one alone:
+--       and for each part: 1 Redis channel  2 which retention, from 1  3 how many publications  4 these, as in a
+--       bundle; and where their number is '0', for one alone:
 --       5 life of the result, ms, or ''  6 version, 20 digits, or ''  7 the version's epoch
--- Gives two values for each part: the epoch, and the offset of the first or those of all, or where none was published an
--- offset and why not ('repeated', 'outdated'); or '' and a fault, or '' and nothing if what was published under the same key
--- is in no history.
+-- Gives two values for each part: the epoch, and the offset of the first or those of all, or where none was published
+-- an offset and why not ('repeated', 'outdated'); or '' and a fault, or '' and nothing if what was published under the
+-- same key is in no history.
 --
 -- A sender sends what goes by one mark in the order of its sequences. What is not beyond the mark is sent again because
 -- nobody knew what had become of it: it is neither appended nor numbered twice. Behind that number a mark holds the

@@ -1,8 +1,8 @@
 -- Publishes, unless that was done under the same key.
 -- KEYS  1 the key's
 -- ARGV  1 Redis channel  2 envelope  3 life of the key, ms  4 the sender's origin and sequence
--- Gives 1 if it was this one that was published, now or when it was sent before, and 0 if it was another one; or where that
--- one is in the channel's history: epoch, offset.
+-- Gives 1 if it was this one that was published, now or when it was sent before, and 0 if it was another one; or where
+-- that one is in the channel's history: epoch, offset.
 -- What results hold is said in `append.lua`.
 local first, this = redis.call('GET', KEYS[1]), '-' .. ARGV[4]
 if first == this then return 1 end

@@ -5,8 +5,8 @@
 --       4 'newer' or 'older'  5 the first or last offset  6 the epoch that is asked for, or ''
 --       7 an offset that was surely reached in that epoch  8 publications that are kept  9 the most that a bundle has
 --       10 life of a numbering without publications, ms  11 if all are more than so many bytes, none is given
--- Gives epoch, offset, whether the epoch is the one, entries: all that hold what is asked for, and some more; and how many
--- bytes these are, or would be.
+-- Gives epoch, offset, whether the epoch is the one, entries: all that hold what is asked for, and some more; and how
+-- many bytes these are, or would be.
 -- What streams and tops hold is said in `append.lua`.
 local function plain(number) return string.format('%.0f', number) end
 local top, offset, epoch = redis.call('GET', KEYS[2]), 0, nil

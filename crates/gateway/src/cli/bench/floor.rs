@@ -1,5 +1,5 @@
-//! `fanfare bench floor`, and the hidden subcommand as which this program is started again to play a part in it. What is
-//! measured, and how, the library decides.
+//! `fanfare bench floor`, and the hidden subcommand as which this program is started again to play a part in it. What
+//! is measured, and how, the library decides.
 
 use clap::{Arg, ArgGroup, ArgMatches, Command};
 use fanfare_bench::{Bar, BenchError, Floor, Program, play};

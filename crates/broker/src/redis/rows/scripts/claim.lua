@@ -1,7 +1,7 @@
 -- KEYS: fence, admitted, claims of the user
 -- ARGV: lease, connection, limit, or -1 for none
--- Answers 1 if the claim holds, -1 if the lease is lost, -2 if Redis has forgotten that it was admitted. If there is no room:
--- the leases under which it is taken, each with how many places it takes.
+-- Answers 1 if the claim holds, -1 if the lease is lost, -2 if Redis has forgotten that it was admitted. If there is no
+-- room: the leases under which it is taken, each with how many places it takes.
 if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then
   return -1
 end
