@@ -143,7 +143,6 @@ async fn what_a_websocket_can_requests_can() {
 async fn protobuf_goes_both_ways() {
     let instance = setup("").start().await;
     let binary = [("Content-Type", "application/octet-stream")];
-    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
     // {"id":1,"connect":{}}, with its length before it.
     let connect = [4, 0x08, 1, 4 << 3 | 2, 0];
     let path = "/connection/http_stream";
@@ -173,8 +172,13 @@ async fn protobuf_goes_both_ways() {
     assert_eq!((&answer[&1][..], &error[&1][..]), (&[2][..], &[108][..]));
 }
 
+/// Bytes as a field of a message, fewer than 128.
+pub fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
+}
+
 /// A message's fields by their numbers: what is a number as one byte, and bytes.
-fn fields(mut message: &[u8]) -> BTreeMap<u64, Vec<u8>> {
+pub fn fields(mut message: &[u8]) -> BTreeMap<u64, Vec<u8>> {
     let mut fields = BTreeMap::new();
     while !message.is_empty() {
         let (key, value) = (varint(&mut message), varint(&mut message));
@@ -192,7 +196,8 @@ fn fields(mut message: &[u8]) -> BTreeMap<u64, Vec<u8>> {
     fields
 }
 
-fn varint(from: &mut &[u8]) -> u64 {
+/// Takes one number off the front.
+pub fn varint(from: &mut &[u8]) -> u64 {
     let end = from.iter().position(|byte| *byte < 0x80).unwrap();
     let (taken, rest) = from.split_at(end + 1);
     *from = rest;

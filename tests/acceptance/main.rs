@@ -21,6 +21,7 @@ mod drain;
 mod emulation;
 mod emulation_ends;
 mod events;
+mod every_way;
 mod handshake;
 mod harness;
 mod health;
