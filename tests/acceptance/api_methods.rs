@@ -1,9 +1,13 @@
 //! What each method of the HTTP API does to everybody else, and what it says while Redis is away.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::api::{call, result, setup};
-use crate::harness::{Caller, Client, RedisServer, SECRET, Said, Setup, eventually, token};
+use crate::emulation;
+use crate::harness::{Caller, Client, RedisServer, Remote, SECRET, Said, Setup, eventually, token};
 
 /// From the API to raw subscribers and Redis listeners, on whatever instance.
 #[tokio::test]
@@ -128,6 +132,89 @@ async fn channels_and_instances_are_listed_over_all_instances() {
     drop(clients);
     eventually("nobody is left", async || counts(&result(&other, "channels", json!({})).await).is_empty())
         .await;
+}
+
+/// Every answer is there long before anybody would give up waiting, and says what it would otherwise. What the instance
+/// should do meanwhile it does when it goes on.
+#[tokio::test]
+async fn nobody_who_asks_waits_for_an_instance_that_stands_still() {
+    const SOON: Duration = Duration::from_secs(2);
+    let redis = RedisServer::start().await;
+    let setup = emulation::setup("client_ping_interval = \"10m\"").redis(&redis.url());
+    let (still, other) = (setup.start().await, setup.start().await);
+    let words = json!({ "token": token(&["--user", "ann"]).await });
+    let channel = json!({ "channel": "kept:a" });
+    let mut ann = Caller::open(still.address()).await;
+    let ann_is = ann.result("connect", words.clone()).await["client"].as_str().unwrap().to_owned();
+    let mut asks = Caller::connect(other.address(), words).await;
+    for caller in [&mut ann, &mut asks] {
+        caller.result("subscribe", channel.clone()).await;
+    }
+    let mut remote = Remote::connect(still.address(), Remote::PATHS[0], json!({})).await;
+    remote.uplink = other.address();
+    let counted = async || result(&other, "channels", json!({})).await["channels"]["kept:a"].clone();
+    let on_each = async || {
+        let info = result(&other, "info", json!({})).await;
+        let nodes = info["nodes"].as_array().unwrap().iter();
+        let mut counts: Vec<_> = nodes.map(|node| node["num_clients"].as_u64().unwrap()).collect();
+        counts.sort_unstable();
+        counts
+    };
+    eventually("both are listed", async || {
+        counted().await == json!({ "num_clients": 2 }) && on_each().await == [1, 2]
+    })
+    .await;
+    still.signal("STOP").await;
+
+    let publication = json!({ "channel": "kept:a", "data": "meanwhile" });
+    let kept = json!({ "channel": "kept:a", "limit": 9 });
+    let at_ann = json!({ "user": "ann", "channel": "kept:b" });
+    // (what is asked, where in its result that is to be found)
+    let rows = [
+        ("publish", publication.clone(), "/offset", json!(1)),
+        ("broadcast", json!({ "channels": ["kept:a"], "data": 2 }), "/responses/0/result/offset", json!(2)),
+        ("history", kept.clone(), "/publications/1/data", json!(2)),
+        ("presence_stats", channel.clone(), "", json!({ "num_clients": 2, "num_users": 1 })),
+        ("presence", channel.clone(), &format!("/presence/{ann_is}/user"), json!("ann")),
+        ("channels", json!({}), "/channels/kept:a/num_clients", json!(2)),
+        ("subscribe", at_ann.clone(), "", json!({})),
+        ("unsubscribe", at_ann, "", json!({})),
+        ("disconnect", json!({ "user": "bob" }), "", json!({})),
+    ];
+    for (method, request, place, expected) in rows {
+        let answer = timeout(SOON, result(&other, method, request)).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{method} waits"));
+        assert_eq!(answer.pointer(place), Some(&expected), "{method}: {answer}");
+    }
+    assert_eq!(timeout(SOON, on_each()).await.expect("info waits"), [1, 2]);
+    for (method, request) in [
+        ("presence", channel.clone()),
+        ("presence_stats", channel.clone()),
+        ("publish", publication),
+        ("unsubscribe", channel.clone()),
+        ("subscribe", channel),
+    ] {
+        timeout(SOON, asks.result(method, request)).await.unwrap_or_else(|_| panic!("{method} waits"));
+    }
+    let said = timeout(SOON, remote.say(r#"{"id":2,"rpc":{}}"#)).await;
+    assert_eq!(said.expect("what is said to the other's session waits"), 204);
+    let ended = timeout(SOON, result(&other, "disconnect", json!({ "user": "ann" }))).await;
+    assert_eq!(ended.expect("disconnect waits"), json!({}));
+    timeout(SOON, asks.closed()).await.expect("who is here is ended at once");
+
+    still.signal("CONT").await;
+    assert_eq!(remote.message().await.unwrap()["id"], 2);
+    let mut pushed = Vec::new();
+    let end = loop {
+        match ann.message().await {
+            Ok(message) => pushed.push(message),
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end.0, 3503, "{pushed:?}");
+    let heard =
+        |data: &Value| pushed.iter().filter(|message| message["push"]["pub"]["data"] == *data).count();
+    assert_eq!((heard(&json!("meanwhile")), heard(&json!(2))), (2, 1), "{pushed:?}");
 }
 
 /// While Redis is away, whoever publishes with a confirmation is told so, and what is asked of others fails.
