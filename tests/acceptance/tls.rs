@@ -128,6 +128,30 @@ async fn small_frames_share_records() {
     assert!(records <= MESSAGES / 20, "{MESSAGES} frames came in {records} records");
 }
 
+/// The same for a client of the protocol, to which several messages are lines of one frame. A record is a write.
+#[tokio::test]
+async fn publications_in_the_protocol_share_a_frame_and_a_record() {
+    const COUNT: usize = 20;
+    let certificates = Certificates::new();
+    let instance = start(&certificates, &["--workers", "1"]).await;
+    let client = certificates.client(&["first"]);
+    let mut listener = client.connect(instance.address()).await;
+    assert_eq!(listener.upgrade_at("/connection/websocket", &[]).await.status, 101);
+    let greeting = "{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"a\"}}";
+    listener.send(Frame::TEXT, greeting.as_bytes()).await.unwrap();
+    let is_last = |frame: &Frame| String::from_utf8_lossy(&frame.payload).contains("\"id\":2");
+    while !is_last(&listener.next_but_pings().await.unwrap()) {}
+    let mut speaker = client.join(instance.address(), "a?echo=false").await;
+    let before = listener.tls().get_ref().0.records();
+    let burst = (0..COUNT).flat_map(|n| frame(0x80 | Frame::TEXT, n.to_string().as_bytes(), true));
+    speaker.write(&burst.collect::<Vec<u8>>()).await.unwrap();
+    let heard = listener.next_but_pings().await.unwrap();
+    let lines: Vec<_> =
+        (0..COUNT).map(|n| format!("{{\"push\":{{\"channel\":\"a\",\"pub\":{{\"data\":{n}}}}}}}")).collect();
+    assert_eq!(String::from_utf8_lossy(&heard.payload), lines.join("\n"));
+    assert_eq!(listener.tls().get_ref().0.records() - before, 1);
+}
+
 /// Whoever ends it: the frame that says so comes first, then TLS' own farewell, then FIN.
 #[tokio::test]
 async fn every_end_is_in_order() {
