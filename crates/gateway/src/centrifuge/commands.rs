@@ -91,6 +91,8 @@ impl Client {
             Refusal::Error(error) => {
                 if self.stage == Stage::New {
                     self.stage = Stage::Refused;
+                    // It may linger until it is stale, and is none of its user's connections.
+                    self.claimed = None;
                 }
                 self.answer(out, id, &error.into());
             }
