@@ -181,6 +181,42 @@ async fn a_token_that_ends_before_its_subscription_is_made_is_to_be_renewed() {
     }
 }
 
+/// It may stay for as long as whoever says nothing, and is none of its user's connections meanwhile.
+#[tokio::test]
+async fn who_could_not_connect_takes_no_place_of_its_users() {
+    let instance = setup("max_connections_per_user = 1").start().await;
+    let token = token(&["--user", "42"]).await;
+    let mut refused = Caller::open(instance.address()).await;
+    let filter = json!({ "op": "unknown" });
+    refused.ask("connect", json!({ "token": token, "subs": { "lobby": { "tf": filter } } })).await;
+    assert_eq!(fate(&mut refused).await, Error(107));
+    let mut one = Caller::open(instance.address()).await;
+    one.result("connect", json!({ "token": token })).await;
+    let mut more = Caller::open(instance.address()).await;
+    more.ask("connect", json!({ "token": token })).await;
+    assert_eq!(fate(&mut more).await, Close(3504));
+}
+
+/// A server of keys that hangs, also for longer than a client has to say who it is, turns nobody away for good.
+#[tokio::test]
+async fn who_waits_for_keys_is_told_to_come_again() {
+    let keys = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let jwks =
+        format!("token_jwks = \"http://{}/\"\ntoken_jwks_timeout = \"1m\"", keys.local_addr().unwrap());
+    let instance = setup(&jwks).flags(&["--handshake-timeout", "1s", "--header-timeout", "1s"]).start().await;
+    let _fetch = keys.accept().await.unwrap();
+    let private = key("other.pem");
+    let unknown = created(&["--user", "42", "--private-key", &private, "--kid", "new"], &[]).await;
+    let mut waiting = Caller::open(instance.address()).await;
+    waiting.ask("connect", json!({ "token": unknown })).await;
+    let mut silent = Caller::open(instance.address()).await;
+    assert_eq!(fate(&mut silent).await, Close(3502));
+    assert_eq!(fate(&mut waiting).await, Error(100));
+    assert_eq!(fate(&mut waiting).await, Close(3502), "it had its answer, and stays silent");
+    let refused = [("reason", "keys_unavailable")];
+    assert_eq!(instance.metric("fanfare_tokens_refused_total", &refused).await, 1.0);
+}
+
 #[tokio::test]
 async fn what_is_not_refreshed_ends() {
     let instance = setup("allow_anonymous = true\nrefresh_grace = \"1s\"").api().start().await;

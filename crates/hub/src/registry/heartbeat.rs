@@ -52,14 +52,22 @@ impl Registry {
         }
     }
 
-    /// What the client sends is not read for the moment, so it cannot be blamed for an answer that is missing.
+    /// What the client sends is not read for the moment, so it cannot be blamed for an answer that is missing, nor for
+    /// not having said who it is: it may have, and wait for us.
     pub(crate) fn excuse(&mut self, key: Key) {
-        let (now, pong) = (self.wheel.now(), self.wheel.ticks(self.settings.pong_timeout).max(1));
+        let (now, settings) = (self.wheel.now(), &self.settings);
+        let ticks = |span| self.wheel.ticks(span).max(1);
+        let (pong, stale) = (ticks(settings.pong_timeout), ticks(settings.stale_timeout));
         let Some(connection) = find(&mut self.connections, key) else { return };
         connection.heard = now;
-        if connection.state == State::Open && connection.life == (Life::Asking { answered: false }) {
-            // It will be looked at when it was due before, and then again.
-            connection.due = now + pong;
+        if connection.state != State::Open {
+            return;
+        }
+        // It will be looked at when it was due before, and then again.
+        match connection.life {
+            Life::Asking { answered: false } => connection.due = now + pong,
+            Life::Unknown => connection.due = now + stale,
+            _ => {}
         }
     }
 

@@ -1,10 +1,12 @@
 //! How it is found out whether somebody is there, and how connections end that did nothing wrong.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use fanfare_hub::{Carrier, Encoding, End, Format, Heartbeat, Settings};
 use fanfare_protocol::Channel;
 use fanfare_websocket::{CloseCode, Opcode, close_frame, frame};
+use tokio::time::timeout;
 
 use crate::{binary, settings, with_shard};
 
@@ -75,6 +77,17 @@ fn clients_that_answer_are_asked_and_others_told() {
         // Whoever does not say who it is.
         let mut stale = bench.connected(json, Heartbeat::Answers, None).await;
         assert_eq!(stale.read_to_end().await, close_frame(CloseCode::POLICY, "stale"));
+        // Whoever has said it, and waits for us, is not blamed for that; only when it has been answered.
+        let mut waiting = bench.connected(json, Heartbeat::Answers, None).await;
+        for _ in 0..2 {
+            let mut silent = bench.connected(json, Heartbeat::Answers, None).await;
+            let mut end = pin!(silent.read_to_end());
+            while timeout(Duration::from_millis(20), &mut end).await.is_err() {
+                bench.shard.excuse(waiting.key);
+            }
+        }
+        assert!(!bench.shard.is_closing(waiting.key));
+        assert_eq!(waiting.read_to_end().await, close_frame(CloseCode::POLICY, "stale"));
         let mut client = bench.connected(json, Heartbeat::Answers, None).await;
         assert!(!bench.shard.answered(client.key), "nobody has asked");
         bench.shard.introduce(client.key, Heartbeat::Answers);

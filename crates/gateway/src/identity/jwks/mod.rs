@@ -1,6 +1,6 @@
 //! Public keys that are fetched (RFC 7517), and kept: one task of the backend fetches them, everybody else reads what
 //! it has. A token never causes more than one fetch in [`Jwks::PAUSE`], whoever sends it, and nobody waits longer
-//! than for one.
+//! than for one, nor than [`Jwks::MOST`].
 
 mod fetch;
 #[cfg(test)]
@@ -53,6 +53,10 @@ pub enum News {
 impl Jwks {
     /// How long after a fetch no unknown key causes another one.
     pub const PAUSE: Duration = Duration::from_secs(10);
+
+    /// Nobody waits longer for keys than a library of the client protocol waits for an answer, which is 5 s: told in
+    /// time that there are none, it comes back as whoever is welcome.
+    const MOST: Duration = Duration::from_secs(4);
 
     /// The longest pause between attempts while fetching fails.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -125,7 +129,7 @@ impl Jwks {
         };
         self.wanted.notify_one();
         // The fetch has its own deadline; this one is for a backend that is busy.
-        let patience = self.deadline + Duration::from_secs(1);
+        let patience = (self.deadline + Duration::from_secs(1)).min(Self::MOST);
         match timeout(patience, state.wait_for(|state| state.rounds > rounds)).await {
             Ok(Ok(state)) if !state.failed => News::Fresh,
             _ => News::Stale,
