@@ -230,8 +230,11 @@ impl Verifier {
         }
         let fetched = self.jwks.as_ref().map(Jwks::keys);
         let fetched = fetched.as_deref().unwrap_or_default();
-        let named = |key: &&TokenKey| header.kid.is_none() || key.kid.is_none() || key.kid == header.kid;
-        let candidates = fetched.iter().filter(named).filter(|key| key.is_for(algorithm)).take(MOST_KEYS);
+        // The one that it names first: there may be more without a name than are tried.
+        let named = fetched.iter().filter(|key| key.kid == header.kid);
+        let others = fetched.iter().filter(|key| key.kid != header.kid);
+        let others = others.filter(|key| header.kid.is_none() || key.kid.is_none());
+        let candidates = named.chain(others).filter(|key| key.is_for(algorithm)).take(MOST_KEYS);
         let candidates = self.keys.iter().filter(|key| key.is_for(algorithm)).chain(candidates);
         let mut fault = unknown();
         for key in candidates {

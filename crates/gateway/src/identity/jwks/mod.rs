@@ -100,7 +100,6 @@ impl Jwks {
                     failures.saturating_add(1)
                 }
             };
-            let ended = Instant::now();
             let again = sleep(self.pause_after(failures));
             tokio::pin!(again);
             loop {
@@ -108,7 +107,7 @@ impl Jwks {
                     () = &mut again => break,
                     () = self.wanted.notified() => {
                         // A wish from before the last fetch has been fulfilled by it.
-                        if ended.elapsed() >= self.pause {
+                        if !self.is_recent(&self.state.borrow()) {
                             break;
                         }
                     }
@@ -122,7 +121,7 @@ impl Jwks {
         let mut state = self.state.subscribe();
         let rounds = {
             let state = state.borrow_and_update();
-            if state.ended.is_some_and(|ended| ended.elapsed() < self.pause) {
+            if self.is_recent(&state) {
                 return News::Stale;
             }
             state.rounds
@@ -134,6 +133,12 @@ impl Jwks {
             Ok(Ok(state)) if !state.failed => News::Fresh,
             _ => News::Stale,
         }
+    }
+
+    /// Whether the last fetch ended so recently that no unknown key causes another one. Asked by whoever wants one and
+    /// by who is to make it: if they did not agree, the one would wait for what the other does not do.
+    fn is_recent(&self, state: &State) -> bool {
+        state.ended.is_some_and(|ended| ended.elapsed() < self.pause)
     }
 
     /// One fetch.

@@ -138,6 +138,29 @@ async fn keys_are_chosen_by_id_and_algorithm() {
     assert_eq!(verifier.fetches(), (1, 0, 5));
 }
 
+#[tokio::test]
+async fn the_key_that_a_token_names_is_tried_before_those_without_a_name() {
+    let mut all: Json = serde_json::from_str(&pem("keys.jwks.json")).unwrap();
+    let all = all["keys"].as_array_mut().unwrap();
+    let mut of = |kid: &str| all.iter_mut().find(|key| key["kid"] == kid).unwrap().take();
+    let (mut nameless, named) = (of("other"), of("rsa"));
+    nameless["kid"] = Json::Null;
+    let mut keys = vec![nameless; super::super::MOST_KEYS];
+    keys.push(named);
+    let server = Server::start(Way::Status(200, json!({ "keys": keys }).to_string())).await;
+    let verifier = keeping(&server, LONG);
+    for (kid, key, expected) in [
+        (Some("rsa"), "rsa.pem", "good"),
+        (Some("rsa"), "other.pem", "good"),
+        (None, "other.pem", "good"),
+        // Behind as many as are tried.
+        (None, "rsa.pem", "signature"),
+    ] {
+        let made = signed(kid, Algorithm::RS256, key);
+        assert_eq!(label(&verifier, &made).await, expected, "{kid:?} {key}");
+    }
+}
+
 /// A key and a token that others have made: RFC 7515, appendix A.3. It is over since 2011, which is looked at last,
 /// and no longer what was signed once a bit of it has changed.
 #[tokio::test]
