@@ -416,3 +416,6 @@ const FIELDS: usize = 500;
 /// Channels in one pipeline of counts, and in a round.
 const COUNTS_AT_ONCE: usize = 5000;
 const COUNTS: usize = 50_000;
+
+#[cfg(test)]
+mod tests;
