@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::{
-    Client, Fault, Instance, RedisServer, Said, Setup, TcpProxy, eventually, throughout, within,
+    Caller, Client, Fault, Instance, RedisServer, Said, Setup, TcpProxy, eventually, throughout, within,
 };
 
 /// Back "within 2 s", and what a busy machine may add.
@@ -450,4 +452,43 @@ async fn a_channel_with_a_history_is_made_good() {
     let metrics = far.metrics().await;
     assert_eq!(metrics.value("fanfare_connections_closed_total", &[]), 0.0);
     assert_eq!(metrics.value("fanfare_gaps_total", &[]), 0.0);
+}
+
+/// The old master after a failover, when nobody has closed its connections: it answers, and will write nothing.
+#[tokio::test]
+async fn nobody_waits_for_a_redis_that_has_become_a_replica() {
+    let table = "[channels]\nmay_subscribe = \"anonymous\"\nhistory_size = 10\nrecovery = \"allow\"\n";
+    let (master, redis) = (RedisServer::start().await, RedisServer::start().await);
+    let instance = Setup::new(table).redis(&redis.url()).start().await;
+    eventually("ready", async || instance.page("/readyz").await.status == 200).await;
+    let mut caller = Caller::anonymous(instance.address()).await;
+    let wish = |channel: &str| json!({ "channel": channel, "recoverable": true });
+    caller.result("subscribe", wish("before")).await;
+
+    redis.cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]).await;
+    // What can be recovered cannot be subscribed to now, and the client is told to try again later.
+    for number in 0..3 {
+        let answer = caller.call("subscribe", wish(&format!("new {number}"))).await;
+        assert_eq!(answer["error"]["temporary"], true, "{answer}");
+    }
+    let mut listener = Client::connect(instance.url("raw?notices=true")).await;
+    within(Duration::from_secs(4), "readiness tells", async || {
+        let told = instance.page("/readyz").await;
+        told.status == 503 && told.body.contains("is a replica")
+    })
+    .await;
+    // And when it is known, nobody waits either.
+    let mut late = Client::connect(instance.url("late?notices=true")).await;
+    assert_eq!(caller.error("subscribe", wish("newer")).await, 100);
+
+    redis.cli(&["REPLICAOF", "NO", "ONE"]).await;
+    eventually("ready again", async || instance.page("/readyz").await.status == 200).await;
+    // Whoever was let in meanwhile is told that something may have been missed.
+    for (channel, client) in [("raw", &mut listener), ("late", &mut late)] {
+        let Said::Text(said) = client.next().await else { panic!("no notice in {channel}") };
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said, json!({ "fanfare": "gap", "channel": channel }));
+    }
+    caller.result("subscribe", wish("new 0")).await;
+    assert_eq!(instance.metric("fanfare_connections_closed_total", &[]).await, 0.0);
 }

@@ -105,7 +105,7 @@ impl Stream {
         self.wish = self.wish.max(Wish::Verify);
     }
 
-    /// The bus is away. Who waits for the channel waits no longer.
+    /// The bus is away, or does not say where the channel stands. Who waits for that waits no longer.
     pub fn lost(&mut self, cause: GapCause) {
         if self.at.is_none() {
             self.promised.get_or_insert(cause);

@@ -19,6 +19,7 @@ use super::commands::Commands;
 use super::control::Lost;
 use super::fault::Fault;
 use super::lane::Lane;
+use super::link::is_replica;
 use super::log::Message;
 use super::reads::unexpected;
 use super::script::is_noscript;
@@ -167,8 +168,11 @@ impl<'a> Batch<'a> {
                 };
                 pipeline.add_command(command);
             });
+            // A replica takes what is published, and none of it reaches its master: it is to be sent again elsewhere.
+            pipeline.add_command(redis::cmd("ROLE"));
             let count = pipeline.len();
             let answers = match timeout(deadline, connection.req_packed_commands(&pipeline, 0, count)).await {
+                Ok(Ok(answers)) if answers.last().is_some_and(is_replica) => return Err(Fault::Replica),
                 Ok(Ok(answers)) => answers,
                 Ok(Err(error)) => return Err(Fault::read(&error, deadline)),
                 Err(_) => return Err(Fault::TimedOut(deadline)),

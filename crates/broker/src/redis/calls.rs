@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::commands::Commands;
 use super::fault::Fault;
-use super::link::Link;
+use super::link::{Link, is_replica};
 use super::script::{Script, is_noscript};
 
 /// The way to Redis for commands with answers. Callers may be on any runtime.
@@ -103,7 +103,11 @@ impl Line {
             Some(pool) => {
                 let pooled = pool.get().await.map_err(|error| read_pool_error(&error, self.link.timeout))?;
                 let mut commands = Commands { node: MultiplexedConnection::clone(&pooled), cluster: None };
-                self.link.check_role(&mut commands).await?;
+                if let Err(fault) = self.link.check_role(&mut commands).await {
+                    // The pool would give it out again, wherever the next one would lead.
+                    drop(Connection::take(pooled));
+                    return Err(fault);
+                }
                 Open { commands, pooled: Some(pooled) }
             }
         };
@@ -161,15 +165,23 @@ async fn run(line: Line, mut which: u64, mut commands: Commands, mut batch: Vec<
         batch.iter().for_each(|call| {
             pipeline.add_command(call.command.clone());
         });
+        if !commands.is_cluster() {
+            // What a replica knows may be old, or of another history. In a cluster it would send us to its master.
+            pipeline.add_command(redis::cmd("ROLE"));
+        }
         let sent = commands.req_packed_commands(&pipeline, 0, pipeline.len());
-        let answers = match timeout(deadline, sent).await {
-            Ok(Ok(answers)) => answers,
-            other => {
+        let answered = match timeout(deadline, sent).await {
+            Ok(Ok(answers)) if !commands.is_cluster() && answers.last().is_some_and(is_replica) => {
+                Err(Fault::Replica)
+            }
+            Ok(Ok(answers)) => Ok(answers),
+            Ok(Err(error)) => Err(Fault::read(&error, deadline)),
+            Err(_) => Err(Fault::TimedOut(deadline)),
+        };
+        let answers = match answered {
+            Ok(answers) => answers,
+            Err(fault) => {
                 line.give_up(which);
-                let fault = match other {
-                    Ok(Err(error)) => Fault::read(&error, deadline),
-                    _ => Fault::TimedOut(deadline),
-                };
                 if again || matches!(fault, Fault::TimedOut(_)) {
                     return refuse(batch, &fault);
                 }

@@ -16,7 +16,7 @@ use super::lane::Lane;
 use super::reads::Reading;
 use super::shared_reads::SharedReads;
 use super::streams::{Answer, Errand};
-use crate::Query;
+use crate::{GapCause, Query};
 
 /// Runs for as long as the broker lives. Channels that are silent for `idle` are looked at.
 pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duration) {
@@ -53,11 +53,14 @@ pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duratio
                     None => drop(pages.remove(&errand.channel)),
                 }
                 let (now, relay) = (std::time::Instant::now(), &*lane.relay);
-                lane.order.lock().streams.answer(&errand.channel, errand.id, answer, now, relay);
+                let mut order = lane.order.lock();
+                order.streams.answer(&errand.channel, errand.id, answer, now, relay);
                 if !failed {
                     backoff = Backoff::new();
                 } else if resume <= Instant::now() {
                     resume = Instant::now() + backoff.after(Duration::ZERO);
+                    // Those behind it would find out the same, a pause and some hundreds at a time.
+                    order.streams.let_go(GapCause::Disconnected);
                 }
             }
         }

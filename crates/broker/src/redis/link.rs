@@ -124,9 +124,7 @@ impl Link {
                 Err(_) => return Err(Fault::TimedOut(self.timeout)),
             };
         match role {
-            Ok(Value::Array(role)) if role.first() == Some(&Value::BulkString(b"slave".to_vec())) => {
-                Err(Fault::Replica)
-            }
+            Ok(role) if is_replica(&role) => Err(Fault::Replica),
             // Access rules often forbid ROLE, and what speaks like Redis may not know it: any answer but that is fine,
             // except that one must be allowed in at all.
             Err(error) if error.code() == Some("NOAUTH") || error.code().is_none() => {
@@ -144,6 +142,11 @@ impl Link {
             Err(_) => Err(Fault::TimedOut(self.timeout)),
         }
     }
+}
+
+/// What was answered to `ROLE`.
+pub(super) fn is_replica(role: &Value) -> bool {
+    matches!(role, Value::Array(role) if role.first() == Some(&Value::BulkString(b"slave".to_vec())))
 }
 
 /// How often the cluster's connection follows slots and waits for nodes before it is an error; the deadline ends it,

@@ -47,17 +47,10 @@ async fn serve(lane: &Lane, link: &Link, mut connection: Commands, pace: &mut Pa
     let in_doubt = lane.ever_sent();
     lane.publisher_open();
     let mut next_tick = Instant::now() + TICK;
-    let mut ticks = 0_u64;
     loop {
         if Instant::now() >= next_tick {
             next_tick = Instant::now() + TICK;
-            ticks += 1;
             lane.tick();
-            if ticks.is_multiple_of(TICKS_TO_ROLE)
-                && let Err(fault) = link.check_role(&mut connection).await
-            {
-                return fault;
-            }
         }
         match send(lane, link, &mut connection, pace, in_doubt).await {
             Ok(true) => {}
@@ -119,8 +112,6 @@ impl Pace {
 }
 
 const TICK: Duration = Duration::from_secs(1);
-/// How often it is asked whether Redis has become a replica, in ticks.
-const TICKS_TO_ROLE: u64 = 5;
 /// Messages in one pipeline.
 const MOST: usize = 8192;
 const MOST_BYTES: usize = 2 << 20;

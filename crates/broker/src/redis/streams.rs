@@ -90,10 +90,12 @@ impl Streams {
     /// The bus is away; nobody waits for what it would say.
     pub fn lost(&mut self, cause: GapCause) {
         self.open = false;
-        for entry in self.channels.values_mut() {
-            entry.stream.lost(cause);
-            entry.waiters.clear();
-        }
+        self.let_go(cause);
+    }
+
+    /// Where channels stand cannot be read now. Nobody waits for it, and whoever did is told of a gap once it is known.
+    pub fn let_go(&mut self, cause: GapCause) {
+        self.channels.values_mut().for_each(|entry| entry.let_go(cause));
     }
 
     /// What to wait for until it is known where the channel stands; the sender's end is answer enough.
@@ -179,7 +181,10 @@ impl Streams {
         let steps = &mut steps(channel, relay);
         match answer {
             Answer::Read(history) => entry.stream.answer(history, &mut self.heals, steps),
-            Answer::Failed => entry.stream.failed(),
+            Answer::Failed => {
+                entry.stream.failed();
+                entry.let_go(GapCause::Disconnected);
+            }
             Answer::Refused => {
                 entry.stream.refused(&mut self.heals, steps);
                 entry.waiters.clear();
@@ -203,6 +208,11 @@ impl Streams {
 }
 
 impl Entry {
+    fn let_go(&mut self, cause: GapCause) {
+        self.stream.lost(cause);
+        self.waiters.clear();
+    }
+
     fn push_due(&mut self, channel: &Channel, due: &mut VecDeque<Channel>) -> bool {
         let push = self.stream.wants() && !self.due;
         if push {

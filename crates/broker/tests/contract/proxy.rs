@@ -2,7 +2,7 @@
 //! some connections are bad, which are told apart by what was said over them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep_until};
 /// Stands in front of a Redis.
 pub struct Proxy {
     pub port: u16,
+    /// Where new connections lead to.
+    upstream: Arc<AtomicU16>,
     weather: Arc<Weather>,
     lines: Arc<Mutex<Vec<Arc<Line>>>>,
 }
@@ -136,7 +138,8 @@ impl Proxy {
             rate,
         });
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let (shared, all) = (weather.clone(), lines.clone());
+        let upstream = Arc::new(AtomicU16::new(upstream));
+        let (to, shared, all) = (upstream.clone(), weather.clone(), lines.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let way = if shared.shut.load(SeqCst) { Way::Shut } else { Way::Open };
@@ -144,14 +147,19 @@ impl Proxy {
                 let (subscribed, closed) = (AtomicBool::new(false), AtomicBool::new(false));
                 let line = Arc::new(Line { said, way, subscribed, closed });
                 all.lock().push(line.clone());
-                tokio::spawn(pass_on(client, upstream, shared.clone(), line));
+                tokio::spawn(pass_on(client, to.load(SeqCst), shared.clone(), line));
             }
         });
-        Self { port, weather, lines }
+        Self { port, upstream, weather, lines }
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// New connections lead to another Redis; the others stay where they are.
+    pub fn lead_to(&self, upstream: u16) {
+        self.upstream.store(upstream, SeqCst);
     }
 
     pub fn deafen_subscribers(&self, deaf: bool) {

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_broker::RedisConfig;
+use fanfare_broker::{BrokerError, GapCause, RedisConfig};
 use fanfare_protocol::{Envelope, Kind, Publication};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::instance::{Event, Instance, channel, eventually};
+use crate::instance::{Event, Instance, Recorder, channel, eventually};
+use crate::proxy::Proxy;
 use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,6 +204,59 @@ async fn a_replica_will_not_do() {
     let _: String = server.command(&["REPLICAOF", "NO", "ONE"]).await;
     a.until_up().await;
     late.until_up().await;
+}
+
+/// It would refuse to say where channels stand, and what it knows of others may be old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_replica_to_say_where_channels_stand() {
+    let (master, server) = (Server::start(&[]).await, Server::start(&[]).await);
+    let a = Instance::at(&server.url()).await;
+    let known = channel("kept:9:known");
+    a.join(&known).await;
+    a.append(&known, "one").await.expect("it is appended");
+    a.broker.position(&known).await.expect("it can be read");
+    let _: String = server.command(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]).await;
+    let unread = a.broker.position(&known).await;
+    assert!(matches!(&unread, Err(BrokerError::Away(why)) if why.contains("is a replica")), "{unread:?}");
+    let channels: Vec<_> = (0..10_000).map(|number| channel(&format!("kept:9:{number}"))).collect();
+    let joining = Instant::now();
+    futures_util::future::join_all(channels.iter().map(|channel| a.join(channel))).await;
+    assert!(joining.elapsed() < Duration::from_secs(5), "joined after {:?}", joining.elapsed());
+    a.until_down("is a replica").await;
+    let _: String = server.command(&["REPLICAOF", "NO", "ONE"]).await;
+    a.until_up().await;
+    for channel in channels.iter().step_by(500) {
+        let told = |relay: &Recorder| relay.gaps(channel) == [GapCause::Disconnected];
+        a.relay.until("they are told once that something may be missing", told).await;
+    }
+    a.append(&channels[9999], "two").await.expect("it is appended");
+    a.relay.until_delivered(&channels[9999], &["two"]).await;
+}
+
+/// A name that leads to the new master, while nobody has closed the connections to the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_left_for_the_new_master() {
+    let (old, new) = (Server::start(&[]).await, Server::start(&[]).await);
+    let proxy = Proxy::start(old.port, Duration::ZERO).await;
+    let (news, kept, later) = (channel("news"), channel("kept:9:known"), channel("kept:9:later"));
+    let witness = Instance::at(&new.url()).await;
+    witness.join(&news).await;
+    let a = Instance::at(&proxy.url()).await;
+    a.join(&kept).await;
+    a.append(&kept, "one").await.expect("it is appended");
+    a.broker.position(&kept).await.expect("it can be read");
+    proxy.lead_to(new.port);
+    let _: String = old.command(&["REPLICAOF", "127.0.0.1", &new.port.to_string()]).await;
+    // What the replica has taken reaches the others all the same.
+    a.publish(&news, "in between");
+    witness.relay.until_delivered(&news, &["in between"]).await;
+    a.until_up().await;
+    a.join(&later).await;
+    eventually("histories are read there", async || a.broker.position(&later).await.is_ok()).await;
+    let at = a.broker.position(&later).await;
+    assert_eq!(at, witness.broker.position(&later).await);
+    a.append(&later, "two").await.expect("it is appended");
+    a.relay.until_delivered(&later, &["two"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
