@@ -254,3 +254,33 @@ async fn clients_may_come_and_go_while_lines_are_cut() {
         assert!(turns && signs.len() % 2 == 0, "user {user}: {signs:?}");
     }
 }
+
+/// It still lets what is there be replaced, and so leases go on and nobody is taken for dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_whose_memory_is_full_ends_no_lease() {
+    let server = Server::start(&[]).await;
+    let (a, b) = (Instance::leased(&server.url()).await, Instance::leased(&server.url()).await);
+    let room = channel("room");
+    a.join(&room).await;
+    b.join(&room).await;
+    a.enter(&room, 1, "ann").await;
+    b.enter(&room, 2, "bob").await;
+    let leases = async || -> Vec<(String, f64)> {
+        server.command(&["ZRANGE", "fanfare:alive:{instances}", "0", "-1", "WITHSCORES"]).await
+    };
+    let _: String = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let before = leases().await;
+    let renewed = |now: &[(String, f64)]| {
+        let of = |lease: &str| now.iter().find(|(other, _)| other == lease).map(|(_, until)| *until);
+        before.iter().all(|(lease, until)| of(lease) > Some(until + 3.0 * LEASE.as_millis() as f64))
+    };
+    eventually("three times as long as they last", async || renewed(&leases().await)).await;
+    let _: String = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually("presence is written again", async || a.broker.enter(&room, member(3, "carl")).await.is_ok())
+        .await;
+    assert_eq!(all_told(&[&a, &b], &room).await, ["+ann", "+bob", "+carl"]);
+    for instance in [&a, &b] {
+        let status = instance.broker.presence_status();
+        assert_eq!((status.leases_lost, status.leases_ended), (0, 0));
+    }
+}
