@@ -266,11 +266,17 @@ async fn what_is_refused_is_an_error_and_the_session_goes_on() {
         ("publish", json!({ "channel": "lobby", "data": 1, "type": 1 }), 108),
         ("publish", json!({ "channel": "lobby", "data": 1, "key": "k" }), 108),
         ("publish", json!({ "channel": long, "data": 1 }), 107),
+        ("unsubscribe", json!({ "channel": long }), 107),
+        ("presence", json!({ "channel": long }), 107),
         ("presence", json!({ "channel": "lobby" }), 108),
         ("presence", json!({ "channel": "chat:a" }), 103),
         ("presence", json!({ "channel": "nowhere:a" }), 102),
+        ("presence_stats", json!({ "channel": long }), 107),
+        ("presence_stats", json!({ "channel": "nowhere:a" }), 102),
         ("presence_stats", json!({ "channel": "lobby" }), 108),
         ("presence_stats", json!({ "channel": "chat:a" }), 103),
+        ("history", json!({ "channel": long }), 107),
+        ("history", json!({ "channel": "nowhere:a" }), 102),
         ("history", json!({ "channel": "lobby" }), 108),
         ("history", json!({ "channel": "chat:a" }), 103),
         ("history", json!({ "channel": "chat:a", "reverse": true, "since": { "offset": 0 } }), 107),
@@ -278,6 +284,7 @@ async fn what_is_refused_is_an_error_and_the_session_goes_on() {
         ("sub_refresh", json!({ "channel": "lobby", "token": "x" }), 103),
         ("sub_refresh", json!({ "channel": "lobby" }), 107),
         ("sub_refresh", json!({ "channel": "lobby", "type": 1 }), 108),
+        ("sub_refresh", json!({ "channel": long, "token": "x" }), 107),
     ];
     let mut caller = Caller::anonymous(instance.address()).await;
     for (method, request, code) in &rows {

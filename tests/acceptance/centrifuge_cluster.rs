@@ -1,6 +1,7 @@
 //! The Centrifuge client protocol over several instances: what is made good after Redis was away, who is present, what
 //! the back end wants, and how many connections a user may have.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -243,10 +244,12 @@ async fn who_comes_back_from_a_killed_instance_is_told_to_come_again() {
     let mut cluster = Cluster::start("max_connections_per_user = 1").await;
     let (ann, bob, carl) =
         (user("ann").await, token(&["--user", "bob"]).await, token(&["--user", "carl"]).await);
+    let dora = user("dora").await;
     let bearer = format!("Bearer {carl}");
     let headers = [("Authorization", bearer.as_str())];
     let url = |instance: &Instance| format!("{}?token={bob}", instance.url("news"));
     let _caller = cluster.caller(0, ann.clone()).await;
+    let _other = cluster.caller(0, dora.clone()).await;
     let _socket = Client::connect(url(&cluster.instances[0])).await;
     let _stream =
         EventStream::try_connect(cluster.instances[0].address(), "/sse/news", &headers).await.unwrap();
@@ -266,14 +269,26 @@ async fn who_comes_back_from_a_killed_instance_is_told_to_come_again() {
             false
         })
     };
+    // Who only listens gets no error.
+    let times = Cell::new(0);
+    let one_way = async || {
+        let mut caller = Caller::open_at(there.address(), "/connection/uni_websocket", &[]).await;
+        caller.say(&dora.to_string()).await;
+        let Err((code, _)) = caller.message().await else { return true };
+        times.set(times.get() + 1);
+        assert_eq!(code, 3013);
+        false
+    };
     let by_socket = async || is_in(Client::try_connect(&url(there), &[]).await.err());
     let by_stream =
         async || is_in(EventStream::try_connect(there.address(), "/sse/news", &headers).await.err());
     tokio::join!(
         eventually("there is room for ann", by_protocol),
+        eventually("there is room for dora", one_way),
         eventually("there is room for bob", by_socket),
         eventually("there is room for carl", by_stream),
     );
+    assert!(times.get() > 0, "the first is asked before anybody can know");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -13,9 +14,17 @@ use crate::identity::key;
 
 #[tokio::test]
 async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
-    let instance = setup("token_audience = [\"us\"]\nallow_anonymous_tokens = false").start().await;
+    let keys = "token_audience = [\"us\"]\ntoken_issuer = [\"our login\"]\nallow_anonymous_tokens = false";
+    let instance = setup(keys).start().await;
+    let (aud, iss) = (["--claim", "aud=\"us\""], ["--claim", "iss=\"our login\""]);
+    // What is meant for others, and what others have made.
+    let (other_aud, other_iss) = (["--claim", "aud=\"them\""], ["--claim", "iss=\"their login\""]);
+    let misled = async |with: &[&'static str]| {
+        let claims = [[iss, other_aud].concat(), [aud, other_iss].concat(), iss.to_vec(), aud.to_vec()];
+        join_all(claims.map(async |claims| token(&[with, &claims].concat()).await)).await
+    };
     let with = |more: &[&'static str]| {
-        let mut arguments = vec!["--claim", "aud=\"us\""];
+        let mut arguments = [aud, iss].concat();
         arguments.extend(more);
         arguments
     };
@@ -29,7 +38,7 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
     let room = token(&with(&["--user", "42", "--channel", "$room"])).await;
     let nowhere = token(&with(&["--user", "42", "--claim", "channels=[\"nowhere:a\"]"])).await;
     let over = token(&with(&["--user", "42", "--claim", "expire_at=1000000000"])).await;
-    let rows = [
+    let mut rows = vec![
         ("".to_owned(), Close(3501)),
         ("nonsense".to_owned(), Close(3500)),
         (good[1..].to_owned(), Close(3500)),
@@ -38,8 +47,6 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
         (confused.clone(), Close(3500)),
         (foreign.clone(), Close(3500)),
         (room.clone(), Close(3500)),
-        (token(&["--user", "42"]).await, Close(3500)),
-        (token(&["--user", "42", "--claim", "aud=\"others\""]).await, Close(3500)),
         (token(&with(&[])).await, Close(3507)),
         (token(&with(&[&["--user", "42"][..], &past].concat())).await, Error(109)),
         (token(&with(&[&["--user", "42"][..], &future].concat())).await, Error(109)),
@@ -48,6 +55,7 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
         (token(&with(&["--user", "42", "--claim", "exp=null"])).await, Close(3500)),
         (nowhere, Error(102)),
     ];
+    rows.extend(misled(&["--user", "42"]).await.into_iter().map(|token| (token, Close(3500))));
     for (token, expected) in &rows {
         let mut caller = Caller::open(instance.address()).await;
         caller.ask("connect", json!({ "token": token })).await;
@@ -66,6 +74,7 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
     let nobodys = token(&with(&["--channel", "$room"])).await;
     let other_channel = token(&with(&["--user", "42", "--channel", "$other"])).await;
     let only = subscription(&["--claim", "client=\"c1\""]).await;
+    let misled = misled(&["--user", "42", "--channel", "$room"]).await;
     let rows = [
         ("", Error(103)),
         ("nonsense", Error(103)),
@@ -81,6 +90,10 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
         (&nobodys, Close(3500)),
         (&other_channel, Close(3500)),
         (&only, Close(3500)),
+        (&misled[0], Error(103)),
+        (&misled[1], Error(103)),
+        (&misled[2], Error(103)),
+        (&misled[3], Error(103)),
     ];
     for (token, expected) in &rows {
         let mut caller = connected().await;
@@ -108,15 +121,24 @@ async fn tokens_of_every_wrong_kind_are_refused_with_their_code() {
     let refreshed = caller.result("refresh", json!({ "token": good })).await;
     assert_eq!((refreshed["client"].is_string(), &refreshed["expires"]), (true, &json!(true)));
     let expired = subscription(&past).await;
-    for (token, code) in
-        [("nonsense", 3500), (&expired, 3006), (&other_user, 3500), (&other_channel, 3500), (&good, 3500)]
-    {
+    let over = subscription(&["--claim", "expire_at=1000000000"]).await;
+    for (token, code) in [
+        ("nonsense", 3500),
+        (&expired, 3006),
+        (&over, 3006),
+        (&other_user, 3500),
+        (&other_channel, 3500),
+        (&only, 3500),
+        (&misled[0], 3500),
+        (&misled[1], 3500),
+        (&good, 3500),
+    ] {
         let mut caller = connected().await;
         caller.result("subscribe", json!({ "channel": "$room", "token": room })).await;
         let refresh = json!({ "channel": "$room", "token": token });
         assert_eq!(caller.try_call("sub_refresh", refresh).await.unwrap_err().0, code, "{token}");
     }
-    for (reason, refused) in [("expired", 6.0), ("expire_at", 3.0)] {
+    for (reason, refused) in [("expired", 6.0), ("expire_at", 4.0)] {
         let counted = instance.metric("fanfare_tokens_refused_total", &[("reason", reason)]).await;
         assert_eq!(counted, refused, "{reason}");
     }
@@ -292,8 +314,10 @@ async fn who_only_listens_says_who_it_is_and_nothing_else() {
     }
     // There is nobody to answer, so an error ends it.
     let expired = token(&["--claim", "exp=1000000000"]).await;
+    let nowhere = token(&["--user", "42", "--claim", "channels=[\"nowhere:a\"]"]).await;
     for (greeting, code) in [
         (json!({ "token": expired }).to_string(), 3005),
+        (json!({ "token": nowhere }).to_string(), 3004),
         (json!({ "token": "nonsense" }).to_string(), 3500),
         ("{}".to_owned(), 3501),
         ("[]".to_owned(), 3501),

@@ -40,6 +40,10 @@ async fn nobody_reads_more_of_a_history_at_a_time_than_is_allowed() {
         request["channel"] = json!("kept:a");
         assert_eq!(offsets(&caller.result("history", request).await), expected, "{query}");
     }
+    for epoch in ["other", "_", &"e".repeat(100)] {
+        let since = json!({ "channel": "kept:a", "since": { "offset": 1, "epoch": epoch } });
+        assert_eq!(caller.error("history", since).await, 112, "{epoch}");
+    }
     // Who has missed more has to begin anew; one who has not gets all of it.
     for (offset, recovered, missed) in [(1, false, vec![]), (2, true, vec![3, 4, 5])] {
         let wish = json!({ "channel": "kept:a", "recover": true, "offset": offset, "epoch": epoch });
