@@ -3,8 +3,11 @@
 
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush, deflate::compress_to_vec};
+use tokio::net::TcpStream;
 
-use crate::harness::{Client, Frame, Instance, Said, Socket, eventually, fence, frame, run_to_end};
+use crate::harness::{
+    Certificates, Client, Frame, Instance, Said, Socket, eventually, fence, frame, run_to_end,
+};
 
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
 
@@ -80,8 +83,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    async fn join(instance: &Instance, name: &'static str, offer: &str) -> Self {
-        let mut socket = Socket::connect(instance.address()).await;
+    async fn join(mut socket: Socket, name: &'static str, offer: &str) -> Self {
         let answer = socket.upgrade("mixed", &[("Sec-WebSocket-Extensions", offer)]).await;
         let agreed = answer.header("sec-websocket-extensions").unwrap_or_default();
         let keeps_context = !agreed.contains("server_no_context_takeover");
@@ -123,18 +125,35 @@ impl Receiver {
 
 #[tokio::test]
 async fn everybody_gets_every_message_however_it_is_compressed() {
+    mixed(None).await;
+    mixed(Some(&Certificates::new())).await;
+}
+
+/// With these, over TLS.
+async fn mixed(certificates: Option<&Certificates>) {
+    let more = certificates.map(|certificates| certificates.flags("first")).unwrap_or_default();
     let flags = ["--compression", "--compression-context", "both", "--compression-threshold", "100"];
+    let flags: Vec<&str> = flags.into_iter().chain(more.iter().map(String::as_str)).collect();
     let instance = Instance::start(&flags).await;
+    let connect = async || {
+        let stream = TcpStream::connect(instance.address()).await.unwrap();
+        match certificates {
+            Some(certificates) => certificates.client(&["first"]).agree(stream).await.unwrap(),
+            None => stream.into(),
+        }
+    };
+    let join = async |name, offer: &str| Receiver::join(Socket::over(connect().await), name, offer).await;
     let without = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
     let narrow = format!("{without}; server_max_window_bits=9");
     let mut receivers = vec![
-        Receiver::join(&instance, "plain", "").await,
-        Receiver::join(&instance, "shared", without).await,
-        Receiver::join(&instance, "shared as well", without).await,
-        Receiver::join(&instance, "narrow", &narrow).await,
-        Receiver::join(&instance, "alone", OFFER).await,
+        join("plain", "").await,
+        join("shared", without).await,
+        join("shared as well", without).await,
+        join("narrow", &narrow).await,
+        join("alone", OFFER).await,
     ];
-    let mut publisher = Client::connect(instance.url("mixed?echo=false")).await;
+    let publisher = Client::try_over(connect().await, &instance.url("mixed?echo=false"), &[]).await;
+    let mut publisher = publisher.unwrap_or_else(|answer| panic!("{answer:?}"));
     let sentence = r#"{"kind":"position","id":7,"text":"the same words, and the same words again"}"#;
     let messages: Vec<(Said, bool)> = vec![
         ("short".into(), false),
@@ -322,7 +341,7 @@ async fn the_level_says_how_hard_it_is_tried() {
     let mut sizes = Vec::new();
     for level in ["1", "9"] {
         let instance = Instance::start(&["--compression", "--compression-level", level]).await;
-        let mut receiver = Receiver::join(&instance, "listener", OFFER).await;
+        let mut receiver = Receiver::join(Socket::connect(instance.address()).await, "listener", OFFER).await;
         let mut publisher = Client::connect(instance.url("mixed?echo=false")).await;
         publisher.send(text.as_str()).await;
         let (frame, said) = receiver.next().await;
