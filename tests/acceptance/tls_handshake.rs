@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConnection, ProtocolVersion};
+use rustls::{ClientConnection, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -256,6 +256,92 @@ async fn what_is_no_handshake_is_told_and_counted() {
         rejected(&instance, "tls").await == 5.0 && rejected(&instance, "timeout").await == 0.0
     })
     .await;
+}
+
+/// Agreed on, and then TLS or the request breaks. hyper takes it for an end like any other.
+#[tokio::test]
+async fn what_breaks_before_the_first_request_is_counted() {
+    #[derive(Debug, Clone, Copy)]
+    enum Breaks {
+        Record,
+        End,
+    }
+    use Breaks::{End, Record};
+    let certificates = Certificates::new();
+    let (secure, plain) = (start(&certificates, &[]).await, Instance::start(&[]).await);
+    let client = certificates.client(&["first"]);
+    // What nobody sealed, as whoever changes bytes on the way makes of it.
+    let record = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
+    let half = b"GET /ws/half HTTP/1.1\r\nHost";
+    // (what was asked before, what happens then, as what it is counted)
+    let rows: [(&[u8], Breaks, Option<&str>); 4] = [
+        (b"", Record, Some("tls")),
+        (half, Record, Some("tls")),
+        (half, End, Some("abandoned")),
+        // As a balancer does that looks whether it can be done.
+        (b"", End, None),
+    ];
+    for speaking in [Some(&TLS13), Some(&TLS12), None] {
+        let instance = if speaking.is_some() { &secure } else { &plain };
+        for (asked, breaks, counted) in rows {
+            if speaking.is_none() && matches!(breaks, Record) {
+                continue;
+            }
+            let all = async || instance.metric("fanfare_handshakes_rejected_total", &[]).await;
+            let before = (all().await, rejected(instance, counted.unwrap_or("tls")).await);
+            let mut socket = match speaking {
+                Some(version) => client.speaking(version).connect(instance.address()).await,
+                None => Socket::connect(instance.address()).await,
+            };
+            socket.write(asked).await.unwrap();
+            match breaks {
+                Record => socket.write_beneath(&record).await,
+                End => socket.shutdown().await,
+            }
+            let name = format!("{speaking:?}: {asked:?}, {breaks:?}");
+            match counted {
+                Some(reason) => {
+                    eventually(&name, async || rejected(instance, reason).await == before.1 + 1.0).await;
+                }
+                None => {
+                    // Whoever asks an instance without an address of its own for that is one of them.
+                    let waiting = async || instance.metric("fanfare_unfinished_handshakes", &[]).await;
+                    eventually(&name, async || waiting().await <= 1.0).await;
+                    assert_eq!(all().await, before.0, "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// A client that comes again is spared the signature, however many have come meanwhile, and whichever version it
+/// speaks; but not once another certificate is shown: what it trusted then may have been replaced for a reason.
+#[tokio::test]
+async fn who_comes_again_is_spared_half_a_handshake() {
+    // More than what a server remembers of its own accord.
+    const OTHERS: usize = 300;
+    let certificates = Certificates::new();
+    let instance = start(&certificates, &[]).await;
+    let client = certificates.client(&["first"]);
+    for version in [&TLS13, &TLS12] {
+        let remembering = client.speaking(version).remembering();
+        let kind = async || {
+            // By the answer it has heard what it may remember.
+            let socket = remembering.join(instance.address(), "again").await;
+            socket.tls().get_ref().1.handshake_kind().unwrap()
+        };
+        assert_eq!(kind().await, HandshakeKind::Full, "{version:?}");
+        assert_eq!(kind().await, HandshakeKind::Resumed, "{version:?}");
+        for _ in 0..OTHERS {
+            client.speaking(version).connect(instance.address()).await;
+        }
+        assert_eq!(kind().await, HandshakeKind::Resumed, "{version:?}");
+        let read = async || instance.metric("fanfare_tls_reloads_total", &[("result", "loaded")]).await;
+        let before = read().await;
+        instance.signal("HUP").await;
+        eventually("the certificate is read again", async || read().await > before).await;
+        assert_eq!(kind().await, HandshakeKind::Full, "{version:?}");
+    }
 }
 
 /// The last words of the handshake, the request and the first messages in one segment; and the first messages cut in

@@ -169,6 +169,11 @@ impl Tls {
         self.ended
     }
 
+    /// Whether nothing can be read or written any more, because the client has broken TLS or ended it with an alert.
+    pub fn is_broken(&self) -> bool {
+        self.state == State::Broken
+    }
+
     /// Seals and writes what the kernel takes at once, and at most a few records more: they wait here, and while they
     /// do nothing else is taken. `WouldBlock` if nothing was.
     pub fn write(&mut self, stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {

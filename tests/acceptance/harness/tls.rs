@@ -87,13 +87,15 @@ pub fn certificate(path: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(path).unwrap()
 }
 
-/// How to connect. Every connection shakes hands in full.
+/// How to connect. Every connection shakes hands in full, unless it is `remembering`.
 #[derive(Clone)]
 pub struct TlsClient {
     roots: Arc<RootCertStore>,
     versions: Vec<&'static SupportedProtocolVersion>,
     protocols: Vec<Vec<u8>>,
     narrow: bool,
+    /// Sessions are remembered in it.
+    remembering: Option<Arc<ClientConfig>>,
 }
 
 impl TlsClient {
@@ -101,7 +103,7 @@ impl TlsClient {
         let mut roots = RootCertStore::empty();
         trusted.iter().for_each(|path| roots.add(certificate(path)).unwrap());
         let versions = vec![&version::TLS13, &version::TLS12];
-        Self { roots: Arc::new(roots), versions, protocols: Vec::new(), narrow: false }
+        Self { roots: Arc::new(roots), versions, protocols: Vec::new(), narrow: false, remembering: None }
     }
 
     pub fn speaking(&self, version: &'static SupportedProtocolVersion) -> Self {
@@ -118,7 +120,17 @@ impl TlsClient {
         Self { narrow: true, ..self.clone() }
     }
 
+    /// What was agreed on once need not be agreed on again.
+    pub fn remembering(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config());
+        config.resumption = Resumption::default();
+        Self { remembering: Some(Arc::new(config)), ..self.clone() }
+    }
+
     pub fn config(&self) -> Arc<ClientConfig> {
+        if let Some(config) = &self.remembering {
+            return config.clone();
+        }
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&self.versions)
             .unwrap()

@@ -157,7 +157,8 @@ fn visit(field: &Field, number: u64) -> io::Result<Blow> {
     if number % 5 == 4 {
         // It goes before it has asked for anything.
         socket.write(field, b"GET /ws/");
-        return Ok(Blow::new("gone before its handshake", Answer::Open, Counted::Nowhere, Answer::Open));
+        let counted = Counted::Rejected("abandoned");
+        return Ok(Blow::new("gone before its handshake", Answer::Open, counted, Answer::Open));
     }
     socket.write(field, handshake(field, &channel, "").as_bytes());
     let got = socket.answers(field);

@@ -144,6 +144,11 @@ impl TlsStream {
     pub fn held(&self) -> usize {
         self.tls.held()
     }
+
+    /// Whether what came was no TLS, or an alert, or more of nothing than any client sends.
+    pub fn is_broken(&self) -> bool {
+        self.tls.is_broken() || self.empty > MOST_EMPTY
+    }
 }
 
 impl AsyncRead for TlsStream {

@@ -137,30 +137,24 @@ impl Worker {
         // Its answer is not hyper's any more, which waits for one.
         let is_taken = || handoff.borrow().as_ref().is_some_and(Upgrade::answers_itself);
         let ended = converse_for([ORDINARY; 2], deadline, &kept, is_taken, &mut connection).await;
-        let whole = matches!(ended, Some(Ok(())));
-        match ended {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                tracing::debug!(%peer, "HTTP connection ended: {error}");
-                if let Some(rejection) = unanswered(&error, kept.get()) {
-                    self.instance.rejected.count(&rejection, peer.ip());
-                }
-            }
-            None => self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
+        let (whole, upgrade) = (matches!(ended, Some(Ok(()))), handoff.take());
+        // The stream under a connection that hyper has let go of, and what came behind the handshake.
+        let parts = connection.into_parts();
+        let mut stream = parts.io.into_inner().into_inner().into_inner();
+        if let Some(rejection) = unanswered(&ended, kept.get(), stream.is_broken()) {
+            self.instance.rejected.count(&rejection, peer.ip());
         }
-        let upgrade = handoff.take();
+        if let Some(Err(error)) = ended {
+            tracing::debug!(%peer, "HTTP connection ended: {error}");
+        }
         if !whole {
             upgrade.into_iter().for_each(|upgrade| upgrade.placed.fail());
             // hyper says goodbye only where it has said all. Once: who does not take it is not waited for.
-            let mut stream = connection.into_parts().io;
             let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut stream).poll_shutdown(cx))).await;
             return;
         }
         if let Some(upgrade) = upgrade {
-            // The stream under a connection that hyper has let go of, and what came behind the handshake.
-            let parts = connection.into_parts();
-            let socket = parts.io.into_inner().into_inner().into_inner().into_socket();
-            self.clone().begin(upgrade, socket, parts.read_buf);
+            self.clone().begin(upgrade, stream.into_socket(), parts.read_buf);
         }
     }
 
@@ -208,17 +202,20 @@ impl Worker {
     }
 }
 
-/// What hyper refused by itself, with 400 or 431 or without a word. One that was kept open and asks for nothing
-/// more has not tried to shake hands.
-fn unanswered(error: &hyper::Error, kept: bool) -> Option<Rejection> {
-    if error.is_parse_too_large() {
-        Some(Rejection::HeadersTooLarge)
-    } else if error.is_parse() {
-        Some(Rejection::NotHttp)
-    } else if error.is_timeout() && !kept {
-        Some(Rejection::Timeout)
-    } else {
-        None
+/// What hyper refused by itself, with 400 or 431 or without a word, and who broke off before its first request was
+/// whole. Nothing is who went without a byte of one, be it after a TLS handshake: looking whether that can be done is
+/// no handshake. One that was kept open and asks for nothing more has not tried to shake hands.
+fn unanswered(ended: &Option<hyper::Result<()>>, kept: bool, is_broken: bool) -> Option<Rejection> {
+    match ended {
+        None => Some(Rejection::Timeout),
+        Some(Err(error)) if error.is_parse_too_large() => Some(Rejection::HeadersTooLarge),
+        Some(Err(error)) if error.is_parse() => Some(Rejection::NotHttp),
+        _ if kept => None,
+        // hyper takes it for an end like any other where no request has begun.
+        _ if is_broken => Some(Rejection::Tls),
+        Some(Err(error)) if error.is_timeout() => Some(Rejection::Timeout),
+        Some(Err(_)) => Some(Rejection::Abandoned),
+        Some(Ok(())) => None,
     }
 }
 
@@ -263,6 +260,9 @@ where
 
 /// What HTTP is spoken on.
 trait Stream: Source + AsyncRead + AsyncWrite + Unpin {
+    /// Whether the client has broken what HTTP is spoken on, which is more than that it has gone.
+    fn is_broken(&self) -> bool;
+
     /// The hub's view of it; nothing that has come or is to go is lost.
     fn into_socket(self) -> Socket;
 }
@@ -278,6 +278,10 @@ impl Source for TcpStream {
 }
 
 impl Stream for TcpStream {
+    fn is_broken(&self) -> bool {
+        false
+    }
+
     fn into_socket(self) -> Socket {
         Socket::new(self)
     }
@@ -294,6 +298,10 @@ impl Source for TlsStream {
 }
 
 impl Stream for TlsStream {
+    fn is_broken(&self) -> bool {
+        self.is_broken()
+    }
+
     fn into_socket(self) -> Socket {
         self.into_socket()
     }
