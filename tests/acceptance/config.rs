@@ -45,6 +45,30 @@ async fn what_is_wrong_is_one_line_that_names_it() {
     assert!(printed.contains("--drain-window"), "{printed}");
 }
 
+/// To open a pipe is to wait for whoever writes into it, and a device may never end.
+#[tokio::test]
+async fn what_is_no_regular_file_is_said_and_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipe, directory) = (folder.path().join("pipe"), folder.path().display().to_string());
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.display().to_string();
+    let rows = [(pipe.as_str(), "a pipe"), (&directory, "a directory"), ("/dev/zero", "a device")];
+    for flag in ["--config", "--token-secrets-file", "--token-public-keys", "--tls-cert", "--tls-key"] {
+        for (path, is) in rows {
+            let other = match flag {
+                "--tls-cert" => &["--tls-key", "/etc/hostname"][..],
+                "--tls-key" => &["--tls-cert", "/etc/hostname"][..],
+                _ => &[][..],
+            };
+            let (code, printed) = refused_to_start(None, &[&[flag, path], other].concat(), &[]).await;
+            assert_eq!((code, printed.trim_end().lines().count()), (Some(2), 1), "{flag} {path}: {printed}");
+            for word in [path, &format!("it is {is}; expected a regular file")] {
+                assert!(printed.contains(word), "{flag} {path}: {printed}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_address_in_use_is_said() {
     let instance = Instance::start(&[]).await;

@@ -107,7 +107,9 @@ async fn a_pipe_is_no_certificate() {
     let key = certificates.path("first.key").display().to_string();
     let (code, printed) = refused_to_start(None, &["--tls-cert", &pipe, "--tls-key", &key], &[]).await;
     assert!(
-        code == Some(2) && printed.contains("expected a file") && printed.lines().count() == 1,
+        code == Some(2)
+            && printed.contains("it is a pipe; expected a regular file")
+            && printed.lines().count() == 1,
         "{printed}"
     );
 }
@@ -128,16 +130,60 @@ fn bad_pairs(certificates: &Certificates) -> Vec<BadPair> {
     let text = |text: &str| Some(text.as_bytes().to_vec());
     let broken = String::from_utf8(good.clone()).unwrap().replacen("MII", "M!I", 1);
     let none = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+    let chained = [good.as_slice(), none.as_bytes()].concat();
+    let (crt, first) = (certificates.path("first.crt").display().to_string(), &plain);
+    let (der, der_key) = (certificates.path("der.crt"), certificates.path("der.key"));
+    openssl(&["x509", "-in", &crt, "-outform", "DER", "-out", &der.display().to_string()]);
+    openssl(&["pkey", "-in", first, "-outform", "DER", "-out", &der_key.display().to_string()]);
+    let cut = |pem: &[u8]| Some(pem[..pem.len() / 2].to_vec());
+    let no_key = "-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n";
     let (good_pair, good_key) = (Some(good), Some(key));
     vec![
         ("no certificate file", None, good_key.clone(), "tls_cert", "cannot read"),
         ("no key file", good_pair.clone(), None, "tls_key", "cannot read"),
         ("text for a certificate", text("hello"), good_key.clone(), "tls_cert", "is not a PEM file"),
         ("text for a key", good_pair.clone(), text("hello"), "tls_key", "is not a PEM file"),
-        ("nothing for a certificate", text(""), good_key.clone(), "tls_cert", "is not a PEM file"),
-        ("a key for a certificate", good_key.clone(), good_key.clone(), "tls_cert", "has no certificate"),
-        ("a certificate for a key", good_pair.clone(), good_pair.clone(), "tls_key", "has no private key"),
-        ("broken PEM", text(&broken), good_key.clone(), "tls_cert", "broken PEM"),
+        ("nothing for a certificate", text(""), good_key.clone(), "tls_cert", "found nothing"),
+        ("nothing for a key", good_pair.clone(), text(""), "tls_key", "found nothing"),
+        (
+            "DER for a certificate",
+            Some(read("der.crt")),
+            good_key.clone(),
+            "tls_cert",
+            "openssl x509 -inform DER",
+        ),
+        ("DER for a key", good_pair.clone(), Some(read("der.key")), "tls_key", "openssl pkey -inform DER"),
+        (
+            "a key for a certificate",
+            good_key.clone(),
+            good_key.clone(),
+            "tls_cert",
+            "has no certificate: expected -----BEGIN CERTIFICATE-----, found -----BEGIN PRIVATE KEY-----",
+        ),
+        (
+            "a certificate for a key",
+            good_pair.clone(),
+            good_pair.clone(),
+            "tls_key",
+            "found -----BEGIN CERTIFICATE-----",
+        ),
+        ("broken PEM", text(&broken), good_key.clone(), "tls_cert", "broken PEM: expected base64"),
+        (
+            "half a certificate",
+            cut(&read("first.crt")),
+            good_key.clone(),
+            "tls_cert",
+            "broken PEM: expected -----END CERTIFICATE----- before its end",
+        ),
+        (
+            "half a key",
+            good_pair.clone(),
+            cut(&read("first.key")),
+            "tls_key",
+            "expected -----END PRIVATE KEY-----",
+        ),
+        ("what is no key in PEM", good_pair.clone(), text(no_key), "tls_key", "what is no key"),
+        ("what is none behind one", Some(chained), good_key.clone(), "tls_cert", "number 2"),
         ("PEM of something else", text(none), good_key, "tls_cert", "has a certificate that is none"),
         (
             "the key of another",

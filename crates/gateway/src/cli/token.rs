@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::{Failure, Surroundings, flags};
 use crate::config::value::Value as _;
-use crate::config::{Config, KEYS};
+use crate::config::{Config, KEYS, regular_file};
 use crate::identity::{
     Algorithm, Examined, Expiry, Purpose, Signer, SubscriptionToken, TokenFault, User, Verifier,
 };
@@ -98,7 +98,7 @@ fn signer(matches: &ArgMatches, config: &Config) -> Result<Signer, Failure> {
     let algorithm: Option<Algorithm> = algorithm.and_then(|name| name.parse().ok());
     if let Some(path) = matches.get_one::<std::path::PathBuf>("private-key") {
         let said = |why: &dyn std::fmt::Display| usage(&format!("`--private-key` {}: {why}", path.display()));
-        let pem = std::fs::read_to_string(path).map_err(|error| said(&error))?;
+        let pem = regular_file::read_text(path).map_err(|error| said(&error))?;
         return Signer::from_pem(&pem, algorithm).map_err(|fault| said(&fault));
     }
     let listed = config.token_secrets_file.iter().flat_map(|file| &file.secrets);

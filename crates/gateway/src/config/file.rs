@@ -13,6 +13,7 @@ use super::error::ConfigError;
 use super::keys::{KEYS, Key};
 use super::layers::{FILE, Layer, Layered, Section, meant};
 use super::options::{NamespaceName, OPTIONS};
+use super::regular_file;
 use super::value::Raw;
 
 /// What the file says.
@@ -28,7 +29,7 @@ pub(super) struct File {
 pub(super) fn read(named: Option<PathBuf>, directory: &Path) -> Result<File, ConfigError> {
     let is_named = named.is_some();
     let path = named.unwrap_or_else(|| directory.join(FILE));
-    match std::fs::read_to_string(&path) {
+    match regular_file::read_text(&path) {
         Ok(text) => parse(&text, &path),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named => Ok(File::default()),
         Err(source) => Err(ConfigError::Unreadable { path, named: is_named, source }),

@@ -20,6 +20,7 @@ pub mod origin;
 pub mod redis;
 #[cfg(test)]
 mod reference;
+pub mod regular_file;
 mod rules;
 mod table;
 pub mod tokens;

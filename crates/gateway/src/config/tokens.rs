@@ -2,7 +2,6 @@
 //! configuration, so that a missing one is found before anything is bound. Secrets leave this file only through
 //! `secrecy`; everything that prints them prints a mask.
 
-use std::fs;
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -11,6 +10,7 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 use url::Url;
 
+use super::regular_file;
 use super::value::{Hint, Kind, Raw, Value, items, list, string, texts};
 use crate::identity::{Expiry, TokenKey};
 
@@ -82,7 +82,7 @@ impl Value for SecretsFile {
     const EXPECTED: &'static str = "a file with one secret a line";
 
     fn parse(text: &str) -> Result<Self, Hint> {
-        let read = fs::read_to_string(text).map_err(|error| Some(error.to_string()))?;
+        let read = regular_file::read_text(text.as_ref()).map_err(|error| Some(error.to_string()))?;
         let lines = read.lines().map(str::trim_end).filter(|line| !line.is_empty());
         let secrets: Vec<_> = lines.map(TokenSecret::parse).collect::<Result<_, _>>()?;
         if secrets.is_empty() {
@@ -111,7 +111,7 @@ impl PublicKeyFile {
     fn parse(text: &str) -> Result<Self, Hint> {
         let (path, until) = split_until(text)?;
         let because = |why: &dyn std::fmt::Display| Some(format!("{path}: {why}"));
-        let pem = fs::read_to_string(path).map_err(|error| because(&error))?;
+        let pem = regular_file::read_text(path.as_ref()).map_err(|error| because(&error))?;
         let file = Self { path: path.into(), until, pem };
         // Only to see that it is one: the configuration has no keys, but what they are made from.
         TokenKey::from_pem(&file).map_err(|error| because(&error))?;

@@ -11,7 +11,10 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{RootCertStore, ServerConfig};
+
+use crate::config::regular_file;
 
 /// What RFC 7301 calls a protocol: WebSockets begin as HTTP/1.1, and nothing else is spoken here.
 const PROTOCOL: &[u8] = b"http/1.1";
@@ -39,19 +42,19 @@ pub struct Certificate {
 pub enum CertificateError {
     #[error("cannot read {}: {error}", path.display())]
     Unreadable { file: File, path: PathBuf, error: io::Error },
-    #[error("{} is not a PEM file: expected lines such as \"-----BEGIN CERTIFICATE-----\"", path.display())]
-    NotPem { file: File, path: PathBuf },
-    #[error("{} has no certificate: expected \"-----BEGIN CERTIFICATE-----\"", path.display())]
-    NoCertificate { path: PathBuf },
-    #[error("{} has no private key: expected \"-----BEGIN PRIVATE KEY-----\", or RSA or EC before its last words", path.display())]
-    NoKey { path: PathBuf },
+    #[error("{} is not a PEM file: expected lines such as {}, found {found}", path.display(), file.begins())]
+    NotPem { file: File, path: PathBuf, found: Found },
+    #[error("{} has no certificate: expected {}, found {found}", path.display(), File::Certificate.begins())]
+    NoCertificate { path: PathBuf, found: String },
+    #[error("{} has no private key: expected {}, or RSA or EC before its last words, found {found}", path.display(), File::Key.begins())]
+    NoKey { path: PathBuf, found: String },
     #[error("{} has a key that needs a password: expected one without (`openssl pkey -in … -out …`)", path.display())]
     Encrypted { path: PathBuf },
-    #[error("{} is broken PEM: {error}", path.display())]
+    #[error("{} is broken PEM: {}", path.display(), breach(error))]
     Broken { file: File, path: PathBuf, error: pem::Error },
-    #[error("{} has a certificate that is none: {error}", path.display())]
-    NotX509 { path: PathBuf, error: rustls::Error },
-    #[error("{} has a key that cannot be used: expected RSA of 2048 bits or more, ECDSA P-256 or P-384, or Ed25519", path.display())]
+    #[error("{} has a certificate that is none, number {number}: expected X.509 in its PEM, found something else", path.display())]
+    NotX509 { path: PathBuf, number: usize },
+    #[error("{} has a key that cannot be used: expected RSA of 2048 bits or more, ECDSA P-256 or P-384, or Ed25519, found another, or what is no key", path.display())]
     UnusableKey { path: PathBuf },
     #[error("the key in {} is not that of the first certificate in {}", key.display(), certificate.display())]
     Mismatch { key: PathBuf, certificate: PathBuf },
@@ -62,6 +65,26 @@ pub enum CertificateError {
 pub enum File {
     Certificate,
     Key,
+}
+
+impl File {
+    fn begins(self) -> &'static str {
+        match self {
+            Self::Certificate => "-----BEGIN CERTIFICATE-----",
+            Self::Key => "-----BEGIN PRIVATE KEY-----",
+        }
+    }
+}
+
+/// What a file has that is not PEM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Found {
+    #[error("nothing")]
+    Nothing,
+    #[error("what is not text: DER becomes PEM by `openssl x509 -inform DER` or `openssl pkey -inform DER`")]
+    Binary,
+    #[error("other text")]
+    Text,
 }
 
 impl CertificateError {
@@ -89,11 +112,7 @@ impl Files {
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
         let read = |path: &Path, file| {
             let unreadable = |error| CertificateError::Unreadable { file, path: path.into(), error };
-            // To open a pipe is to wait for whoever writes into it.
-            if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-                return Err(unreadable(io::Error::other("expected a file, and it is none")));
-            }
-            std::fs::read(path).map_err(unreadable)
+            regular_file::read(path).map_err(unreadable)
         };
         Ok(Self { certificate: read(certificate, File::Certificate)?, key: read(key, File::Key)? })
     }
@@ -105,14 +124,13 @@ impl Certificate {
         let chain = chain(&files.certificate, certificate)?;
         let secret = secret(&files.key, key)?;
         let expires = expiry(&chain[0]);
-        let leaf = chain[0].clone();
         let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
         let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(versions)
             .expect("the provider has suites for both")
             .with_no_client_auth()
             .with_single_cert(chain, secret)
-            .map_err(|error| refuse(error, &leaf, certificate, key))?;
+            .map_err(|error| refuse(error, certificate, key))?;
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
         // A client that comes again is spared half a handshake, and so are we, after a storm. The keys of the tickets
         // are this configuration's own: a certificate that is replaced is not trusted on by way of them.
@@ -130,10 +148,16 @@ fn chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, Certif
     let (file, owned) = (File::Certificate, || path.to_owned());
     let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| CertificateError::Broken { file, path: owned(), error })?;
-    match chain.is_empty() {
-        false => Ok(chain),
-        true if has_section(pem, "") => Err(CertificateError::NoCertificate { path: owned() }),
-        true => Err(CertificateError::NotPem { file, path: owned() }),
+    if chain.is_empty() {
+        return Err(match section(pem) {
+            Some(found) => CertificateError::NoCertificate { path: owned(), found },
+            None => CertificateError::NotPem { file, path: owned(), found: found(pem) },
+        });
+    }
+    // rustls looks at the first alone, and clients would be the ones to find out about others.
+    match chain.iter().position(|der| ParsedCertificate::try_from(der).is_err()) {
+        Some(before) => Err(CertificateError::NotX509 { path: owned(), number: before + 1 }),
+        None => Ok(chain),
     }
 }
 
@@ -141,36 +165,62 @@ fn secret(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, Certificate
     let (file, path) = (File::Key, path.to_owned());
     match PrivateKeyDer::from_pem_slice(pem) {
         // The old form of a key with a password is PEM with headers, which is no base64.
-        _ if has_section(pem, "ENCRYPTED PRIVATE KEY") || contains(pem, "Proc-Type: 4,ENCRYPTED") => {
+        _ if contains(pem, "-----BEGIN ENCRYPTED PRIVATE KEY") || contains(pem, "Proc-Type: 4,ENCRYPTED") => {
             Err(CertificateError::Encrypted { path })
         }
         Ok(key) => Ok(key),
-        Err(pem::Error::NoItemsFound) if has_section(pem, "") => Err(CertificateError::NoKey { path }),
-        Err(pem::Error::NoItemsFound) => Err(CertificateError::NotPem { file, path }),
+        Err(pem::Error::NoItemsFound) => Err(match section(pem) {
+            Some(found) => CertificateError::NoKey { path, found },
+            None => CertificateError::NotPem { file, path, found: found(pem) },
+        }),
         Err(error) => Err(CertificateError::Broken { file, path, error }),
     }
 }
 
-fn has_section(pem: &[u8], label: &str) -> bool {
-    contains(pem, &format!("-----BEGIN {label}"))
+/// The line with which the first section begins, if there is one.
+fn section(pem: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(pem);
+    let line = text.lines().find(|line| line.starts_with("-----BEGIN "))?;
+    Some(shown(line))
+}
+
+/// A line of a file, in an error's.
+fn shown(line: &str) -> String {
+    line.trim_end().chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+fn found(file: &[u8]) -> Found {
+    match std::str::from_utf8(file) {
+        Ok(text) if text.trim().is_empty() => Found::Nothing,
+        Ok(text) if !text.contains('\0') => Found::Text,
+        _ => Found::Binary,
+    }
+}
+
+fn breach(error: &pem::Error) -> String {
+    let quoted = |line: &[u8]| shown(&String::from_utf8_lossy(line));
+    match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            format!("expected -----END {}----- before its end, found none", quoted(end_marker))
+        }
+        pem::Error::IllegalSectionStart { line } => {
+            format!("expected five dashes at the end of a line that begins a section, found {}", quoted(line))
+        }
+        pem::Error::Base64Decode(_) => {
+            "expected base64 between its first and its last line, found something else".into()
+        }
+        other => other.to_string(),
+    }
 }
 
 fn contains(pem: &[u8], text: &str) -> bool {
     pem.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-fn refuse(
-    error: rustls::Error,
-    leaf: &CertificateDer<'_>,
-    certificate: &Path,
-    key: &Path,
-) -> CertificateError {
+fn refuse(error: rustls::Error, certificate: &Path, key: &Path) -> CertificateError {
     let (certificate, key) = (certificate.to_owned(), key.to_owned());
     match error {
         rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch { key, certificate },
-        error if rustls::server::ParsedCertificate::try_from(leaf).is_err() => {
-            CertificateError::NotX509 { path: certificate, error }
-        }
         _ => CertificateError::UnusableKey { path: key },
     }
 }
