@@ -14,7 +14,7 @@ use fanfare_protocol::centrifuge::{
 use super::claimed::{Claimed, NoPlace};
 use super::commands::{refusal, seconds_left};
 use super::making::undo;
-use super::plan::Origin;
+use super::plan::{FILTERS, Origin};
 use super::session::{Client, Stage};
 use super::sessions::Seat;
 use crate::identity::{Grant, Identity};
@@ -54,6 +54,9 @@ impl Client {
             self.plan(channel, request, grant, origin)
         });
         let plans = plans.collect::<Result<Vec<_>, _>>()?;
+        if plans.iter().map(|plan| plan.filter() as usize).sum::<usize>() > FILTERS {
+            return Err(DisconnectCode::ChannelLimit.into());
+        }
         let (established, room) = self.establish_all(&plans).await;
         if let Some(refusal) = established.iter().find_map(|outcome| outcome.as_ref().err()) {
             let made = plans.iter().zip(&established).filter(|(_, outcome)| outcome.is_ok());

@@ -20,6 +20,10 @@ use crate::worker::Worker;
 /// Bit 2 of a request's flags: a position that cannot be recovered is an error.
 const REJECT_UNRECOVERED: i64 = 2;
 
+/// All filters of one connection take no more together. A few clients could keep others out with what they hold, and
+/// would hold it for as long as they like; so it is not much more than what they may be subscribed to takes.
+pub(super) const FILTERS: usize = 256 << 10;
+
 /// Who has made a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -60,6 +64,13 @@ impl Plan {
     pub fn wanted(&self) -> Option<Position> {
         self.since.filter(|_| !self.is_too_much.get())
     }
+
+    /// Bytes that its filter takes.
+    pub fn filter(&self) -> u32 {
+        let filter = self.subscription.filter.as_ref().map_or(0, |filter| filter.bytes());
+        u32::try_from(filter).unwrap_or(u32::MAX)
+    }
+
     /// What the session knows of it.
     pub fn sub(&self, told: bool) -> Sub {
         Sub {
@@ -70,6 +81,7 @@ impl Plan {
             by_server: self.origin != Origin::Client,
             in_token: self.origin == Origin::Token,
             presence: self.presence,
+            filter: self.filter(),
         }
     }
 }

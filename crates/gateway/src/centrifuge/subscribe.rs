@@ -20,7 +20,7 @@ use super::alarm::has_passed;
 use super::commands::refusal;
 use super::counts::Method;
 use super::making::{Established, Progress, Share, undo};
-use super::plan::{Origin, Plan};
+use super::plan::{FILTERS, Origin, Plan};
 use super::session::{Client, Stage};
 use super::subscriptions::{Presence, Sub};
 use crate::admission::recoveries::Room;
@@ -94,8 +94,17 @@ impl Client {
             };
             asked.push((id, wish));
         }
+        let mut filters = self.subs.filters();
         let plans = asked.iter().map(|(_, wish)| match wish {
-            Ok(wish) => self.plan_for(wish),
+            Ok(wish) => {
+                let plan = self.plan_for(wish)?;
+                let with_it = filters + plan.filter() as usize;
+                if with_it > FILTERS {
+                    return Err(ErrorCode::LimitExceeded.into());
+                }
+                filters = with_it;
+                Ok(plan)
+            }
             Err(refusal) => Err(*refusal),
         });
         let plans: Vec<_> = plans.collect();

@@ -22,6 +22,8 @@ pub struct Sub {
     pub in_token: bool,
     /// It counts as presence, and others are told so.
     pub presence: Presence,
+    /// Bytes that its filter takes.
+    pub filter: u32,
 }
 
 /// How a subscription counts as presence.
@@ -76,6 +78,11 @@ impl Subs {
 
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Bytes that all filters take.
+    pub fn filters(&self) -> usize {
+        self.0.iter().map(|sub| sub.filter as usize).sum()
     }
 
     pub fn take(&mut self) -> Vec<Sub> {
