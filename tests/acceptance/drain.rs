@@ -161,7 +161,6 @@ async fn an_empty_instance_does_not_wait_out_its_window() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
-/// New clients are told to go elsewhere once the delay is over.
 /// As whoever comes while an instance is emptied, and not as one for whom too much was published meanwhile.
 #[tokio::test]
 async fn an_event_stream_that_waits_for_redis_is_told_of_the_drain() {
@@ -184,6 +183,34 @@ async fn an_event_stream_that_waits_for_redis_is_told_of_the_drain() {
     assert_eq!(instance.ended().await.code(), Some(0));
 }
 
+/// It had been let in before, and what it wants has come since: nobody who drains the others finds it any more.
+#[tokio::test]
+async fn a_session_that_begins_in_the_drain_ends_at_once() {
+    let flags = ["--workers", "1", "--drain-delay", "0s", "--drain-window", "10m"];
+    let instance = Instance::start(&flags).await;
+    let mut late = Socket::connect(instance.address()).await;
+    let body = r#"{"id":1,"connect":{}}"#;
+    let head = format!(
+        "POST /connection/http_stream HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{{",
+        body.len()
+    );
+    late.write(head.as_bytes()).await.unwrap();
+    // While one is left it does not end as a whole, and one alone leaves at the end of the window.
+    let _bystander = Client::connect(instance.url("others")).await;
+    instance.signal("TERM").await;
+    eventually("it is being emptied", async || {
+        Client::try_connect(&instance.url("late"), &[]).await.is_err_and(|answer| answer.status == 503)
+    })
+    .await;
+    late.write(&body.as_bytes()[1..]).await.unwrap();
+    assert_eq!(late.response().await.status, 200);
+    late.ended().await;
+    let closed = [("reason", "drained")];
+    assert_eq!(instance.metric("fanfare_connections_closed_total", &closed).await, 1.0);
+    assert_eq!(instance.metric("fanfare_connections", &[]).await, 1.0);
+}
+
+/// New clients are told to go elsewhere once the delay is over.
 #[tokio::test]
 async fn a_draining_instance_takes_nobody_in() {
     let mut instance = Instance::start(&["--drain-delay", "0s", "--drain-window", "10s"]).await;

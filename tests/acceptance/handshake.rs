@@ -303,6 +303,32 @@ async fn a_kept_connection_has_the_handshakes_time_for_each_request() {
     assert_eq!(socket.upgrade("kept", &[]).await.status, 101);
 }
 
+/// Nobody holds a connection of HTTP for ever, however busy it is with it: after a minute the next answer is the last.
+#[tokio::test]
+async fn a_connection_asks_for_a_minute_and_not_for_ever() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let instance = Instance::start(&["--header-timeout", "1s", "--handshake-timeout", "1s"]).await;
+    let (start, mut socket) = (Instant::now(), Socket::connect(instance.address()).await);
+    let mut ticks = interval(Duration::from_millis(100));
+    while start.elapsed() < 2 * MINUTE {
+        ticks.tick().await;
+        if socket.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.is_err() || socket.has_ended().await
+        {
+            break;
+        }
+        let answer = socket.response().await;
+        assert_eq!(answer.status, 200);
+        socket.skip(answer.header("content-length").unwrap().parse().unwrap()).await;
+        if answer.header("connection") == Some("close") {
+            break;
+        }
+    }
+    let took = start.elapsed();
+    assert!(took >= MINUTE && took < MINUTE + DEADLINE, "{took:?}");
+    socket.ended().await;
+    assert_eq!(instance.metric("fanfare_handshakes_rejected_total", &[]).await, 0.0);
+}
+
 /// A hundred requests in one piece would be a hundred answers in one turn of the worker's, while everybody else waits.
 #[tokio::test]
 async fn requests_in_one_piece_are_answered_one_after_the_other() {
