@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{
-    BYSTANDERS, Caller, Confined, LIMIT, MIB, RedisServer, Setup, Socket, eventually, token, within,
+    API_KEY, BYSTANDERS, Caller, Confined, LIMIT, MIB, RedisServer, Setup, Socket, eventually, token, within,
 };
 
 /// Two kilobytes of commands ask for three times of what there is; who reads gets it all, in order.
@@ -133,6 +133,54 @@ async fn who_subscribes_to_much_is_ended_before_the_process_is() {
     }
     drop((clients, modest));
     confined.recovers("subscriptions").await;
+}
+
+/// They hold it for as long as they stay, and nobody is ended for it where it is less than the limit: so it must not be
+/// what newcomers are turned away for.
+#[tokio::test]
+async fn filters_keep_no_newcomer_out() {
+    const CLIENTS: usize = 12;
+    const CHANNELS: usize = 128;
+    let confined = Confined::start_as(patient(), LIMIT, None).await;
+    let address = confined.instance.address();
+    let of_nodes = |count: usize| {
+        let node = json!({ "key": "a", "cmp": "ex" });
+        json!({ "op": "or", "nodes": vec![node; count] })
+    };
+    let (usual, largest) = (of_nodes(8), of_nodes(1023));
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let Some(mut client) = Caller::try_anonymous(address).await else {
+            panic!("{number} is turned away")
+        };
+        let mut made = 0;
+        for channel in 0..CHANNELS {
+            let asked = json!({ "channel": own_channel(number, channel), "tf": largest });
+            let answer = client.call("subscribe", asked).await;
+            match answer["error"]["code"].as_u64() {
+                Some(code) => assert_eq!(code, 106, "{answer}"),
+                None => made += 1,
+            }
+        }
+        assert!((1..=8).contains(&made), "{made} were made");
+        clients.push(client);
+    }
+    assert_eq!(confined.instance.page("/readyz").await.status, 200);
+    // What one has given up is there for another, and usual ones may be in all channels.
+    let client = &mut clients[0];
+    client.result("unsubscribe", json!({ "channel": own_channel(0, 0) })).await;
+    client.result("subscribe", json!({ "channel": own_channel(0, 0), "tf": largest })).await;
+    let more = json!({ "channel": own_channel(0, CHANNELS), "tf": largest });
+    assert_eq!(client.error("subscribe", more).await, 106);
+    let mut modest = Caller::anonymous(address).await;
+    for channel in 0..CHANNELS {
+        let asked = json!({ "channel": own_channel(CLIENTS, channel), "tf": usual });
+        modest.result("subscribe", asked).await;
+    }
+    assert_eq!(confined.ended().await, 0.0);
+    assert_eq!(confined.rejected().await, 0.0);
+    drop((clients, modest));
+    confined.recovers("filters").await;
 }
 
 /// Users of whom their tokens say much, nearly as much as a message may hold, nearly fill the memory; when it is
@@ -342,6 +390,54 @@ async fn answers_that_nobody_takes_are_not_all_made() {
     }
     drop(members);
     confined.recovers("answers").await;
+}
+
+/// A fifth of what there is, in one answer, is made without being there several times. Where it does not fit it is
+/// refused, and the process lives.
+#[tokio::test]
+async fn one_large_answer_is_made_where_it_fits() {
+    const SMALL: u64 = 88 * MIB;
+    const KEPT: usize = 300;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        may_read_history = \"anonymous\"
+        history_size = 300
+    ";
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    for (limit, url) in [(LIMIT, None), (LIMIT, Some(&url)), (SMALL, None), (SMALL, Some(&url))] {
+        let name = format!("{limit} {url:?}");
+        let setup = Setup::new(file).keys(&format!("api_keys = [\"{API_KEY}\"]"));
+        let setup = match url {
+            None => setup.keys("history_memory = \"20MiB\""),
+            Some(url) => setup.redis(url),
+        };
+        let confined = Confined::start_as(setup, limit, None).await;
+        let address = confined.instance.address();
+        let mut caller = Caller::anonymous(address).await;
+        let channel = format!("kept-{limit}");
+        for _ in 0..KEPT {
+            caller.result("publish", json!({ "channel": channel, "data": "x".repeat(60_000) })).await;
+        }
+        let asked = json!({ "channel": channel, "limit": KEPT });
+        for _ in 0..3 {
+            let told = caller.call("history", asked.clone()).await;
+            let called = confined.instance.api("history", &asked).await;
+            for (answer, result) in [(&told, &told["history"]), (&called, &called["result"])] {
+                let count = result["publications"].as_array().map(Vec::len);
+                let is_refused = limit == SMALL && answer["error"]["code"] == 100;
+                assert!(count == Some(KEPT) || is_refused, "{name}: {count:?}, {}", answer["error"]);
+            }
+            // What is less is answered all the same.
+            let less = caller.result("history", json!({ "channel": channel, "limit": 20 })).await;
+            assert_eq!(less["publications"].as_array().map(Vec::len), Some(20), "{name}");
+        }
+        assert_eq!((confined.ended().await, confined.rejected().await), (0.0, 0.0), "{name}");
+        caller.leave().await;
+        confined.recovers(&name).await;
+    }
 }
 
 /// Two and a half times of what there is, in ever new channels: what was published longest ago is forgotten, and

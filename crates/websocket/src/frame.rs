@@ -56,6 +56,26 @@ pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// The same around a payload that is not needed any more: what is large is not copied.
+///
+/// # Panics
+///
+/// As [`frame`] does.
+#[must_use]
+pub fn frame_of(opcode: Opcode, mut payload: Vec<u8>) -> Bytes {
+    // Less than this is copied, so that it keeps no more than it takes.
+    const LARGE: usize = 64 << 10;
+    if payload.len() < LARGE {
+        return frame(opcode, &payload);
+    }
+    let mut header = BytesMut::with_capacity(HEADER);
+    put_header(&mut header, opcode, Coding::Plain, payload.len(), 0);
+    payload.reserve_exact(header.len());
+    payload.splice(..0, header);
+    payload.shrink_to_fit();
+    payload.into()
+}
+
 /// Appends one whole frame as a server sends it: final and not masked.
 ///
 /// # Panics

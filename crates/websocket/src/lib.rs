@@ -22,5 +22,5 @@ pub mod handshake;
 
 pub use close::{CloseCode, close_frame};
 pub use decoder::{Decoder, Event, Limits, Role};
-pub use frame::{Opcode, frame, put_frame, put_masked_frame, take_apart};
+pub use frame::{Opcode, frame, frame_of, put_frame, put_masked_frame, take_apart};
 pub use offence::Offence;

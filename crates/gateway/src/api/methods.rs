@@ -1,9 +1,11 @@
 //! The methods: their names, requests, results and what does them, in one table. The routes, the batch and the OpenAPI
 //! document are made of it.
 
-use serde::Deserialize;
+use std::io;
+
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::error::{ApiError, Code};
 use super::shape::Shape;
@@ -72,7 +74,7 @@ macro_rules! methods {
                     Self::$Variant => {
                         let request: $Request = read(body)?;
                         let result: $Result = $run(api, request).await.map_err(Failure::Error)?;
-                        to_raw_value(&result).map_err(|error| Failure::Error(ApiError::new(Code::Internal, error.to_string())))
+                        written(&result).map_err(Failure::Error)
                     }
                 )+}
             }
@@ -109,6 +111,32 @@ methods! {
         batch::batch, batch::Batch => batch::Replies;
     Rpc = "rpc", "Calls a method of the application's; none is configured, so it is always an error":
         batch::rpc, batch::Rpc => batch::RpcResult;
+}
+
+/// A result as it is answered. It may be large, so it is measured first: text that grows is there three times.
+fn written(result: &impl Serialize) -> Result<Box<RawValue>, ApiError> {
+    let written = || {
+        let mut length = Length(0);
+        serde_json::to_writer(&mut length, result)?;
+        let mut text = Vec::with_capacity(length.0);
+        serde_json::to_writer(&mut text, result)?;
+        RawValue::from_string(String::from_utf8(text).expect("JSON is UTF-8"))
+    };
+    written().map_err(|error: serde_json::Error| ApiError::new(Code::Internal, error.to_string()))
+}
+
+/// How many bytes were written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Method {

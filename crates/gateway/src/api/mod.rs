@@ -143,8 +143,16 @@ impl Api {
 
 fn answer(method: Method, mode: ErrorMode, outcome: Result<Box<RawValue>, Failure>) -> Response<Body> {
     match outcome {
-        Ok(result) if method.is_bare() => json(StatusCode::OK, &result),
-        Ok(result) => json(StatusCode::OK, &reply::Reply::Result(result)),
+        Ok(result) => {
+            let mut text = String::from(Box::<str>::from(result));
+            if !method.is_bare() {
+                // As `Reply::Result` is written, around what may be large and is not copied for it.
+                text.reserve_exact(BEFORE.len() + BEHIND.len());
+                text.insert_str(0, BEFORE);
+                text.push_str(BEHIND);
+            }
+            respond(StatusCode::OK, text.into())
+        }
         Err(Failure::Undecodable(error)) => json(StatusCode::BAD_REQUEST, &error),
         Err(Failure::Error(error)) => match mode {
             ErrorMode::Response => json(StatusCode::OK, &reply::Reply::<()>::Error(error)),
@@ -154,7 +162,10 @@ fn answer(method: Method, mode: ErrorMode, outcome: Result<Box<RawValue>, Failur
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
-    let body = serde_json::to_vec(body).expect("what is answered can be written");
+    respond(status, serde_json::to_vec(body).expect("what is answered can be written"))
+}
+
+fn respond(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     let headers: [(HeaderName, HeaderValue); 2] =
         [(CONTENT_TYPE, JSON), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     (status, headers, body).into_response()
@@ -163,6 +174,9 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
 fn is_too_large(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
 }
+
+const BEFORE: &str = r#"{"result":"#;
+const BEHIND: &str = "}";
 
 const ERROR_MODE: &str = "x-centrifugo-error-mode";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -18,6 +18,9 @@ const PAGE: usize = 1000;
 /// The most entries of one answer; whoever wants more goes on at `next`.
 const MOST: usize = 100_000;
 
+/// So much is read whatever it is. For more there must be room first.
+const LITTLE: usize = 1 << 20;
+
 /// The most publications of one answer; whoever wants more goes on with `since`.
 const MOST_PUBLICATIONS: usize = 1000;
 
@@ -224,7 +227,18 @@ pub async fn history(api: &Api, request: History) -> Result<HistoryResult, ApiEr
         ));
     }
     let query = Query { since, limit: limit.min(MOST_PUBLICATIONS), reverse, ..Query::TOP };
-    let history = api.instance.broker.history(&channel, query).await?;
+    let broker = &api.instance.broker;
+    let mut history = broker.history(&channel, query.within(LITTLE)).await?;
+    if history.too_much {
+        let bytes = history.bytes;
+        if !api.instance.memory.has_room_for_answer(bytes).await {
+            let says = format!(
+                "there is no memory left for {bytes} bytes of publications; expected a smaller `limit`"
+            );
+            return Err(ApiError::new(Code::Internal, says));
+        }
+        history = broker.history(&channel, query).await?;
+    }
     if !history.epoch_matches {
         let top = history.top;
         return Err(ApiError::new(

@@ -97,11 +97,18 @@ impl Client {
             bytes = if bytes == LITTLE { allowance(history.bytes, LITTLE) } else { usize::MAX };
             drop(room.take());
             let (worker, key) = (self.worker.clone(), self.key);
-            room = self.meanwhile(out, room_for(&worker, key, bytes)).await;
-            if room.is_none() {
+            let memory = &worker.instance.memory;
+            let waiting = async {
+                let fits = memory.has_room_for_answer(history.bytes).await;
+                if fits { Some(room_for(&worker, key, bytes).await) } else { None }
+            };
+            room = match self.meanwhile(out, waiting).await {
                 // It was told to go.
-                return Ok(());
-            }
+                None => return Ok(()),
+                // It may ask for less, or later.
+                Some(None) => return Err(ErrorCode::Internal.into()),
+                Some(room) => room,
+            };
         };
         if !history.epoch_matches {
             return Err(ErrorCode::UnrecoverablePosition.into());
@@ -112,6 +119,7 @@ impl Client {
             offset: history.top.offset,
         };
         self.answer(out, id, &Answer::History(result));
+        drop(history);
         if room.is_some() {
             self.flush(out);
         }

@@ -433,7 +433,7 @@ impl Client {
     /// What has come together, as it is to be written.
     pub(super) fn take_carried(&self, out: &mut Vec<u8>) -> Bytes {
         let messages = std::mem::take(out);
-        if messages.is_empty() { Bytes::new() } else { carry(self.format, &messages) }
+        if messages.is_empty() { Bytes::new() } else { carry(self.format, messages) }
     }
 
     /// Closes the connection, after what was to be written before.

@@ -7,8 +7,10 @@ mod heap;
 mod keeper;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use crate::config::MemoryLimit;
 
@@ -34,6 +36,16 @@ const CLEAR: i64 = 80;
 
 /// When the limit is passed, so much is in use afterwards.
 const SHED_TO: i64 = 95;
+
+/// So many times of what an answer is made of is there at once: what comes from Redis until it has been taken apart,
+/// what that is then, and the answer.
+const COPIES: i64 = 3;
+
+/// By then what is free has been given back to the kernel (`heap.rs`), and that been measured.
+const GIVEN_BACK: Duration = Duration::from_secs(2);
+
+/// How often it is looked meanwhile.
+const LOOKS_AGAIN: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub struct Budget {
@@ -86,6 +98,21 @@ impl Budget {
     /// The most, in bytes.
     pub fn limit(&self) -> Option<usize> {
         self.limit.map(|limit| limit.unsigned_abs() as usize)
+    }
+
+    /// Whether an answer that is made of so many bytes fits: nobody could be ended for it while it is made. It waits
+    /// for what is free to be given back, which is in use until then.
+    pub async fn has_room_for_answer(&self, bytes: usize) -> bool {
+        let needed = i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(COPIES);
+        let fits = || self.limit.is_none_or(|limit| self.in_use().saturating_add(needed) <= limit);
+        let deadline = Instant::now() + GIVEN_BACK;
+        while !fits() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(LOOKS_AGAIN).await;
+        }
+        true
     }
 
     /// What is in use now, in bytes.

@@ -5,16 +5,16 @@
 use bytes::{Bytes, BytesMut};
 use fanfare_hub::{Carrier, Encoding, Format};
 use fanfare_protocol::centrifuge::{Disconnect, Event, Format as PushFormat, Push, reconnects};
-use fanfare_websocket::{CloseCode, Opcode, close_frame, frame, put_frame};
+use fanfare_websocket::{CloseCode, Opcode, close_frame, frame_of, put_frame};
 
 use super::stream;
 
 /// Messages of the client protocol that lie together as in one of its frames, as this client gets them: each by itself
 /// where its carrier or its format wants that, and all in one piece to be written.
-pub fn carry(format: Format, messages: &[u8]) -> Bytes {
+pub fn carry(format: Format, messages: Vec<u8>) -> Bytes {
     match (format.carrier, format.encoding) {
-        (Carrier::Events, _) => stream::events(messages),
-        (Carrier::Stream, encoding) => stream::lines(encoding, messages),
+        (Carrier::Events, _) => stream::events(&messages),
+        (Carrier::Stream, encoding) => stream::lines(encoding, &messages),
         (_, Encoding::Uni) => {
             // Each message of theirs is a frame of its own.
             let mut frames = BytesMut::new();
@@ -23,8 +23,8 @@ pub fn carry(format: Format, messages: &[u8]) -> Bytes {
             }
             frames.freeze()
         }
-        (_, Encoding::Protobuf | Encoding::ProtobufDelta) => frame(Opcode::Binary, messages),
-        _ => frame(Opcode::Text, messages),
+        (_, Encoding::Protobuf | Encoding::ProtobufDelta) => frame_of(Opcode::Binary, messages),
+        _ => frame_of(Opcode::Text, messages),
     }
 }
 
@@ -43,7 +43,7 @@ pub fn last_words(format: Format, code: CloseCode, reason: &str) -> Bytes {
     let mut unit = Vec::new();
     let written = push_format(format).put_push(&mut unit, &push);
     written.expect("a code and a text are JSON");
-    stream::ended_by(&carry(format, &unit))
+    stream::ended_by(&carry(format, unit))
 }
 
 /// How pushes are written to whoever gets publications in this format.
@@ -57,6 +57,8 @@ pub fn push_format(format: Format) -> PushFormat {
 
 #[cfg(test)]
 mod tests {
+    use fanfare_websocket::frame;
+
     use super::*;
 
     #[test]
@@ -75,7 +77,7 @@ mod tests {
             (Uni, Events, "{}", b"a\r\ndata: {}\n\n\r\n".to_vec()),
         ] {
             let format = Format { encoding, carrier };
-            assert_eq!(carry(format, messages.as_bytes()), expected, "{format:?} {messages:?}");
+            assert_eq!(carry(format, messages.as_bytes().to_vec()), expected, "{format:?} {messages:?}");
         }
     }
 }

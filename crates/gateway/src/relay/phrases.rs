@@ -16,8 +16,8 @@ fn ping(format: Format) -> Bytes {
         (Encoding::Raw, true) => stream::comment(),
         // Who only listens to frames has a library that answers WebSocket's own.
         (Encoding::Raw | Encoding::Uni, false) => frame(Opcode::Ping, b""),
-        (Encoding::Protobuf | Encoding::ProtobufDelta, _) => carry(format, &[0]),
-        _ => carry(format, b"{}"),
+        (Encoding::Protobuf | Encoding::ProtobufDelta, _) => carry(format, vec![0]),
+        _ => carry(format, b"{}".to_vec()),
     }
 }
 

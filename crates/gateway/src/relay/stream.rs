@@ -18,9 +18,14 @@ const END: &[u8] = b"0\r\n\r\n";
 
 /// One chunk of these bytes.
 fn chunk(bytes: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(bytes.len() + 20);
-    out.put_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
-    out.put_slice(bytes);
+    chunk_of(bytes.len(), [bytes])
+}
+
+/// One chunk of so many bytes, which come in pieces: what is large is copied once.
+fn chunk_of<'a>(length: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
+    let mut out = BytesMut::with_capacity(length + 20);
+    out.put_slice(format!("{length:x}\r\n").as_bytes());
+    pieces.into_iter().for_each(|piece| out.put_slice(piece));
     out.put_slice(b"\r\n");
     out.freeze()
 }
@@ -34,19 +39,17 @@ pub fn line(encoding: Encoding, message: &Message) -> Bytes {
 pub fn lines(encoding: Encoding, messages: &[u8]) -> Bytes {
     match encoding {
         Encoding::Protobuf | Encoding::ProtobufDelta => chunk(messages),
-        _ => chunk(&[messages, b"\n"].concat()),
+        _ => chunk_of(messages.len() + 1, [messages, b"\n"]),
     }
 }
 
 /// The same as events, one for each.
 pub fn events(messages: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(messages.len() + 64);
-    for line in messages.split(|byte| *byte == b'\n') {
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
-        out.extend_from_slice(b"\n\n");
-    }
-    chunk(&out)
+    const BEFORE: &[u8] = b"data: ";
+    const BEHIND: &[u8] = b"\n\n";
+    let lines = || messages.split(|byte| *byte == b'\n');
+    let length = lines().map(|line| BEFORE.len() + line.len() + BEHIND.len()).sum();
+    chunk_of(length, lines().flat_map(|line| [BEFORE, line, BEHIND]))
 }
 
 /// An empty line, which is nothing to whoever reads events, and shows that they have begun.

@@ -171,6 +171,9 @@ impl Reply<'_> {
         let Self { encoding, frame, id } = self;
         match encoding {
             Encoding::Json => whole(frame, |frame| {
+                // About, so that what is large is not moved again and again, into twice of what it takes.
+                let length = body.encoded_len();
+                frame.reserve(length + length / 16);
                 Encoding::Json.separate(frame);
                 frame.push(b'{');
                 if id != 0 {
@@ -183,7 +186,9 @@ impl Reply<'_> {
             }),
             Encoding::Protobuf => {
                 let id_length = if id == 0 { 0 } else { encoding::uint32::encoded_len(1, &id) };
-                put_length(frame, id_length + encoding::message::encoded_len(tag, body));
+                let length = id_length + encoding::message::encoded_len(tag, body);
+                frame.reserve(length + encoded_len_varint(length as u64));
+                put_length(frame, length);
                 if id != 0 {
                     encoding::uint32::encode(1, &id, frame);
                 }
