@@ -200,10 +200,12 @@ pub(super) fn handshakes(field: &Field) -> io::Result<Outcome> {
     let mut blows = Vec::new();
     while sys::monotonic() < end && !field.is_over() {
         let mut socket = Assailant::connect(field)?;
+        let mut counted = Counted::Nowhere;
         if blows.len() % 2 == 0 {
             socket.write(field, &handshake(field, "hostile-hands", "").as_bytes()[..20]);
+            counted = Counted::Rejected("abandoned");
         }
-        blows.push(Blow::new("a handshake", Answer::Open, Counted::Nowhere, Answer::Open));
+        blows.push(Blow::new("a handshake", Answer::Open, counted, Answer::Open));
     }
     Ok(Outcome::of(blows))
 }

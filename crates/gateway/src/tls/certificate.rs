@@ -130,7 +130,7 @@ impl Certificate {
             .expect("the provider has suites for both")
             .with_no_client_auth()
             .with_single_cert(chain, secret)
-            .map_err(|error| refuse(error, certificate, key))?;
+            .map_err(|error| refuse(&error, certificate, key))?;
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
         // A client that comes again is spared half a handshake, and so are we, after a storm. The keys of the tickets
         // are this configuration's own: a certificate that is replaced is not trusted on by way of them.
@@ -217,7 +217,7 @@ fn contains(pem: &[u8], text: &str) -> bool {
     pem.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-fn refuse(error: rustls::Error, certificate: &Path, key: &Path) -> CertificateError {
+fn refuse(error: &rustls::Error, certificate: &Path, key: &Path) -> CertificateError {
     let (certificate, key) = (certificate.to_owned(), key.to_owned());
     match error {
         rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch { key, certificate },
