@@ -12,6 +12,11 @@ const FOREIGN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 const FOREIGN_SECRET: &str = "your-256-bit-secret";
 
+/// As well, by PyJWT with the key p521.pem.
+const FOREIGN_ES512: &str = "eyJhbGciOiJFUzUxMiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiI0MiJ9.\
+    ATSxpYuC0yNjKm1gYQjlleZmgB0RfMUeTuYJODcLJeh9w4JS5_cddge_VSQzPoN-ggj5-faC24i3km8BDdvSTMANAU\
+    3qvS4-OBSryKrM8J4natUx6b_S8l5txJL9RRNj_p2TN3H1e27r0NT93q-E6n0JmEWZTCV1VvDEJIfMtzIt5PJ1";
+
 /// A file with a key that only the tests have.
 pub fn key(name: &str) -> String {
     let file: PathBuf =
@@ -32,7 +37,7 @@ async fn a_token_that_was_made_by_hand_is_valid_by_hand() {
     let private = |file: &str| vec!["--private-key".to_owned(), key(file)];
     let public = |file: &str| key(file);
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let (rsa, ec, ed) = (public("rsa.pub.pem"), public("p384.pub.pem"), public("ed25519.pub.pem"));
+    let [rsa, ec, long, ed] = ["rsa.pub.pem", "p384.pub.pem", "p521.pub.pem", "ed25519.pub.pem"].map(public);
     for (arguments, variables, says) in [
         (words(&["--user", "42"]), &secret[..], "a connection token of user \"42\""),
         (words(&[]), &secret, "of an anonymous client"),
@@ -54,6 +59,12 @@ async fn a_token_that_was_made_by_hand_is_valid_by_hand() {
         (words(&["--user", "42"]), &strict, "\"aud\": \"us\""),
         (private("rsa.pem"), &[("FANFARE_TOKEN_PUBLIC_KEYS", rsa.as_str())], "\"RS256\""),
         (private("p384.pem"), &[("FANFARE_TOKEN_PUBLIC_KEYS", ec.as_str())], "\"ES384\""),
+        (private("p521.pem"), &[("FANFARE_TOKEN_PUBLIC_KEYS", long.as_str())], "\"ES512\""),
+        (
+            [private("p521.sec1.pem"), words(&["--algorithm", "ES512"])].concat(),
+            &[("FANFARE_TOKEN_PUBLIC_KEYS", long.as_str())],
+            "\"ES512\"",
+        ),
         (private("ed25519.pem"), &[("FANFARE_TOKEN_PUBLIC_KEYS", ed.as_str())], "\"EdDSA\""),
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -63,8 +74,13 @@ async fn a_token_that_was_made_by_hand_is_valid_by_hand() {
         assert!(output.status.success() && complaint.is_empty(), "{arguments:?}: {said}{complaint}");
         assert!(said.contains("valid here: ") && said.contains(says), "{says:?} in {said}");
     }
-    let output = run_to_end(&["token", "check", FOREIGN], &[("FANFARE_TOKEN_SECRETS", FOREIGN_SECRET)]).await;
-    assert!(printed(&output).0.contains("of user \"1234567890\", for ever"), "{output:?}");
+    for (token, variable, says) in [
+        (FOREIGN, ("FANFARE_TOKEN_SECRETS", FOREIGN_SECRET), "of user \"1234567890\", for ever"),
+        (FOREIGN_ES512, ("FANFARE_TOKEN_PUBLIC_KEYS", long.as_str()), "of user \"42\", for ever"),
+    ] {
+        let output = run_to_end(&["token", "check", token], &[variable]).await;
+        assert!(printed(&output).0.contains(says), "{output:?}");
+    }
 }
 
 #[tokio::test]
@@ -132,6 +148,8 @@ async fn a_token_that_is_not_valid_says_why() {
         (&["--private-key", "/nonexistent"], "/nonexistent"),
         (&["--private-key", &public], "private key"),
         (&["--private-key", &other, "--algorithm", "ES256"], "ES256"),
+        (&["--private-key", &other, "--algorithm", "ES512"], "ES512"),
+        (&["--algorithm", "ES512"], "ES512"),
         (&["--algorithm", "none"], "none"),
         (&["--info", "{"], "JSON"),
         (&["--claim", "exp"], "name"),

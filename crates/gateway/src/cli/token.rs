@@ -21,9 +21,6 @@ use crate::identity::{
     Algorithm, Examined, Expiry, Purpose, Signer, SubscriptionToken, TokenFault, User, Verifier,
 };
 
-const ALGORITHMS: [&str; 9] =
-    ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "EdDSA"];
-
 /// The command and its own commands.
 pub fn command() -> Command {
     Command::new("token")
@@ -76,7 +73,7 @@ fn create() -> Command {
         )
         .arg(
             text("algorithm", "NAME", "Sign so; without it, with the first that the key is for")
-                .value_parser(PossibleValuesParser::new(ALGORITHMS)),
+                .value_parser(PossibleValuesParser::new(Algorithm::ALL.map(|(name, _)| name))),
         )
         .arg(text("kid", "ID", "The key's id, for whoever looks it up in a JWKS"))
         .arg(flags::file())
@@ -87,7 +84,7 @@ fn run_create(matches: &ArgMatches, surroundings: Surroundings) -> Result<(), Fa
     let config = flags::load(matches, surroundings)?.0;
     let signer = signer(matches, &config)?;
     let claims = claims(matches, &config)?;
-    let kid = matches.get_one::<String>("kid").cloned();
+    let kid = matches.get_one::<String>("kid").map(String::as_str);
     let token = signer.sign(&claims, kid).map_err(|error| Failure { line: error.to_string(), code: 1 })?;
     print(&format!("{token}\n"));
     Ok(())

@@ -1,5 +1,5 @@
-//! What a token says, once its signature is good: claims become values of the types that sessions use, or a fault.
-//! Whom it is for and from (`aud`, `iss`) has been looked at before.
+//! What a token says, once its signature is good: claims are held against what is demanded of them, and become values
+//! of the types that sessions use, or a fault.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fanfare_protocol::Channel;
 use fanfare_protocol::payload::check_json;
-use serde::de::Error;
+use serde::de::{Error, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -22,6 +22,8 @@ pub struct Claims {
     exp: Option<f64>,
     #[serde(default, deserialize_with = "seconds")]
     nbf: Option<f64>,
+    aud: Option<Names>,
+    iss: Option<Names>,
     jti: Option<String>,
     expire_at: Option<f64>,
     info: Option<Box<RawValue>>,
@@ -37,6 +39,36 @@ pub struct Claims {
     b64data: Option<String>,
     #[serde(rename = "override")]
     overrides: Option<Override>,
+}
+
+/// Of `aud` and `iss`. What is neither is nobody's name.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(String),
+    Several(Vec<String>),
+    Neither(IgnoredAny),
+}
+
+impl Names {
+    fn has_one_of(&self, demanded: &[String]) -> bool {
+        match self {
+            Self::One(name) => demanded.contains(name),
+            Self::Several(names) => names.iter().any(|name| demanded.contains(name)),
+            Self::Neither(IgnoredAny) => false,
+        }
+    }
+}
+
+/// What is demanded of the claims of every token.
+#[derive(Debug)]
+pub struct Demands {
+    /// How far clocks may differ, in seconds.
+    pub leeway: u64,
+    /// One of these it must be for, if there are any.
+    pub audience: Vec<String>,
+    /// One of these it must be from, if there are any.
+    pub issuer: Vec<String>,
 }
 
 /// One of `subs`.
@@ -65,6 +97,26 @@ struct Flag {
 }
 
 impl Claims {
+    /// Out of their JSON.
+    pub fn read(json: &[u8]) -> Result<Self, TokenFault> {
+        serde_json::from_slice(json).map_err(|error| TokenFault::Malformed(format!("its claims: {error}")))
+    }
+
+    /// Holds audience and issuer against what is demanded (RFC 7519, section 4.1). Times are looked at when it is known what
+    /// the token opens.
+    pub fn meet(&self, demands: &Demands) -> Result<(), TokenFault> {
+        let is_met = |demanded: &[String], names: Option<&Names>| {
+            demanded.is_empty() || names.is_some_and(|names| names.has_one_of(demanded))
+        };
+        if !is_met(&demands.issuer, self.iss.as_ref()) {
+            return Err(TokenFault::Issuer);
+        }
+        if !is_met(&demands.audience, self.aud.as_ref()) {
+            return Err(TokenFault::Audience);
+        }
+        Ok(())
+    }
+
     /// Whether they are a subscription token's.
     pub fn are_for_a_subscription(&self) -> bool {
         self.channel.as_deref().is_some_and(|channel| !channel.is_empty())

@@ -2,13 +2,12 @@
 //! the token: a token that is signed by HMAC with the text of a public key finds no key of that algorithm.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use secrecy::ExposeSecret;
+use serde::Deserialize;
 
-pub use jsonwebtoken::Algorithm;
-
+use super::algorithm::Algorithm;
 use super::{Expiry, now};
 use crate::config::tokens::{PublicKeyFile, TokenSecret};
 
@@ -16,6 +15,7 @@ const HMAC: &[Algorithm] = &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS51
 const RSA: &[Algorithm] = &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512];
 const P256: &[Algorithm] = &[Algorithm::ES256];
 const P384: &[Algorithm] = &[Algorithm::ES384];
+const P521: &[Algorithm] = &[Algorithm::ES512];
 const ED25519: &[Algorithm] = &[Algorithm::EdDSA];
 
 /// The least that a secret should have, in bytes: as many as the smallest hash (RFC 7518, section 3.2).
@@ -28,7 +28,7 @@ pub struct TokenKey {
     pub label: String,
     /// The `kid` of the tokens that it made, where it has one.
     pub kid: Option<String>,
-    pub(super) key: DecodingKey,
+    key: DecodingKey,
     algorithms: Vec<Algorithm>,
     until: Option<Expiry>,
 }
@@ -49,7 +49,7 @@ pub enum KeyFault {
     Several,
     /// Its kind of key is not supported.
     #[error(
-        "its key is of a kind that is not supported; expected RSA (2048 to 8192 bits), P-256, P-384 or Ed25519"
+        "its key is of a kind that is not supported; expected RSA (2048 to 8192 bits), P-256, P-384, P-521 or Ed25519"
     )]
     Unsupported,
 }
@@ -97,35 +97,24 @@ impl TokenKey {
     ///
     /// When it is not one that signatures can be checked with. A symmetric key in a set that anybody may read is none.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyFault> {
-        let common = &jwk.common;
-        let signs = common.public_key_use.as_ref().is_none_or(|r#use| *r#use == PublicKeyUse::Signature);
-        let verifies = common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
-        let known = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => RSA,
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => P256,
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => P384,
-            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => ED25519,
-            // `oct`, and what is yet to be invented.
-            _ => return Err(KeyFault::Unsupported),
-        };
-        if !(signs && verifies) {
-            return Err(KeyFault::Unsupported);
-        }
-        let key = DecodingKey::from_jwk(jwk).map_err(|_| KeyFault::Unsupported)?;
+        let signs = jwk.r#use.as_deref().is_none_or(|r#use| r#use == "sig");
+        let verifies = jwk.key_ops.as_ref().is_none_or(|all| all.iter().any(|one| one == "verify"));
+        let key = jwk.key().filter(|_| signs && verifies).ok_or(KeyFault::Unsupported)?;
         let mut algorithms = algorithms(&key)?.to_vec();
-        if algorithms != known {
-            // Its coordinates are not those of the curve that it names.
-            return Err(KeyFault::Unsupported);
-        }
-        if let Some(only) = common.key_algorithm {
-            algorithms.retain(|algorithm| jsonwebtoken::jwk::KeyAlgorithm::from(*algorithm) == only);
+        if let Some(only) = &jwk.alg {
+            algorithms.retain(|algorithm| algorithm.name() == only);
         }
         if algorithms.is_empty() {
             return Err(KeyFault::Unsupported);
         }
-        let kid = common.key_id.clone();
+        let kid = jwk.kid.clone();
         let label = format!("the key {:?} of the JWKS", kid.as_deref().unwrap_or("without id"));
         Ok(Self { label, kid, key, algorithms, until: None })
+    }
+
+    /// Whether it has made the signature of the message, by an algorithm that it is for.
+    pub fn has_signed(&self, algorithm: Algorithm, message: &[u8], made: &[u8]) -> bool {
+        self.is_for(algorithm) && algorithm.verifies(&self.key, message, made)
     }
 
     /// Whether it is for this algorithm.
@@ -136,6 +125,42 @@ impl TokenKey {
     /// Whether its time is over.
     pub fn is_retired(&self) -> bool {
         self.until.is_some_and(|until| until.0 <= now())
+    }
+}
+
+/// A key of a set (RFC 7517, section 4, and RFC 7518, section 6), as far as it says what a signature is checked with.
+#[derive(Debug, Deserialize)]
+pub struct Jwk {
+    kty: String,
+    crv: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    alg: Option<String>,
+    kid: Option<String>,
+    r#use: Option<String>,
+    key_ops: Option<Vec<String>>,
+}
+
+impl Jwk {
+    /// Its key; none of `oct`, nor of what is yet to be invented.
+    fn key(&self) -> Option<DecodingKey> {
+        let decoded = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_ref()?).ok();
+        // Coordinates are as long as their curve has them, zeros in front and all.
+        let point = |length: usize| {
+            let (x, y) = (decoded(&self.x)?, decoded(&self.y)?);
+            let whole = x.len() == length && y.len() == length;
+            whole.then(|| DecodingKey::from_ec_der(&[&[4], x.as_slice(), &y].concat()))
+        };
+        match (self.kty.as_str(), self.crv.as_deref()) {
+            ("RSA", _) => Some(DecodingKey::from_rsa_raw_components(&decoded(&self.n)?, &decoded(&self.e)?)),
+            ("EC", Some("P-256")) => point(32),
+            ("EC", Some("P-384")) => point(48),
+            ("EC", Some("P-521")) => point(66),
+            ("OKP", Some("Ed25519")) => Some(DecodingKey::from_ed_der(&decoded(&self.x)?)),
+            _ => None,
+        }
     }
 }
 
@@ -151,6 +176,7 @@ fn algorithms(key: &DecodingKey) -> Result<&'static [Algorithm], KeyFault> {
         // An uncompressed point: a byte and two coordinates.
         (AlgorithmFamily::Ec, 65) => Ok(P256),
         (AlgorithmFamily::Ec, 97) => Ok(P384),
+        (AlgorithmFamily::Ec, 133) => Ok(P521),
         (AlgorithmFamily::Ed, 32) => Ok(ED25519),
         _ => Err(KeyFault::Unsupported),
     }
@@ -160,11 +186,19 @@ fn algorithms(key: &DecodingKey) -> Result<&'static [Algorithm], KeyFault> {
 fn curve_of(pem: &str) -> Option<&'static [Algorithm]> {
     // RFC 5480, section 2.1.1: the kind of key, and right behind it which curve.
     const EC: &[u8] = b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01";
-    const CURVES: [(&[u8], &[Algorithm]); 2] =
-        [(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", P256), (b"\x06\x05\x2b\x81\x04\x00\x22", P384)];
-    let body = pem.split("-----").nth(2)?;
-    let body: String = body.chars().filter(|letter| !letter.is_whitespace()).collect();
-    let der = STANDARD.decode(body).ok()?;
+    const CURVES: [(&[u8], &[Algorithm]); 3] = [
+        (b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", P256),
+        (b"\x06\x05\x2b\x81\x04\x00\x22", P384),
+        (b"\x06\x05\x2b\x81\x04\x00\x23", P521),
+    ];
+    let der = der_of(pem)?;
     let behind = der.windows(EC.len()).position(|window| window == EC)? + EC.len();
     CURVES.into_iter().find(|(curve, _)| der[behind..].starts_with(curve)).map(|(_, algorithms)| algorithms)
+}
+
+/// What a PEM file has between its first two lines of dashes.
+pub(super) fn der_of(pem: &str) -> Option<Vec<u8>> {
+    let body = pem.split("-----").nth(2)?;
+    let body: String = body.chars().filter(|letter| !letter.is_whitespace()).collect();
+    STANDARD.decode(body).ok()
 }

@@ -2,11 +2,11 @@
 //! with, and what comes out of them. It knows no session and no channel's options; who may do what is
 //! `crate::namespace`'s.
 
+mod algorithm;
 mod claims;
 mod fault;
 mod jwks;
 mod keys;
-mod provider;
 mod signer;
 #[cfg(test)]
 mod tests;
@@ -22,8 +22,9 @@ use fanfare_protocol::Channel;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub use self::algorithm::Algorithm;
 pub use self::fault::{Consequence, TokenFault};
-pub use self::keys::{Algorithm, KeyFault, TokenKey};
+pub use self::keys::{KeyFault, TokenKey};
 pub use self::signer::{Signer, SignerFault};
 pub use self::verifier::{Admitted, Examined, MOST_KEYS, Purpose, Verifier};
 

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::EncodingKey;
-use jsonwebtoken::crypto::sign;
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -42,24 +41,24 @@ pub(super) enum By<'a> {
 }
 
 pub(super) fn token(header: &Json, claims: &Json, by: &By) -> String {
-    provider::install();
     let part = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
     let message = format!("{}.{}", part(header), part(claims));
-    let signature = match by {
-        By::Nothing => String::new(),
-        By::Hmac(algorithm, secret) => {
-            sign(message.as_bytes(), &EncodingKey::from_secret(secret), *algorithm).unwrap()
-        }
+    let (algorithm, key) = match by {
+        By::Nothing => return format!("{message}."),
+        By::Hmac(algorithm, secret) => (algorithm, EncodingKey::from_secret(secret)),
         By::Pem(algorithm, file) => {
             let pem = pem(file);
             let key = match algorithm {
-                Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(pem.as_bytes()),
+                Algorithm::ES256 | Algorithm::ES384 | Algorithm::ES512 => {
+                    EncodingKey::from_ec_pem(pem.as_bytes())
+                }
                 Algorithm::EdDSA => EncodingKey::from_ed_pem(pem.as_bytes()),
                 _ => EncodingKey::from_rsa_pem(pem.as_bytes()),
             };
-            sign(message.as_bytes(), &key.unwrap(), *algorithm).unwrap()
+            (algorithm, key.unwrap())
         }
     };
+    let signature = URL_SAFE_NO_PAD.encode(algorithm.sign(&key, message.as_bytes()).unwrap());
     format!("{message}.{signature}")
 }
 

@@ -10,13 +10,13 @@ use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use jsonwebtoken::jwk::Jwk;
 use rustls::crypto::ring::default_provider;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::TokenKey;
+use super::super::keys::Jwk;
 use crate::config::tokens::JwksUrl;
 
 /// The largest set that is read. Real ones have a few KiB.

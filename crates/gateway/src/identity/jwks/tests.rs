@@ -111,8 +111,8 @@ const LONG: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
 async fn keys_are_chosen_by_id_and_algorithm() {
-    use Algorithm::{ES256, ES384, EdDSA, RS256, RS512};
-    let server = Server::start(set(&["rsa", "other", "p256", "p384", "p521", "ed25519"])).await;
+    use Algorithm::{ES256, ES384, ES512, EdDSA, RS256, RS512};
+    let server = Server::start(set(&["rsa", "other", "p256", "k256", "p384", "p521", "ed25519"])).await;
     let verifier = keeping(&server, LONG);
     for (kid, algorithm, key, expected) in [
         (Some("rsa"), RS256, "rsa.pem", "good"),
@@ -120,22 +120,26 @@ async fn keys_are_chosen_by_id_and_algorithm() {
         (Some("other"), RS512, "other.pem", "good"),
         (Some("p256"), ES256, "p256.pem", "good"),
         (Some("p384"), ES384, "p384.pem", "good"),
+        (Some("p521"), ES512, "p521.pem", "good"),
         (Some("ed25519"), EdDSA, "ed25519.pem", "good"),
         // Without an id all are tried.
         (None, RS256, "other.pem", "good"),
+        (None, ES512, "p521.pem", "good"),
         (None, EdDSA, "ed25519.pem", "good"),
         // The set says what this one is for.
         (Some("rsa"), RS512, "rsa.pem", "algorithm"),
         (Some("p256"), RS256, "rsa.pem", "algorithm"),
         (Some("other"), RS256, "rsa.pem", "signature"),
+        (Some("p256"), ES512, "p521.pem", "algorithm"),
+        (Some("p521"), ES256, "p256.pem", "algorithm"),
         // In the set, and of no use.
-        (Some("p521"), ES384, "p384.pem", "keys_unavailable"),
+        (Some("k256"), ES256, "p256.pem", "keys_unavailable"),
     ] {
         let made = signed(kid, algorithm, key);
         assert_eq!(label(&verifier, &made).await, expected, "{kid:?} {algorithm:?} {key}");
     }
     assert_eq!(server.asked(), 1);
-    assert_eq!(verifier.fetches(), (1, 0, 5));
+    assert_eq!(verifier.fetches(), (1, 0, 6));
 }
 
 #[tokio::test]
@@ -174,6 +178,22 @@ async fn the_example_of_the_standard_is_believed_and_over() {
     let verifier = keeping(&server, LONG);
     assert_eq!(label(&verifier, example).await, "expired");
     assert_eq!(label(&verifier, &example.replace("DtEh", "DtEi")).await, "signature");
+}
+
+/// As the one above, on the largest curve: RFC 7515, appendix A.4. What is signed is no claims, which is seen once the
+/// signature is found to be good.
+#[tokio::test]
+async fn the_example_of_the_standard_for_es512_is_signed_and_no_token() {
+    let keys = r#"{"keys":[{"kty":"EC","crv":"P-521",
+        "x":"AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk",
+        "y":"ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2"}]}"#;
+    let example = "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA.\
+        AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7Xdt\
+        AG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn";
+    let server = Server::start(Way::Status(200, keys.to_owned())).await;
+    let verifier = keeping(&server, LONG);
+    assert_eq!(label(&verifier, example).await, "malformed");
+    assert_eq!(label(&verifier, &example.replace("AdwM", "AdwN")).await, "signature");
 }
 
 #[tokio::test]
