@@ -102,8 +102,8 @@ impl Claims {
         serde_json::from_slice(json).map_err(|error| TokenFault::Malformed(format!("its claims: {error}")))
     }
 
-    /// Holds audience and issuer against what is demanded (RFC 7519, section 4.1). Times are looked at when it is known what
-    /// the token opens.
+    /// Holds audience and issuer against what is demanded (RFC 7519, section 4.1). Times are looked at when it is known
+    /// what the token opens.
     pub fn meet(&self, demands: &Demands) -> Result<(), TokenFault> {
         let is_met = |demanded: &[String], names: Option<&Names>| {
             demanded.is_empty() || names.is_some_and(|names| names.has_one_of(demanded))
