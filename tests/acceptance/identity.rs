@@ -149,7 +149,7 @@ async fn a_token_that_is_not_valid_says_why() {
         (&["--private-key", &public], "private key"),
         (&["--private-key", &other, "--algorithm", "ES256"], "ES256"),
         (&["--private-key", &other, "--algorithm", "ES512"], "ES512"),
-        (&["--algorithm", "ES512"], "ES512"),
+        (&["--algorithm", "ES512"], "--private-key"),
         (&["--algorithm", "none"], "none"),
         (&["--info", "{"], "JSON"),
         (&["--claim", "exp"], "name"),

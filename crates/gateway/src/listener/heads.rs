@@ -147,8 +147,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
-        self.news.set(true);
-        self.scan.look(&mut into.filled_mut()[before..]);
+        let come = &mut into.filled_mut()[before..];
+        if !come.is_empty() {
+            self.news.set(true);
+        }
+        self.scan.look(come);
         Poll::Ready(Ok(()))
     }
 }

@@ -141,7 +141,7 @@ impl Worker {
         // The stream under a connection that hyper has let go of, and what came behind the handshake.
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner().into_inner().into_inner();
-        if let Some(rejection) = unanswered(&ended, kept.get(), stream.is_broken()) {
+        if let Some(rejection) = unanswered(&ended, kept.get(), news.get(), stream.is_broken()) {
             self.instance.rejected.count(&rejection, peer.ip());
         }
         if let Some(Err(error)) = ended {
@@ -205,7 +205,12 @@ impl Worker {
 /// What hyper refused by itself, with 400 or 431 or without a word, and who broke off before its first request was
 /// whole. Nothing is who went without a byte of one, be it after a TLS handshake: looking whether that can be done is
 /// no handshake. One that was kept open and asks for nothing more has not tried to shake hands.
-fn unanswered(ended: &Option<hyper::Result<()>>, kept: bool, is_broken: bool) -> Option<Rejection> {
+fn unanswered(
+    ended: &Option<hyper::Result<()>>,
+    kept: bool,
+    has_begun: bool,
+    is_broken: bool,
+) -> Option<Rejection> {
     match ended {
         None => Some(Rejection::Timeout),
         Some(Err(error)) if error.is_parse_too_large() => Some(Rejection::HeadersTooLarge),
@@ -214,8 +219,9 @@ fn unanswered(ended: &Option<hyper::Result<()>>, kept: bool, is_broken: bool) ->
         // hyper takes it for an end like any other where no request has begun.
         _ if is_broken => Some(Rejection::Tls),
         Some(Err(error)) if error.is_timeout() => Some(Rejection::Timeout),
-        Some(Err(_)) => Some(Rejection::Abandoned),
-        Some(Ok(())) => None,
+        Some(Err(_)) if has_begun => Some(Rejection::Abandoned),
+        // Be it by a reset, as of a client that leaves its TLS tickets unread.
+        Some(_) => None,
     }
 }
 
