@@ -176,6 +176,13 @@ pub struct History {
     pub epoch_matches: bool,
 }
 
+/// Whether these come behind `offset`, each one by one: what is missing in the middle, or at the beginning, is missing
+/// as well.
+pub fn follow(offset: u64, publications: &[Publication]) -> bool {
+    let offsets = publications.iter().map(|publication| publication.position.map_or(0, |at| at.offset));
+    offsets.zip(1..).all(|(found, nth)| offset.checked_add(nth) == Some(found))
+}
+
 /// Why the broker did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {

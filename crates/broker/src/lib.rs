@@ -23,7 +23,7 @@ pub use self::census::{Census, ChannelFacts, InstanceFacts};
 pub use self::claims::{Claim, Claims};
 pub use self::control::{ControlBus, Target, Unsent};
 pub use self::history::{
-    AppendOptions, Appended, BrokerError, History, Query, Retain, Retention, Suppressed, Version,
+    AppendOptions, Appended, BrokerError, History, Query, Retain, Retention, Suppressed, Version, follow,
 };
 pub use self::memory::Memory;
 pub use self::paging::{Cursor, Page};

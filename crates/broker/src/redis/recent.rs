@@ -5,9 +5,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use fanfare_protocol::{Channel, Position, Publication};
+use fanfare_protocol::{Channel, Position};
 
-use crate::{History, Query};
+use crate::{History, Query, follow};
 
 /// For so long an answer may be given again: what was removed, or is too old by now, is seen no longer than that.
 const LIFE: Duration = Duration::from_secs(1);
@@ -96,15 +96,9 @@ impl Recent {
     }
 }
 
-/// Whether these are numbered on from `after`, one by one.
-fn follow(after: u64, publications: &[Publication]) -> bool {
-    let offsets = publications.iter().map(|publication| publication.position.map(|at| at.offset));
-    offsets.zip(1..).all(|(found, nth)| found == after.checked_add(nth))
-}
-
 #[cfg(test)]
 mod tests {
-    use fanfare_protocol::{Epoch, Kind};
+    use fanfare_protocol::{Epoch, Kind, Publication};
 
     use super::*;
 

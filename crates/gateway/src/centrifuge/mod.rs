@@ -31,7 +31,7 @@ pub use counts::Counts;
 pub use dialect::{Dialect, Words, words};
 pub use mail::Roster;
 pub use owner::Owner;
-pub use recovery::{Outcome, follow, judge};
+pub use recovery::{Outcome, judge};
 pub use session::Session;
 pub use sessions::Sessions;
 pub use users::Users;

@@ -1,8 +1,7 @@
 //! Whether a client that comes back can have what it missed. It reads no history; it
 //! judges what was read.
 
-use fanfare_broker::History;
-use fanfare_protocol::Publication;
+use fanfare_broker::{History, follow};
 
 /// What came of a wish to recover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,20 +40,9 @@ pub fn judge(offset: u64, history: &History) -> Outcome {
     }
 }
 
-/// Whether these come behind `offset`, each one by one: what is missing in the middle, or at the beginning, is missing
-/// as well.
-pub fn follow(offset: u64, publications: &[Publication]) -> bool {
-    let offsets = publications.iter().map(offset_of);
-    offsets.zip(1..).all(|(found, nth)| offset.checked_add(nth) == Some(found))
-}
-
-fn offset_of(publication: &Publication) -> u64 {
-    publication.position.as_ref().map_or(0, |position| position.offset)
-}
-
 #[cfg(test)]
 mod tests {
-    use fanfare_protocol::{Epoch, Kind, Position};
+    use fanfare_protocol::{Epoch, Kind, Position, Publication};
 
     use super::*;
 

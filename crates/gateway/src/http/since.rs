@@ -9,12 +9,12 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fanfare_broker::Query;
+use fanfare_broker::{Query, follow};
 use fanfare_hub::{End, Key};
 use fanfare_protocol::{Channel, Position, Publication};
 
 use super::rejection::Rejection;
-use crate::centrifuge::{Outcome, follow, judge};
+use crate::centrifuge::{Outcome, judge};
 use crate::session::backpressure::has_taken_it_all;
 use crate::worker::Worker;
 
