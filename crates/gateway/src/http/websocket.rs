@@ -1,5 +1,5 @@
 //! The handshake of a WebSocket: judged, admitted, let into its channel, and only then answered. What is spoken on it
-//! is known elsewhere: in one channel by [`raw`], in the Centrifuge protocol by [`client`].
+//! is known elsewhere: in one channel by [`raw`], in the Centrifuge protocol by [`centrifuge`].
 
 use std::net::IpAddr;
 
