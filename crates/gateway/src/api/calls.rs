@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::error::Code;
 use super::methods::Method;
-use super::refusal::{Reason, Refusal};
+use super::no_call::{NoCall, Reason};
 
 /// The counts since the start.
 #[derive(Default)]
@@ -26,7 +26,7 @@ impl Calls {
     }
 
     /// Counts what was no call.
-    pub fn refuse(&self, why: &Refusal) {
+    pub fn refuse(&self, why: &NoCall) {
         self.refused[why.reason() as usize].fetch_add(1, Relaxed);
     }
 

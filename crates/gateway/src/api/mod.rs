@@ -9,10 +9,10 @@ mod data;
 mod error;
 mod keys;
 mod methods;
+mod no_call;
 mod openapi;
 mod publishing;
 mod reading;
-mod refusal;
 mod reply;
 mod shape;
 
@@ -37,9 +37,9 @@ use self::error::ApiError;
 use self::keys::Keys;
 use self::methods::Failure;
 pub use self::methods::Method;
+use self::no_call::NoCall;
 #[cfg(test)]
-pub use self::refusal::Reason;
-use self::refusal::Refusal;
+pub use self::no_call::Reason;
 use crate::config::ErrorMode;
 use crate::instance::Instance;
 use crate::namespace::Namespace;
@@ -86,10 +86,10 @@ impl Api {
     async fn answer(&self, name: &str, request: Request) -> Response<Body> {
         let (method, mode, body) = match self.read(name, request).await {
             Ok(read) => read,
-            Err(refusal) => {
-                self.calls.refuse(&refusal);
-                tracing::debug!(method = name, "HTTP API: {refusal}");
-                return refusal.answer();
+            Err(no_call) => {
+                self.calls.refuse(&no_call);
+                tracing::debug!(method = name, "HTTP API: {no_call}");
+                return no_call.answer();
             }
         };
         let outcome = method.call(self, &body).await;
@@ -99,31 +99,31 @@ impl Api {
 
     /// What a request calls, where it wants errors to stand, and its body. The key comes first: whoever has none learns
     /// nothing.
-    async fn read(&self, name: &str, request: Request) -> Result<(Method, ErrorMode, Bytes), Refusal> {
+    async fn read(&self, name: &str, request: Request) -> Result<(Method, ErrorMode, Bytes), NoCall> {
         let config = &self.instance.config;
         let (head, body) = request.into_parts();
         if self.keys.are_none() {
-            return Err(Refusal::Off);
+            return Err(NoCall::Off);
         }
         if !self.keys.let_in(&head) {
-            return Err(Refusal::Key);
+            return Err(NoCall::Key);
         }
-        let method = Method::named(name).ok_or_else(|| Refusal::Method(name.to_owned()))?;
+        let method = Method::named(name).ok_or_else(|| NoCall::Method(name.to_owned()))?;
         if head.method != Verb::POST {
-            return Err(Refusal::Verb(head.method));
+            return Err(NoCall::Verb(head.method));
         }
         let mode = match head.headers.get(ERROR_MODE) {
             None => config.api_error_mode,
             Some(wish) => {
                 let mode = wish.to_str().ok().and_then(ErrorMode::named);
-                mode.ok_or_else(|| Refusal::Mode(wish.clone()))?
+                mode.ok_or_else(|| NoCall::Mode(wish.clone()))?
             }
         };
         let (span, most) = (config.handshake_timeout, config.api_body_limit);
-        let body = timeout(span, to_bytes(body, most)).await.map_err(|_| Refusal::Late(span))?;
+        let body = timeout(span, to_bytes(body, most)).await.map_err(|_| NoCall::Late(span))?;
         let body = body.map_err(|error| match is_too_large(&error) {
-            true => Refusal::TooLarge(most),
-            false => Refusal::Broken(error),
+            true => NoCall::TooLarge(most),
+            false => NoCall::Broken(error),
         })?;
         Ok((method, mode, body))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::counts::Method;
 use super::session::Client;
-use crate::namespace::{Refusal as Refused, may_publish};
+use crate::namespace::{Denial, may_publish};
 use crate::publish::{Rules, Unpublished, publish};
 use crate::relay::work;
 use bytes::Bytes;
@@ -77,7 +77,7 @@ impl Client {
         let channel = Channel::new(&channel)?;
         let namespace = self.namespace(&channel)?;
         let sub = self.subs.get(&channel);
-        may_publish(namespace, &channel, &self.user, sub.is_some()).map_err(Refused::code)?;
+        may_publish(namespace, &channel, &self.user, sub.is_some()).map_err(Denial::code)?;
         let info = self.seen(sub.and_then(|sub| sub.info.as_ref()));
         let publication = Publication { info: Some(Arc::new(info)), ..Publication::new(kind(&data), data) };
         Ok((channel, (&**namespace).into(), publication))

@@ -14,7 +14,7 @@ use super::making::{LITTLE, allowance, history_limit, wait_for_memory};
 use super::session::Client;
 use crate::admission::recoveries::{Guest, Room};
 use crate::identity::User;
-use crate::namespace::{Namespace, Refusal as Refused, may_read_history, may_read_presence};
+use crate::namespace::{Denial, Namespace, may_read_history, may_read_presence};
 use crate::session::backpressure::{has_taken_it_all, is_pressed};
 use crate::worker::Worker;
 
@@ -25,7 +25,7 @@ const FEW: usize = 16;
 const PAGE: usize = 1000;
 
 /// Whether a right is given: the options, the channel, the user, and whether it is subscribed.
-type Right = fn(&Namespace, &Channel, &User, bool) -> Result<(), Refused>;
+type Right = fn(&Namespace, &Channel, &User, bool) -> Result<(), Denial>;
 
 impl Client {
     /// Answers with who is there. Where those are many, what is said of them is read into room that was waited for.
@@ -137,7 +137,7 @@ impl Client {
         let channel = Channel::new(name)?;
         let namespace = self.namespace(&channel)?;
         let is_subscribed = self.subs.get(&channel).is_some();
-        right(namespace, &channel, &self.user, is_subscribed).map_err(Refused::code)?;
+        right(namespace, &channel, &self.user, is_subscribed).map_err(Denial::code)?;
         Ok(channel)
     }
 }

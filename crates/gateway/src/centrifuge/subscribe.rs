@@ -25,7 +25,7 @@ use super::session::{Client, Stage};
 use super::subscriptions::{Presence, Sub};
 use crate::admission::recoveries::Room;
 use crate::identity::Grant;
-use crate::namespace::{Refusal as Refused, may_subscribe};
+use crate::namespace::{Denial, may_subscribe};
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;
@@ -285,7 +285,7 @@ impl Client {
                 instance.identity.subscription(token, channel, &self.user, &self.id.to_string()).await;
             grant = Some(checked.map_err(|fault| refusal(fault.on_subscribe()))?);
         }
-        may_subscribe(namespace, channel, &self.user, grant.is_some()).map_err(Refused::code)?;
+        may_subscribe(namespace, channel, &self.user, grant.is_some()).map_err(Denial::code)?;
         Ok(grant.unwrap_or_default())
     }
 

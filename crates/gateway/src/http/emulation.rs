@@ -48,7 +48,7 @@ pub async fn emulate(
         return preflight(headers, "POST", "content-type");
     }
     let taken = timeout_at(deadline, take(worker, &parts.method, headers, body, place)).await;
-    let outcome = taken.unwrap_or(Err(Refusal::Timeout));
+    let outcome = taken.unwrap_or(Err(NotHandedOn::Timeout));
     instance.emulation.count(&outcome);
     let response = match outcome {
         Ok(()) => {
@@ -56,9 +56,9 @@ pub async fn emulate(
             *response.status_mut() = StatusCode::NO_CONTENT;
             response
         }
-        Err(refusal) => {
-            tracing::debug!(reason = refusal.outcome().label(), %peer, "emulation refused: {refusal}");
-            refusal.answer(instance.config.retry_after_seconds())
+        Err(why) => {
+            tracing::debug!(reason = why.outcome().label(), %peer, "emulation refused: {why}");
+            why.answer(instance.config.retry_after_seconds())
         }
     };
     if admits(&instance.config, headers) { let_read(headers, response) } else { response }
@@ -70,13 +70,13 @@ async fn take(
     headers: &HeaderMap,
     body: Incoming,
     place: &Place,
-) -> Result<(), Refusal> {
+) -> Result<(), NotHandedOn> {
     let instance = &worker.instance;
     if !admits(&instance.config, headers) {
-        return Err(Refusal::Origin);
+        return Err(NotHandedOn::Origin);
     }
     if *method != Method::POST {
-        return Err(Refusal::Method(method.clone()));
+        return Err(NotHandedOn::Method(method.clone()));
     }
     // As a WebSocket is not read while there is no room for what it may say. For want of memory nothing is read anyway.
     while instance.hub.pressed() {
@@ -84,39 +84,39 @@ async fn take(
     }
     let body =
         whole(body, instance.config.message_limit, place).await.map_err(|rejection| match rejection {
-            Rejection::BodyTooLarge(limit) => Refusal::TooLarge(limit),
-            _ => Refusal::Broken,
+            Rejection::BodyTooLarge(limit) => NotHandedOn::TooLarge(limit),
+            _ => NotHandedOn::Broken,
         })?;
     let encoding = if is_binary(headers) { Encoding::Protobuf } else { Encoding::Json };
     let EmulationRequest { node, session, data } = EmulationRequest::read(encoding, &body)?;
     drop(body);
     if data.is_empty() {
-        return Err(Refusal::Nothing);
+        return Err(NotHandedOn::Nothing);
     }
-    let node = node.parse::<Uuid>().map_err(|_| Refusal::Instance)?;
+    let node = node.parse::<Uuid>().map_err(|_| NotHandedOn::Instance)?;
     // Of another instance's sessions only that one knows.
     if node == instance.id && instance.sessions.find(&session).is_none() {
-        return Err(Refusal::Session);
+        return Err(NotHandedOn::Session);
     }
     let is_here = node == instance.id;
     let waiting = &instance.emulation.waiting;
     // More than may wait together is told to come again, and nothing is kept of it.
     let waits = (!is_here).then(|| waiting.try_acquire_many(cost(&data, instance.emulation.most)));
-    let _waits = waits.transpose().map_err(|_| Refusal::Unavailable(Unsent::Busy))?;
+    let _waits = waits.transpose().map_err(|_| NotHandedOn::Unavailable(Unsent::Busy))?;
     // So many go over the bus at a time that what the back end says always has room beside them. Whoever waits does so
     // in the order in which it came.
     let units = if is_here { 0 } else { cost(&data, ROOM) };
-    let _room = instance.emulation.room.acquire_many(units).await.map_err(|_| Refusal::Broken)?;
+    let _room = instance.emulation.room.acquire_many(units).await.map_err(|_| NotHandedOn::Broken)?;
     let sent = instance.broker.control(Target::Instance(node), Control::Uplink(Uplink { session, data }));
     sent.await.map_err(|unsent| match unsent {
-        Unsent::Nobody(_) => Refusal::Instance,
-        Unsent::Away(_) | Unsent::Busy => Refusal::Unavailable(unsent),
+        Unsent::Nobody(_) => NotHandedOn::Instance,
+        Unsent::Away(_) | Unsent::Busy => NotHandedOn::Unavailable(unsent),
     })
 }
 
 /// Why something was not handed on. It says nothing of the session's name.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+enum NotHandedOn {
     #[error("{0} is not how a session is spoken to; expected POST")]
     Method(Method),
     #[error("pages of this origin may not connect; see allowed_origins")]
@@ -139,7 +139,7 @@ enum Refusal {
     Timeout,
 }
 
-impl Refusal {
+impl NotHandedOn {
     /// Under what it is counted.
     fn outcome(&self) -> Outcome {
         match self {
@@ -230,8 +230,8 @@ impl Emulation {
         Self { most, waiting, room, counts: Default::default() }
     }
 
-    fn count(&self, outcome: &Result<(), Refusal>) {
-        let outcome = outcome.as_ref().map_or_else(Refusal::outcome, |()| Outcome::HandedOn);
+    fn count(&self, outcome: &Result<(), NotHandedOn>) {
+        let outcome = outcome.as_ref().map_or_else(NotHandedOn::outcome, |()| Outcome::HandedOn);
         self.counts[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -17,7 +17,7 @@ use crate::admission::limits::Full;
 use crate::admission::unfinished::Cut;
 use crate::centrifuge;
 use crate::identity::TokenFault;
-use crate::namespace::{Refusal, UnknownNamespace};
+use crate::namespace::{Denial, UnknownNamespace};
 
 /// One refusal.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ pub enum Rejection {
     #[error("the token is refused: {0}")]
     Token(#[from] TokenFault),
     #[error("you may not join this channel: {0}")]
-    Forbidden(#[from] Refusal),
+    Forbidden(#[from] Denial),
     #[error("pages of this origin may not connect; see allowed_origins")]
     Origin,
     #[error("this instance has as many connections as it may have; try again later")]

@@ -14,7 +14,7 @@ use fanfare_protocol::Channel;
 pub use crate::config::options::{May, MaySubscribe, Namespaces, Options, SlowConsumers, Wish};
 
 pub use self::features::Features;
-pub use self::rights::{Refusal, may_publish, may_read_history, may_read_presence, may_subscribe};
+pub use self::rights::{Denial, may_publish, may_read_history, may_read_presence, may_subscribe};
 
 /// A namespace and its options.
 #[derive(Debug, Clone, PartialEq)]

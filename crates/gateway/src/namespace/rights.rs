@@ -13,7 +13,7 @@ use crate::identity::User;
 
 /// Why something may not be done. Of the client protocol, all are error 103 but the last, which is 108.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Denial {
     /// The name begins with `$`.
     #[error("the channel is private: it needs a subscription token")]
     Private,
@@ -34,7 +34,7 @@ pub enum Refusal {
     NotKept,
 }
 
-impl Refusal {
+impl Denial {
     /// The error code of the Centrifuge client protocol (section 6.1 there).
     pub fn code(self) -> ErrorCode {
         match self {
@@ -51,21 +51,21 @@ pub fn may_subscribe(
     channel: &Channel,
     user: &User,
     granted: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), Denial> {
     if granted {
         return Ok(());
     }
     match limit(namespace, channel, user)? {
         // Those who are named in it need nothing else.
         Limit::Named => return Ok(()),
-        Limit::Private => return Err(Refusal::Private),
+        Limit::Private => return Err(Denial::Private),
         Limit::None => {}
     }
     match namespace.may_subscribe {
         MaySubscribe::Anonymous => Ok(()),
-        MaySubscribe::Client if user.is_anonymous() => Err(Refusal::Anonymous),
+        MaySubscribe::Client if user.is_anonymous() => Err(Denial::Anonymous),
         MaySubscribe::Client => Ok(()),
-        MaySubscribe::Token => Err(Refusal::NotPermitted),
+        MaySubscribe::Token => Err(Denial::NotPermitted),
     }
 }
 
@@ -75,7 +75,7 @@ pub fn may_publish(
     channel: &Channel,
     user: &User,
     subscribed: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), Denial> {
     may(namespace, namespace.may_publish, channel, user, subscribed)
 }
 
@@ -85,9 +85,9 @@ pub fn may_read_history(
     channel: &Channel,
     user: &User,
     subscribed: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), Denial> {
     if namespace.history_size.is_none() {
-        return Err(Refusal::NotKept);
+        return Err(Denial::NotKept);
     }
     may(namespace, namespace.may_read_history, channel, user, subscribed)
 }
@@ -98,9 +98,9 @@ pub fn may_read_presence(
     channel: &Channel,
     user: &User,
     subscribed: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), Denial> {
     if !namespace.presence {
-        return Err(Refusal::NotKept);
+        return Err(Denial::NotKept);
     }
     may(namespace, namespace.may_read_presence, channel, user, subscribed)
 }
@@ -113,17 +113,17 @@ fn may(
     channel: &Channel,
     user: &User,
     subscribed: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), Denial> {
     if !subscribed && limit(namespace, channel, user)? == Limit::Private {
-        return Err(Refusal::Private);
+        return Err(Denial::Private);
     }
     match right {
         May::Anonymous => Ok(()),
-        May::Client if user.is_anonymous() => Err(Refusal::Anonymous),
+        May::Client if user.is_anonymous() => Err(Denial::Anonymous),
         May::Client => Ok(()),
         May::Subscriber if subscribed => Ok(()),
-        May::Subscriber => Err(Refusal::NotSubscribed),
-        May::Nobody => Err(Refusal::NotPermitted),
+        May::Subscriber => Err(Denial::NotSubscribed),
+        May::Nobody => Err(Denial::NotPermitted),
     }
 }
 
@@ -136,7 +136,7 @@ enum Limit {
 }
 
 /// What the name itself says about who may come in.
-fn limit(namespace: &Namespace, channel: &Channel, user: &User) -> Result<Limit, Refusal> {
+fn limit(namespace: &Namespace, channel: &Channel, user: &User) -> Result<Limit, Denial> {
     if namespace.private_prefix && channel.is_private() {
         // The token is asked for before the name is looked at any further.
         return Ok(Limit::Private);
@@ -144,9 +144,9 @@ fn limit(namespace: &Namespace, channel: &Channel, user: &User) -> Result<Limit,
     let is = |name: &str| !user.is_anonymous() && name == user.as_str();
     if let Some(owner) = namespace.owner(channel) {
         // Whatever is in the name, it is one; and whatever the namespace's rights are, others have none here.
-        return if is(owner) { Ok(Limit::Named) } else { Err(Refusal::OtherUsers) };
+        return if is(owner) { Ok(Limit::Named) } else { Err(Denial::OtherUsers) };
     }
     let Some(mut users) = channel.users().filter(|_| namespace.user_limited) else { return Ok(Limit::None) };
     // Nobody is named by an empty name.
-    if users.any(is) { Ok(Limit::Named) } else { Err(Refusal::OtherUsers) }
+    if users.any(is) { Ok(Limit::Named) } else { Err(Denial::OtherUsers) }
 }

@@ -68,14 +68,14 @@ fn without_tables_everything_is_open_and_with_one_everything_else_is_closed() {
         let namespace = namespaces.resolve(&channel).unwrap();
         assert_eq!(may_subscribe(namespace, &channel, &nobody, false).is_ok(), subscribe, "{tables} {name}");
         assert_eq!(may_publish(namespace, &channel, &nobody, false).is_ok(), publish, "{tables} {name}");
-        assert_eq!(may_read_history(namespace, &channel, &nobody, true), Err(Refusal::NotKept));
-        assert_eq!(may_read_presence(namespace, &channel, &nobody, true), Err(Refusal::NotKept));
+        assert_eq!(may_read_history(namespace, &channel, &nobody, true), Err(Denial::NotKept));
+        assert_eq!(may_read_presence(namespace, &channel, &nobody, true), Err(Denial::NotKept));
     }
 }
 
 #[test]
 fn who_may_subscribe() {
-    use Refusal::{Anonymous, NotPermitted, OtherUsers, Private};
+    use Denial::{Anonymous, NotPermitted, OtherUsers, Private};
     let limited = |right: &str| format!("user_limited = true\nmay_subscribe = \"{right}\"");
     let plain = |right: &str| format!("may_subscribe = \"{right}\"");
     let open = "private_prefix = false\nmay_subscribe = \"anonymous\"".to_owned();
@@ -148,7 +148,7 @@ fn a_users_own_channel_is_nobody_elses() {
 /// The three rights that a subscription may bring are one function; each is shown to ask it about its own option.
 #[test]
 fn who_may_publish_and_read() {
-    use Refusal::{Anonymous, NotPermitted, NotSubscribed, OtherUsers, Private};
+    use Denial::{Anonymous, NotPermitted, NotSubscribed, OtherUsers, Private};
     for (right, name, user, subscribed, expected) in [
         ("nobody", "a", "42", true, Err(NotPermitted)),
         ("subscriber", "a", "42", false, Err(NotSubscribed)),
@@ -166,7 +166,7 @@ fn who_may_publish_and_read() {
     ] {
         let kept = "user_limited = true\nhistory_size = 1\npresence = true\n";
         let (channel, user) = (Channel::new(name).unwrap(), User::new(user));
-        type May = fn(&Namespace, &Channel, &User, bool) -> Result<(), Refusal>;
+        type May = fn(&Namespace, &Channel, &User, bool) -> Result<(), Denial>;
         let rights: [(&str, May); 3] = [
             ("may_publish", may_publish),
             ("may_read_history", may_read_history),

@@ -11,9 +11,9 @@ use fanfare_hub::labelled;
 use super::error::{ApiError, Code};
 use super::methods::Method;
 
-/// One refusal.
+/// Why it is none.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum NoCall {
     #[error("there is no HTTP API: `api_keys` is not set")]
     Off,
     #[error("there is no key that counts")]
@@ -43,7 +43,7 @@ labelled! {
     }
 }
 
-impl Refusal {
+impl NoCall {
     /// Under what it is counted.
     pub fn reason(&self) -> Reason {
         match self {
