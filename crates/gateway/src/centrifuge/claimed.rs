@@ -9,9 +9,9 @@ use fanfare_protocol::ConnectionId;
 use crate::identity::User;
 use crate::instance::Instance;
 
-/// Why a connection has no place.
+/// Why a connection has claimed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoPlace {
+pub enum NoClaim {
     /// The user has as many connections as it may have.
     Full,
     /// It seems so, but some of them may have gone with their instance: there may be room soon.
@@ -35,14 +35,14 @@ impl Claimed {
         instance: &Arc<Instance>,
         user: &User,
         connection: ConnectionId,
-    ) -> Result<Option<Box<Self>>, NoPlace> {
+    ) -> Result<Option<Box<Self>>, NoClaim> {
         let limit = instance.config.max_connections_per_user.filter(|_| !user.is_anonymous());
         let Some(limit) = limit else { return Ok(None) };
         // From here on: the client may go while it waits, and what was asked for is to be given back then.
         let claimed = Box::new(Self { instance: instance.clone(), user: user.clone(), connection });
         match instance.broker.claim(user.as_str(), connection, limit.get()).await {
-            Claim::Full => Err(NoPlace::Full),
-            Claim::InDoubt => Err(NoPlace::InDoubt),
+            Claim::Full => Err(NoClaim::Full),
+            Claim::InDoubt => Err(NoClaim::InDoubt),
             // While the bus is away, nobody knows; to turn everybody away would be worse.
             Claim::Held | Claim::Unproven(_) => Ok(Some(claimed)),
         }

@@ -11,7 +11,7 @@ use fanfare_protocol::centrifuge::{
     SubscribeRequest, SubscribeResult,
 };
 
-use super::claimed::{Claimed, NoPlace};
+use super::claimed::{Claimed, NoClaim};
 use super::commands::{refusal, seconds_left};
 use super::making::undo;
 use super::plan::{FILTERS, Origin};
@@ -44,9 +44,9 @@ impl Client {
         let ttl = seconds_left(identity.expiry, ErrorCode::TokenExpired.into())?;
         let claimed = Claimed::take(&self.worker.instance, &self.user, self.id).await;
         self.claimed = claimed.map_err(|why| match why {
-            NoPlace::Full => Refusal::from(DisconnectCode::ConnectionLimit),
+            NoClaim::Full => Refusal::from(DisconnectCode::ConnectionLimit),
             // With this one it comes again.
-            NoPlace::InDoubt => ErrorCode::TooManyRequests.into(),
+            NoClaim::InDoubt => ErrorCode::TooManyRequests.into(),
         })?;
         let asked = SubscribeRequest::default();
         let plans = wanted.into_iter().map(|(channel, (grant, origin))| {

@@ -18,7 +18,7 @@ use super::commands::seconds_left;
 use super::mail::MOST;
 use super::plan::Origin;
 use super::session::{Client, Stage};
-use super::subscribe::{Asker, Line, Making, Wished};
+use super::subscribe::{Asker, Making, Makings, Wished};
 use super::subscriptions::{Presence, Sub};
 use crate::identity::{Expiry, Grant, Overrides};
 use crate::relay::last_words;
@@ -125,7 +125,7 @@ impl Client {
             }
             Err(refusal) => Err(refusal),
         };
-        self.make(Line::from([(Asker::BackEnd, making)]), out).await;
+        self.make(Makings::from([(Asker::BackEnd, making)]), out).await;
     }
 
     /// Tells the client of a subscription that it has not asked for.

@@ -38,11 +38,11 @@ pub struct Mail {
     arrived: Notify,
     letters: RefCell<VecDeque<Letter>>,
     /// Of a session that has a name.
-    line: Option<Box<Line>>,
+    requests: Option<Box<Requests>>,
 }
 
 /// What a client says in requests of its own, which name its session.
-struct Line {
+struct Requests {
     session: Uuid,
     /// The bodies that wait, apart from the letters: the back end is heard between two commands.
     said: RefCell<VecDeque<Bytes>>,
@@ -55,19 +55,19 @@ struct Line {
 impl Mail {
     /// Of a connection.
     pub fn new(id: ConnectionId) -> Rc<Self> {
-        Rc::new(Self { id, arrived: Notify::new(), letters: RefCell::default(), line: None })
+        Rc::new(Self { id, arrived: Notify::new(), letters: RefCell::default(), requests: None })
     }
 
     /// Of a connection whose session has a name. At most so many bytes of what its client says wait for it.
     pub fn named(id: ConnectionId, session: Uuid, most: usize) -> Rc<Self> {
-        let line = Line { session, said: RefCell::default(), bytes: Cell::new(0), most };
+        let requests = Requests { session, said: RefCell::default(), bytes: Cell::new(0), most };
         let (arrived, letters) = Default::default();
-        Rc::new(Self { id, arrived, letters, line: Some(Box::new(line)) })
+        Rc::new(Self { id, arrived, letters, requests: Some(Box::new(requests)) })
     }
 
     /// The session's name, if it has one.
     pub fn session(&self) -> Option<Uuid> {
-        self.line.as_ref().map(|line| line.session)
+        self.requests.as_ref().map(|requests| requests.session)
     }
 
     /// The oldest letter.
@@ -83,10 +83,10 @@ impl Mail {
 
     /// What the client has said first of what waits.
     pub fn take_said(&self) -> Option<Bytes> {
-        let line = self.line.as_ref()?;
-        let mut all = line.said.borrow_mut();
+        let requests = self.requests.as_ref()?;
+        let mut all = requests.said.borrow_mut();
         let said = all.pop_front()?;
-        line.bytes.set(line.bytes.get() - said.len());
+        requests.bytes.set(requests.bytes.get() - said.len());
         if all.is_empty() {
             all.shrink_to(0);
         }
@@ -95,7 +95,7 @@ impl Mail {
 
     /// Whether the client has said something that waits.
     pub fn has_said(&self) -> bool {
-        self.line.as_ref().is_some_and(|line| !line.said.borrow().is_empty())
+        self.requests.as_ref().is_some_and(|requests| !requests.said.borrow().is_empty())
     }
 
     /// Whether there is any.
@@ -128,13 +128,13 @@ impl Mail {
     }
 
     fn post_said(&self, said: Bytes) {
-        let Some(line) = &self.line else { return };
-        let mut all = line.said.borrow_mut();
-        if all.len() >= MOST || line.bytes.get() + said.len() > line.most {
+        let Some(requests) = &self.requests else { return };
+        let mut all = requests.said.borrow_mut();
+        if all.len() >= MOST || requests.bytes.get() + said.len() > requests.most {
             drop(all);
             return self.post(Letter::TooLoud);
         }
-        line.bytes.set(line.bytes.get() + said.len());
+        requests.bytes.set(requests.bytes.get() + said.len());
         all.push_back(said);
         self.arrived.notify_one();
     }

@@ -26,7 +26,7 @@ mod subscribe;
 mod subscriptions;
 mod users;
 
-pub use claimed::NoPlace;
+pub use claimed::NoClaim;
 pub use counts::Counts;
 pub use dialect::{Dialect, Words, words};
 pub use mail::Roster;

@@ -11,7 +11,7 @@ use fanfare_hub::{End, Format, Key};
 use fanfare_protocol::{Channel, ConnectionId, Control};
 
 use super::alarm::{Alarm, has_passed};
-use super::claimed::{Claimed, NoPlace};
+use super::claimed::{Claimed, NoClaim};
 use super::control::send_away;
 use super::mail::{Letter, Mail, Roster};
 use crate::identity::{Expiry, Identity, User};
@@ -46,7 +46,7 @@ impl Owner {
         format: Format,
         channel: &Channel,
         identity: Identity,
-    ) -> Result<Box<Self>, NoPlace> {
+    ) -> Result<Box<Self>, NoClaim> {
         let Identity { user, expiry, .. } = identity;
         let (instance, roster, mail) = (worker.instance.clone(), worker.roster.clone(), Mail::new(id));
         roster.enter(key, &user, &mail);

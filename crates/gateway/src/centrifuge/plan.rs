@@ -14,7 +14,7 @@ use super::commands::seconds_left;
 use super::session::Client;
 use super::subscriptions::{Presence, Sub};
 use crate::identity::Grant;
-use crate::namespace::{Namespace, Wish, may_read_presence};
+use crate::namespace::{Namespace, Offer, may_read_presence};
 use crate::worker::Worker;
 
 /// Bit 2 of a request's flags: a position that cannot be recovered is an error.
@@ -100,7 +100,7 @@ impl Client {
         let ttl = seconds_left(grant.expiry, ErrorCode::TokenExpired.into())?;
         let filter = request.tf.clone().map(Filter::parse).transpose()?;
         let features = namespace.features(&grant.overrides);
-        let has = |wish: Wish, asked: bool| wish == Wish::Force || (wish == Wish::Allow && asked);
+        let has = |offer: Offer, asked: bool| offer == Offer::Force || (offer == Offer::Allow && asked);
         let recoverable = has(features.recovery, request.recoverable || request.recover);
         let positioned = recoverable || has(features.positioning, request.positioned);
         let may_see = || may_read_presence(&namespace, &channel, &self.user, true).is_ok();
@@ -115,7 +115,7 @@ impl Client {
         }
         let presence = match (features.presence, features.join_leave) {
             (false, _) => Presence::Absent,
-            (true, Wish::Off) => Presence::Quiet,
+            (true, Offer::Off) => Presence::Quiet,
             (true, _) => Presence::Told,
         };
         let member = self.member(grant.info.as_ref(), presence);

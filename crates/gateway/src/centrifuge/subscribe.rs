@@ -52,7 +52,7 @@ pub(super) enum Asker {
 }
 
 /// Subscriptions on the way to their answers, in the order of those.
-pub(super) type Line = VecDeque<(Asker, Result<Making, Refusal>)>;
+pub(super) type Makings = VecDeque<(Asker, Result<Making, Refusal>)>;
 
 /// A subscription on the way to its answer.
 pub(super) struct Making {
@@ -117,25 +117,25 @@ impl Client {
             (Ok(wish), Ok(plan)) => (Asker::Client(id), Ok(Making::begin(wish, plan, 1).await)),
             (Err(refusal), _) | (_, Err(refusal)) => (Asker::Client(id), Err(refusal)),
         });
-        let line = join_all(begun).await;
-        self.make(line.into(), out).await;
+        let makings = join_all(begun).await;
+        self.make(makings.into(), out).await;
         self.worker.shard.weigh_beside(self.key, weight, 0);
     }
 
     /// Makes what has been begun, and tells the client of one after the other: as many as can be are read together,
     /// and the next when the client has taken those.
-    pub(super) async fn make(&mut self, mut line: Line, out: &mut Vec<u8>) {
+    pub(super) async fn make(&mut self, mut makings: Makings, out: &mut Vec<u8>) {
         // Of what was missed that has been read.
         let mut room = None;
-        while let Some((_, next)) = line.front() {
+        while let Some((_, next)) = makings.front() {
             if self.stage != Stage::Over && next.as_ref().is_ok_and(Making::is_unread) {
                 // Who waits for room holds none.
                 drop(room.take());
-                let made = line.iter_mut().filter_map(|(_, next)| next.as_mut().ok());
+                let made = makings.iter_mut().filter_map(|(_, next)| next.as_mut().ok());
                 room = self.read_missed(made.collect(), out).await;
                 continue;
             }
-            let Some((asker, next)) = line.pop_front() else { break };
+            let Some((asker, next)) = makings.pop_front() else { break };
             if self.stage == Stage::Over {
                 // Told to go by one before it.
                 next.iter().for_each(|made| undo(&made.plan));
@@ -145,7 +145,7 @@ impl Client {
             let result = match next.and_then(|made| self.is_still_wanted(&made.plan).map(|()| made)) {
                 Ok(made) if made.has_lapsed() => match self.begin_anew(made).await {
                     Ok(made) => {
-                        line.push_front((asker, Ok(made)));
+                        makings.push_front((asker, Ok(made)));
                         continue;
                     }
                     Err(refusal) => Err(refusal),

@@ -37,33 +37,33 @@ pub(super) fn read(named: Option<PathBuf>, directory: &Path) -> Result<File, Con
 }
 
 fn parse(text: &str, path: &Path) -> Result<File, ConfigError> {
-    let place = Place { text, path };
+    let file_text = FileText { text, path };
     let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
-        line: place.line(&error.span().unwrap_or_default()),
+        line: file_text.line(&error.span().unwrap_or_default()),
         message: error.message().replace('\n', ", "),
     })?;
     let mut file = File::default();
     for (name, span, value) in entries(table.into_inner()) {
-        let line = place.line(&span);
+        let line = file_text.line(&span);
         match (name.as_str(), value) {
             ("channels", DeValue::Table(table)) => {
-                file.sections.insert(0, place.section(None, line, table)?);
+                file.sections.insert(0, file_text.section(None, line, table)?);
             }
             ("namespaces", DeValue::Table(table)) => {
                 for (name, span, value) in entries(table) {
-                    file.sections.push(place.namespace(name, place.line(&span), value)?);
+                    file.sections.push(file_text.namespace(name, file_text.line(&span), value)?);
                 }
             }
             ("channels" | "namespaces", value) => {
                 let example = if name == "channels" { "[channels]" } else { "[namespaces.NAME]" };
-                return Err(place.no_table(name, line, example, value));
+                return Err(file_text.no_table(name, line, example, value));
             }
             (_, DeValue::Table(_)) => {
                 return Err(ConfigError::Table { name, path: path.to_owned(), line });
             }
             (key, value) => {
-                let Some(key) = Key::named(key) else { return Err(place.unknown_key(name, line)) };
+                let Some(key) = Key::named(key) else { return Err(file_text.unknown_key(name, line)) };
                 file.keys.push((key, raw(value), Layer::File(path.to_owned(), line)));
             }
         }
@@ -83,12 +83,12 @@ fn entries(table: DeTable<'_>) -> Vec<(String, Range<usize>, DeValue<'_>)> {
 }
 
 /// The file, to say where something stands in it.
-struct Place<'a> {
+struct FileText<'a> {
     text: &'a str,
     path: &'a Path,
 }
 
-impl Place<'_> {
+impl FileText<'_> {
     fn line(&self, span: &Range<usize>) -> usize {
         1 + self.text.as_bytes()[..span.start].iter().filter(|byte| **byte == b'\n').count()
     }

@@ -44,15 +44,15 @@ table! {
         /// How long a channel's publications are kept after the last one
         history_ttl: Duration = "5m" in "1s" to "8760h";
         /// Whether subscriptions know their position, and so notice a loss
-        positioning: Wish = "off";
+        positioning: Offer = "off";
         /// Whether clients that come back get what they have missed
-        recovery: Wish = "off";
+        recovery: Offer = "off";
     }
     "Presence" {
         /// Whether it is known who is subscribed
         presence: bool = "false";
         /// Whether subscribers are told who comes and goes
-        join_leave: Wish = "off";
+        join_leave: Offer = "off";
     }
     "Publications" {
         /// What a publication's data may be
@@ -128,8 +128,8 @@ words! {
 }
 
 words! {
-    /// Whether subscriptions have a feature.
-    Wish, r#""off", "allow" or "force""#:
+    /// Whether a namespace offers a feature to its subscriptions.
+    Offer, r#""off", "allow" or "force""#:
     /// None has.
     Off = "off",
     /// Those whose clients ask for it have.

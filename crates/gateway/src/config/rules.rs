@@ -5,7 +5,7 @@ use super::error::ConfigError;
 use super::keys::{Config, Key};
 use super::layers::{Layer, Section, Settings};
 use super::memory::{HistoryMemory, MemoryLimit};
-use super::options::{May, MaySubscribe, OPTIONS, Options, SlowConsumers, Wish};
+use super::options::{May, MaySubscribe, OPTIONS, Offer, Options, SlowConsumers};
 use super::redis::RedisUrl;
 use crate::identity::MOST_KEYS;
 use crate::namespace::Namespace;
@@ -116,9 +116,9 @@ fn channel_rules(options: &Options, is_granted: bool) -> Vec<Rule> {
     let positioned = "a position is a place in the history";
     vec![
         needs("recovery", "history_size", "what is missed is read from the history")
-            .broken_by(no_history && options.recovery != Wish::Off),
+            .broken_by(no_history && options.recovery != Offer::Off),
         needs("positioning", "history_size", positioned)
-            .broken_by(no_history && options.positioning != Wish::Off),
+            .broken_by(no_history && options.positioning != Offer::Off),
         needs("delta", "history_size", "a delta is to the publication before, which is kept there")
             .broken_by(no_history && options.delta),
         needs("may_read_history", "history_size", "there is nothing to read")
@@ -126,17 +126,17 @@ fn channel_rules(options: &Options, is_granted: bool) -> Vec<Rule> {
         needs("history_ttl", "history_size", "without it nothing is kept")
             .broken_by(no_history && options.history_ttl != Options::default().history_ttl),
         needs("join_leave", "presence", "who comes and goes is known from who is there")
-            .broken_by(!options.presence && options.join_leave != Wish::Off),
+            .broken_by(!options.presence && options.join_leave != Offer::Off),
         needs("may_read_presence", "presence", "there is nothing to read")
             .broken_by(!options.presence && options.may_read_presence != May::Nobody),
         needs("join_leave", "may_read_presence", "who asks is told only if it may see who is there")
             .broken_by(
-                options.join_leave == Wish::Allow && options.may_read_presence == May::Nobody && !is_granted,
+                options.join_leave == Offer::Allow && options.may_read_presence == May::Nobody && !is_granted,
             ),
         cannot_go_with("slow_consumers", "positioning", dropped)
-            .broken_by(slow && options.positioning != Wish::Off),
+            .broken_by(slow && options.positioning != Offer::Off),
         cannot_go_with("slow_consumers", "recovery", dropped)
-            .broken_by(slow && options.recovery != Wish::Off),
+            .broken_by(slow && options.recovery != Offer::Off),
         cannot_go_with("slow_consumers", "delta", "a delta to what was not sent is of no use")
             .broken_by(slow && options.delta),
     ]

@@ -15,7 +15,7 @@ use super::query;
 use super::rejection::Rejection;
 use crate::identity::{Admitted, Identity, User};
 use crate::instance::Instance;
-use crate::namespace::{Wish, may_publish, may_subscribe};
+use crate::namespace::{Offer, may_publish, may_subscribe};
 use crate::publish::Rules;
 
 /// What whoever came in may publish: anything that keeps to these rules, or nothing at all.
@@ -72,7 +72,7 @@ pub async fn enter(
     let may_publish = publishes.then_some(rules);
     let when_slow = namespace.slow_consumers.into();
     let identity = admitted.map(|Admitted { identity, .. }| identity);
-    Ok(Entry { may_publish, identity, recovers: namespace.recovery != Wish::Off, when_slow })
+    Ok(Entry { may_publish, identity, recovers: namespace.recovery != Offer::Off, when_slow })
 }
 
 /// The token of a request: `Authorization: Bearer …`, or `?token=…` for browsers, which cannot set headers.

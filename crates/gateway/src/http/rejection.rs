@@ -269,11 +269,11 @@ impl From<Full> for Rejection {
     }
 }
 
-impl From<centrifuge::NoPlace> for Rejection {
-    fn from(why: centrifuge::NoPlace) -> Self {
+impl From<centrifuge::NoClaim> for Rejection {
+    fn from(why: centrifuge::NoClaim) -> Self {
         match why {
-            centrifuge::NoPlace::Full => Self::UserFull,
-            centrifuge::NoPlace::InDoubt => Self::UserInDoubt,
+            centrifuge::NoClaim::Full => Self::UserFull,
+            centrifuge::NoClaim::InDoubt => Self::UserInDoubt,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What one subscription has: its namespace's options, overridden by its token where that says something. It does not
 //! know what the client asked for.
 
-use super::{Options, Wish};
+use super::{Offer, Options};
 use crate::identity::Overrides;
 
 /// The features of a subscription before its client's wishes.
@@ -10,32 +10,32 @@ pub struct Features {
     /// Whether it counts as presence.
     pub presence: bool,
     /// Whether its coming and going is told to others, and to it that of others.
-    pub join_leave: Wish,
+    pub join_leave: Offer,
     /// Whether it knows its position.
-    pub positioning: Wish,
+    pub positioning: Offer,
     /// Whether it recovers what it has missed.
-    pub recovery: Wish,
+    pub recovery: Offer,
 }
 
 impl Options {
     /// What a subscription with these overrides has. What a token forces and the namespace cannot give stays off:
     /// nothing recovers without history.
     pub fn features(&self, overrides: &Overrides) -> Features {
-        let forced = |ours: Wish, forced: Option<bool>| match forced {
-            Some(true) => Wish::Force,
-            Some(false) if ours == Wish::Force => Wish::Allow,
+        let forced = |ours: Offer, forced: Option<bool>| match forced {
+            Some(true) => Offer::Force,
+            Some(false) if ours == Offer::Force => Offer::Allow,
             _ => ours,
         };
-        let history = |wish: Wish| if self.history_size.is_some() { wish } else { Wish::Off };
+        let history = |offer: Offer| if self.history_size.is_some() { offer } else { Offer::Off };
         let events = match (overrides.join_leave, self.join_leave) {
-            (Some(false), _) => Wish::Off,
-            (Some(true), Wish::Off) => Wish::Allow,
+            (Some(false), _) => Offer::Off,
+            (Some(true), Offer::Off) => Offer::Allow,
             (_, ours) => ours,
         };
         Features {
             presence: overrides.presence.unwrap_or(self.presence),
-            join_leave: if events == Wish::Off {
-                Wish::Off
+            join_leave: if events == Offer::Off {
+                Offer::Off
             } else {
                 forced(events, overrides.force_push_join_leave)
             },

@@ -11,7 +11,7 @@ use fanfare_broker::Retention;
 use fanfare_hub::WhenSlow;
 use fanfare_protocol::Channel;
 
-pub use crate::config::options::{May, MaySubscribe, Namespaces, Options, SlowConsumers, Wish};
+pub use crate::config::options::{May, MaySubscribe, Namespaces, Offer, Options, SlowConsumers};
 
 pub use self::features::Features;
 pub use self::rights::{Denial, may_publish, may_read_history, may_read_presence, may_subscribe};

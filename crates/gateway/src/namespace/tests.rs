@@ -199,7 +199,7 @@ fn a_name_must_match_its_pattern_whole() {
 
 #[test]
 fn a_token_overrides_what_the_namespace_can_give() {
-    use Wish::{Allow, Force, Off};
+    use Offer::{Allow, Force, Off};
     let history = "history_size = 1\npositioning = \"force\"\nrecovery = \"allow\"";
     let events = "presence = true\njoin_leave = \"force\"";
     let none = Overrides::default();
