@@ -21,7 +21,7 @@ pub(crate) struct Stream {
     arrivals: u64,
     /// The last arrival that was not held, because too much was.
     dropped: Option<(u64, Position)>,
-    wish: Wish,
+    need: Need,
     /// The read that is under way.
     reading: Option<Reading>,
     /// Somebody took the channel for subscribed before it was known where it stood.
@@ -46,14 +46,14 @@ struct Reading {
     /// What had arrived when the read was asked for; the history had it by then.
     arrivals: u64,
     ask: Ask,
-    wish: Wish,
+    need: Need,
     /// In which epoch somebody else has found the channel meanwhile. An answer out of another one may be older.
     met: Option<Epoch>,
 }
 
 /// What is to be read next; the greater includes the less.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Wish {
+enum Need {
     #[default]
     Nothing,
     /// Compare, and if there is a difference, compare again.
@@ -102,7 +102,7 @@ impl Stream {
         if self.at.is_none() {
             self.promised = self.promised.or(promised);
         }
-        self.wish = self.wish.max(Wish::Verify);
+        self.need = self.need.max(Need::Verify);
     }
 
     /// The bus is away, or does not say where the channel stands. Who waits for that waits no longer.
@@ -126,7 +126,7 @@ impl Stream {
     /// Nothing has come for a while: does it still stand where it should?
     pub fn check(&mut self) {
         if self.at.is_some() {
-            self.wish = self.wish.max(Wish::Check);
+            self.need = self.need.max(Need::Check);
         }
     }
 
@@ -152,7 +152,7 @@ impl Stream {
 
     /// Whether there is something to read.
     pub fn wants(&self) -> bool {
-        self.reading.is_none() && self.wish > Wish::Nothing
+        self.reading.is_none() && self.need > Need::Nothing
     }
 
     /// What to read next, if anything; until it is answered, there is nothing more.
@@ -160,7 +160,7 @@ impl Stream {
         if !self.wants() {
             return None;
         }
-        let wish = std::mem::take(&mut self.wish);
+        let need = std::mem::take(&mut self.need);
         let epoch = self.at.map(|at| at.epoch);
         let heard =
             self.held.iter().map(|held| held.position).chain(self.dropped.map(|(_, at)| at)).chain(self.at);
@@ -169,9 +169,9 @@ impl Stream {
         let ask = Ask {
             since: self.at,
             reached: reached.unwrap_or(0),
-            top_only: wish < Wish::Entries || self.at.is_none(),
+            top_only: need < Need::Entries || self.at.is_none(),
         };
-        self.reading = Some(Reading { arrivals: self.arrivals, ask, wish, met: None });
+        self.reading = Some(Reading { arrivals: self.arrivals, ask, need, met: None });
         Some(ask)
     }
 
@@ -210,7 +210,7 @@ impl Stream {
         }
         // A read that is under way may bring what is missing; its answer will tell.
         if self.at.is_some() && self.reading.is_none() {
-            self.wish = Wish::Entries;
+            self.need = Need::Entries;
         }
     }
 
@@ -231,7 +231,7 @@ impl Stream {
             Some(_) => self.take_entries(history, heals, step),
         }
         self.drain(Some((reading, top)), step);
-        if self.wish == Wish::Nothing
+        if self.need == Need::Nothing
             && let Some(whole) = self.healing.take()
         {
             *(if whole { &mut heals.whole } else { &mut heals.with_gap }) += 1;
@@ -241,13 +241,13 @@ impl Stream {
     fn compare(&mut self, at: Position, top: Position, reading: Reading, step: &mut impl FnMut(Step)) {
         if covers(&at, top) {
             self.suspected = false;
-        } else if reading.wish == Wish::Check && !self.suspected {
+        } else if reading.need == Need::Check && !self.suspected {
             self.suspected = true;
         } else if at.epoch != top.epoch {
             self.begin_anew(top, reading, step);
         } else {
             self.suspected = false;
-            self.wish = Wish::Entries;
+            self.need = Need::Entries;
         }
     }
 
@@ -264,7 +264,7 @@ impl Stream {
         self.held.retain(keep);
         self.held_bytes = self.held.iter().map(|held| held.publication.payload.len() + ENTRY).sum();
         if top.offset > 0 {
-            self.wish = Wish::Entries;
+            self.need = Need::Entries;
         }
         self.miss(step);
     }
@@ -277,14 +277,14 @@ impl Stream {
     /// It could not be read; it is to be asked again.
     pub fn failed(&mut self) {
         if let Some(reading) = self.reading.take() {
-            self.wish = self.wish.max(reading.wish);
+            self.need = self.need.max(reading.need);
         }
     }
 
     /// It will never be read, for Redis refuses: what is missing is lost, and what is held is all there is.
     pub fn refused(&mut self, heals: &mut Heals, step: &mut impl FnMut(Step)) {
         self.reading = None;
-        self.wish = Wish::Nothing;
+        self.need = Need::Nothing;
         let held = std::mem::take(&mut self.held);
         (self.held_bytes, self.dropped, self.adrift) = (0, None, self.at.is_none());
         if self.at.is_some() || self.promised.is_some() {
@@ -319,7 +319,7 @@ impl Stream {
         if at.offset < history.top.offset {
             if came {
                 // There are more than one read brings.
-                self.wish = Wish::Entries;
+                self.need = Need::Entries;
             } else {
                 self.miss(step);
                 at = history.top;
@@ -357,7 +357,7 @@ impl Stream {
         }
         self.at = Some(at);
         if more && self.reading.is_none() {
-            self.wish = Wish::Entries;
+            self.need = Need::Entries;
         }
         if missed {
             self.miss(step);

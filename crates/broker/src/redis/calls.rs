@@ -35,7 +35,7 @@ struct Call {
 
 /// The connection that all share.
 #[derive(Clone)]
-struct Line {
+struct SharedConnection {
     link: Link,
     /// Where it comes from, unless it is to a cluster.
     pool: Option<Pool>,
@@ -60,7 +60,7 @@ impl Calls {
     pub fn start(link: Link, pool: Option<Pool>, runtime: &Handle) -> Self {
         let timeout = link.timeout;
         let (queue, calls) = mpsc::channel(QUEUE);
-        let dispatch = runtime.spawn(dispatch(Line { link, pool, state: Arc::default() }, calls));
+        let dispatch = runtime.spawn(dispatch(SharedConnection { link, pool, state: Arc::default() }, calls));
         Self { queue, timeout, _dispatch: AbortOnDropHandle::new(dispatch) }
     }
 
@@ -92,7 +92,7 @@ impl Calls {
     }
 }
 
-impl Line {
+impl SharedConnection {
     /// What commands go over, connected if need be, and which one it is.
     async fn open(&self) -> Result<(u64, Commands), Fault> {
         if let State { open: Some(open), given_up } = &*self.state.lock() {
@@ -135,15 +135,15 @@ fn read_pool_error(error: &PoolError, deadline: Duration) -> Fault {
     }
 }
 
-async fn dispatch(line: Line, mut queue: mpsc::Receiver<Call>) {
+async fn dispatch(connection: SharedConnection, mut queue: mpsc::Receiver<Call>) {
     let mut calls = Vec::with_capacity(MOST);
     while queue.recv_many(&mut calls, MOST).await > 0 {
-        let open = line.open().await;
+        let open = connection.open().await;
         // Nobody waits any more for those that are too late.
         calls.retain(|call| !call.answer.is_closed());
         let batch = std::mem::take(&mut calls);
         match open {
-            Ok((which, commands)) => drop(tokio::spawn(run(line.clone(), which, commands, batch))),
+            Ok((which, commands)) => drop(tokio::spawn(run(connection.clone(), which, commands, batch))),
             Err(fault) => refuse(batch, &fault),
         }
     }
@@ -151,8 +151,8 @@ async fn dispatch(line: Line, mut queue: mpsc::Receiver<Call>) {
 
 /// One pipeline, and another one for the scripts that Redis did not know, or if the connection has ended meanwhile:
 /// what comes this way may be done twice.
-async fn run(line: Line, mut which: u64, mut commands: Commands, mut batch: Vec<Call>) {
-    let deadline = line.link.timeout;
+async fn run(connection: SharedConnection, mut which: u64, mut commands: Commands, mut batch: Vec<Call>) {
+    let deadline = connection.link.timeout;
     let (mut load, mut again) = (false, false);
     loop {
         let mut pipeline = Pipeline::with_capacity(batch.len());
@@ -181,12 +181,12 @@ async fn run(line: Line, mut which: u64, mut commands: Commands, mut batch: Vec<
         let answers = match answered {
             Ok(answers) => answers,
             Err(fault) => {
-                line.give_up(which);
+                connection.give_up(which);
                 if again || matches!(fault, Fault::TimedOut(_)) {
                     return refuse(batch, &fault);
                 }
                 again = true;
-                match line.open().await {
+                match connection.open().await {
                     Ok(open) => (which, commands) = open,
                     Err(fault) => return refuse(batch, &fault),
                 }

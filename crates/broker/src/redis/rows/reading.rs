@@ -23,14 +23,14 @@ pub(in crate::redis) async fn members(
     limit: usize,
 ) -> Result<Page<Member>, Fault> {
     let leases: Vec<Uuid> = leases(calls.call(command("HKEYS", &names.instances(channel))).await?);
-    let Some(place) = Place::find(leases, from) else { return Ok(Page { items: Vec::new(), next: None }) };
-    let mut scan = command("HSCAN", &names.members(channel, place.lease()));
-    scan.arg(&place.cursor).arg("COUNT").arg(limit.clamp(1, MOST));
+    let Some(bookmark) = Bookmark::find(leases, from) else { return Ok(Page { items: Vec::new(), next: None }) };
+    let mut scan = command("HSCAN", &names.members(channel, bookmark.lease()));
+    scan.arg(&bookmark.cursor).arg("COUNT").arg(limit.clamp(1, MOST));
     let (cursor, rows) = scanned::<Bytes>(calls.call(scan).await?);
     // Those who are only waited for are none.
     let present = rows.into_iter().filter(|(_, row)| row.first() == Some(&b'P'));
     let items = present.filter_map(|(_, row)| Member::read(&row.slice(1..))).collect();
-    Ok(Page { items, next: place.next(&cursor) })
+    Ok(Page { items, next: bookmark.next(&cursor) })
 }
 
 /// A channel's members, counted by lease as they come and go.
@@ -70,20 +70,20 @@ pub(in crate::redis) async fn channels(
     limit: usize,
 ) -> Result<Page<ChannelFacts>, Fault> {
     let leases = alive(calls, names).await?;
-    let Some(place) = Place::find(leases, from) else { return Ok(Page { items: Vec::new(), next: None }) };
-    let mut scan = command("HSCAN", &names.counts(place.lease()));
-    scan.arg(&place.cursor);
+    let Some(bookmark) = Bookmark::find(leases, from) else { return Ok(Page { items: Vec::new(), next: None }) };
+    let mut scan = command("HSCAN", &names.counts(bookmark.lease()));
+    scan.arg(&bookmark.cursor);
     if let Some(pattern) = pattern {
         scan.arg("MATCH").arg(pattern);
     }
     scan.arg("COUNT").arg(limit.clamp(1, MOST));
     let (cursor, found) = scanned::<u64>(calls.call(scan).await?);
-    let next = place.next(&cursor);
+    let next = bookmark.next(&cursor);
     if found.is_empty() {
         return Ok(Page { items: Vec::new(), next });
     }
-    let (names_found, before) = (&found, place.at);
-    let others = place.leases.iter().enumerate().filter(|(at, _)| *at != place.at);
+    let (names_found, before) = (&found, bookmark.at);
+    let others = bookmark.leases.iter().enumerate().filter(|(at, _)| *at != bookmark.at);
     let others = others.map(|(at, lease)| async move {
         let mut ask = command("HMGET", &names.counts(*lease));
         names_found.iter().for_each(|(name, _)| {
@@ -108,14 +108,14 @@ pub(in crate::redis) async fn channels(
 }
 
 /// A place in the lists of several leases: the lease, and Redis' cursor in its list.
-struct Place {
+struct Bookmark {
     /// Ascending, so that all pages go through them in one order.
     leases: Vec<Uuid>,
     at: usize,
     cursor: String,
 }
 
-impl Place {
+impl Bookmark {
     /// Where a cursor says, or at the next lease, if that one is gone. Nothing behind the last.
     fn find(mut leases: Vec<Uuid>, from: &Cursor) -> Option<Self> {
         leases.sort_unstable();
@@ -244,14 +244,14 @@ mod tests {
             (at(lease(6), "77"), None),
         ];
         for (cursor, expected) in rows {
-            let place = Place::find(leases.clone(), &Cursor::new(cursor.clone()));
-            let found = place.as_ref().map(|place| (place.lease(), &*place.cursor));
+            let bookmark = Bookmark::find(leases.clone(), &Cursor::new(cursor.clone()));
+            let found = bookmark.as_ref().map(|bookmark| (bookmark.lease(), &*bookmark.cursor));
             assert_eq!(found, expected, "{cursor}");
         }
-        let place = Place::find(leases, &Cursor::start()).expect("there are leases");
-        assert_eq!(place.next("8"), Some(Cursor::new(at(lease(1), "8"))));
-        assert_eq!(place.next("0"), Some(Cursor::new(at(lease(3), "0"))));
-        assert!(Place::find(Vec::new(), &Cursor::start()).is_none());
+        let bookmark = Bookmark::find(leases, &Cursor::start()).expect("there are leases");
+        assert_eq!(bookmark.next("8"), Some(Cursor::new(at(lease(1), "8"))));
+        assert_eq!(bookmark.next("0"), Some(Cursor::new(at(lease(3), "0"))));
+        assert!(Bookmark::find(Vec::new(), &Cursor::start()).is_none());
     }
 
     #[test]
