@@ -24,7 +24,6 @@ use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Listeners, hold_within};
 use crate::memory::{Budget, Gauge, keep};
-use crate::publish::payload_limit;
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;
@@ -174,7 +173,7 @@ fn broker(
                 timeout: config.redis_timeout,
                 spool_bytes: config.redis_spool,
                 // A foreign publisher's message that no outbox can hold would cut every subscriber.
-                payload_limit: payload_limit(config),
+                payload_limit: config.payload_limit(),
                 instance: id,
                 timings,
                 ..RedisConfig::new(url.expose())
@@ -192,7 +191,7 @@ fn start_backend(
 ) -> anyhow::Result<()> {
     tokio::spawn(heed(hangup, instance.certificate.clone()));
     tokio::spawn(keep(instance.memory.clone(), gauge, instance.hub.clone(), instance.unfinished.clone()));
-    tokio::spawn(instance.readiness.clone().watch(instance.clone()));
+    tokio::spawn(instance.readiness.clone().watch(instance.hub.clone(), instance.broker.clone()));
     tokio::spawn(crate::census::tell(instance.clone()));
     let kept = instance.clone();
     tokio::spawn(async move { kept.telemetry.upkeep().await });

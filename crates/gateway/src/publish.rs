@@ -5,12 +5,8 @@ use fanfare_broker::{AppendOptions, Appended, BrokerError};
 use fanfare_protocol::payload::{DataFormat, PayloadError};
 use fanfare_protocol::{Channel, Publication, Tags, TagsError, check_tags};
 
-use crate::config::Config;
 use crate::instance::Instance;
 use crate::namespace::Namespace;
-
-/// The longest header of a server's frame (RFC 6455 section 5.2).
-const FRAME_HEADER: usize = 10;
 
 /// Why something was not published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,17 +30,6 @@ pub enum Unpublished {
     /// The broker did not take it.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-}
-
-/// The largest payload that reaches a client with its tags and what is shown of its publisher, whoever publishes it.
-pub fn payload_limit(config: &Config) -> usize {
-    config.outbox_limit.saturating_sub(FRAME_HEADER)
-}
-
-/// The most that the back end may have others shown of a client, in bytes: it goes out with all that the client
-/// publishes, and with its coming and going, where there is as much again of the other kind.
-pub fn info_limit(config: &Config) -> usize {
-    payload_limit(config) / 4
 }
 
 /// What publications in a namespace keep to, and where they are counted.
@@ -113,7 +98,7 @@ pub fn publish_unconfirmed(
 fn check(instance: &Instance, rules: Rules, publication: &Publication) -> Result<(), Unpublished> {
     let tags = publication.tags.as_deref().map_or(0, length_of);
     let shown = publication.info.as_ref().map_or(0, |info| info.conn_info.len() + info.chan_info.len());
-    let (bytes, most) = (publication.payload.len() + tags + shown, payload_limit(&instance.config));
+    let (bytes, most) = (publication.payload.len() + tags + shown, instance.config.payload_limit());
     if bytes > most {
         return Err(Unpublished::TooLarge { bytes, most });
     }

@@ -9,7 +9,6 @@ use fanfare_hub::Hub;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::instance::Instance;
 use crate::memory::Budget;
 
 /// How often the state is looked at.
@@ -100,10 +99,10 @@ impl Readiness {
     }
 
     /// Looks for as long as the instance lives. It starts not ready where the broker is not up.
-    pub async fn watch(self: Arc<Self>, instance: Arc<Instance>) {
+    pub async fn watch(self: Arc<Self>, hub: Arc<Hub>, broker: Arc<dyn Broker>) {
         let mut interval = tokio::time::interval(LOOK);
         loop {
-            self.look(&instance.hub, instance.broker.as_ref());
+            self.look(&hub, broker.as_ref());
             interval.tick().await;
         }
     }

@@ -14,7 +14,6 @@ use super::data::{self, payload};
 use super::error::ApiError;
 use super::reading::Since;
 use super::shape::{Base64, ConnectionName, Done, Name, Shape, Whole, requests};
-use crate::publish::{info_limit, payload_limit};
 
 /// The longest reason: what fits into a Close frame (RFC 6455 section 5.5).
 const REASON: usize = 123;
@@ -140,10 +139,10 @@ pub async fn subscribe(api: &Api, request: Subscribe) -> Result<Done, ApiError> 
         channel,
         expire_at: request.expire_at.map(|at| at.0).filter(|at| *at > 0),
         info: payload("info", request.info, request.b64info)?
-            .map(|info| within("info", info, info_limit(config)))
+            .map(|info| within("info", info, config.info_limit()))
             .transpose()?,
         data: payload("data", request.data, request.b64data)?
-            .map(|data| within("data", data, payload_limit(config)))
+            .map(|data| within("data", data, config.payload_limit()))
             .transpose()?,
         since: request.recover_since.map(|since| control::Since {
             offset: since.offset.unwrap_or_default().0,
@@ -202,7 +201,7 @@ pub async fn refresh(api: &Api, request: Refresh) -> Result<Done, ApiError> {
         whom,
         expired: request.expired.unwrap_or_default(),
         expire_at: request.expire_at.map(|at| at.0).filter(|at| *at > 0),
-        info: info.map(|info| within("info", info, info_limit(&api.instance.config))).transpose()?,
+        info: info.map(|info| within("info", info, api.instance.config.info_limit())).transpose()?,
     };
     tell(api, Control::Refresh(message)).await
 }

@@ -44,6 +44,9 @@ pub use options::{Namespaces, OPTIONS, Options};
 pub use origin::{OriginPattern, OriginPolicy};
 pub use redis::{RedisPrefix, RedisUrl};
 
+/// The longest header of a server's frame (RFC 6455 section 5.2).
+const FRAME_HEADER: usize = 10;
+
 impl Config {
     /// Reads all layers, and says with [`Settings`] where each value came from.
     ///
@@ -88,6 +91,18 @@ impl Config {
     /// What a client that was turned away is told to wait, in whole seconds, rounded up: `Retry-After` has no finer.
     pub fn retry_after_seconds(&self) -> u64 {
         self.retry_after.as_millis().div_ceil(1000) as u64
+    }
+
+    /// The largest payload that reaches a client with its tags and what is shown of its publisher, whoever publishes it,
+    /// in bytes: what no outbox holds would cut every subscriber.
+    pub fn payload_limit(&self) -> usize {
+        self.outbox_limit.saturating_sub(FRAME_HEADER)
+    }
+
+    /// The most that the back end may have others shown of a client, in bytes: it goes out with all that the client
+    /// publishes, and with its coming and going, where there is as much again of the other kind.
+    pub fn info_limit(&self) -> usize {
+        self.payload_limit() / 4
     }
 
     /// Whether a peer's word about its client's address is to be taken. An IPv4 peer of an IPv6 socket is an IPv4 peer.

@@ -9,7 +9,6 @@ use super::options::{May, MaySubscribe, OPTIONS, Offer, Options, SlowConsumers};
 use super::redis::RedisUrl;
 use crate::identity::MOST_KEYS;
 use crate::namespace::Namespace;
-use crate::publish::payload_limit;
 
 /// Holds a configuration against every rule; the first that it breaks is the error.
 pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
@@ -255,7 +254,7 @@ fn rules(config: &Config) -> Vec<Rule> {
             .broken_by(config.header_timeout > config.handshake_timeout),
         Rule::new("message_limit", "must be at least 10 bytes less than", "outbox_limit")
             .because("the largest message, in its frame, would cut whoever cannot take it at once")
-            .broken_by(config.message_limit > payload_limit(config)),
+            .broken_by(config.message_limit > config.payload_limit()),
         needs("message_burst", "message_rate", "without a rate there is nothing to burst above")
             .broken_by(config.message_burst.is_some() && config.message_rate.is_none()),
         needs("compression_threshold", "compression", "nothing is compressed")
