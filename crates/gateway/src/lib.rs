@@ -18,6 +18,8 @@ pub mod namespace;
 mod page;
 mod publish;
 mod readiness;
+mod recovery;
+mod registers;
 mod relay;
 mod serve;
 mod session;

@@ -17,13 +17,14 @@ use uuid::Uuid;
 
 use crate::admission::limits::Admission;
 use crate::admission::unfinished::Unfinished;
-use crate::centrifuge::{Counts, Sessions, Users};
+use crate::centrifuge::Counts;
 use crate::config::{Config, HistoryMemory};
 use crate::http::{Emulation, Rejected, internal};
 use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Listeners, hold_within};
 use crate::memory::{Budget, Gauge, keep};
+use crate::registers::{Sessions, Users};
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::Telemetry;
 use crate::tls::LiveCertificate;

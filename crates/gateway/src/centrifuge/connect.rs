@@ -16,9 +16,9 @@ use super::commands::{refusal, seconds_left};
 use super::making::undo;
 use super::plan::{FILTERS, Origin};
 use super::session::{Client, Stage};
-use super::sessions::Seat;
 use crate::identity::{Grant, Identity};
 use crate::namespace::may_subscribe;
+use crate::registers::Seat;
 
 /// What the server calls itself.
 pub const VERSION: &str = concat!("Fanfare ", env!("CARGO_PKG_VERSION"));

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fanfare_broker::Suppressed;
 use fanfare_protocol::centrifuge::{Refusal, Request};
 
-use super::recovery::Outcome;
 use crate::config::Namespaces;
+use crate::recovery::Outcome;
 
 /// So many namespaces are counted by themselves; the rest together.
 const NAMESPACES: usize = 50;

@@ -13,8 +13,8 @@ use fanfare_protocol::{Channel, ConnectionId, Control};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::sessions::Sessions;
 use crate::identity::User;
+use crate::registers::Sessions;
 
 /// The most letters that wait for one session. Whoever has more is told to come again, for one of them might be lost.
 pub const MOST: usize = 1024;
@@ -235,8 +235,8 @@ impl Roster {
 mod tests {
     use fanfare_protocol::control::{Refresh, Uplink, Whom};
 
-    use super::super::sessions::Seat;
     use super::*;
+    use crate::registers::Seat;
 
     #[test]
     fn what_a_client_says_waits_within_bounds() {

@@ -13,10 +13,10 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 
 use super::plan::Plan;
-use super::recovery::{self, Outcome};
 use super::session::Client;
 use super::subscriptions::Presence;
 use crate::admission::recoveries::{Guest, Recoveries, Room};
+use crate::recovery::{self, Outcome};
 use crate::session::backpressure::{has_taken_it_all, is_pressed, wait_for_room};
 use crate::worker::Worker;
 

@@ -14,7 +14,7 @@ use fanfare_hub::{End, Key};
 use fanfare_protocol::{Channel, Position, Publication};
 
 use super::rejection::Rejection;
-use crate::centrifuge::{Outcome, judge};
+use crate::recovery::{Outcome, judge};
 use crate::session::backpressure::has_taken_it_all;
 use crate::worker::Worker;
 

@@ -25,8 +25,8 @@ use self::previous::Previous;
 pub use self::stream::{event, gap_event, overture, place_event};
 pub use self::wording::Message;
 use self::wording::Wording;
-use crate::centrifuge::Sessions;
 use crate::memory::Budget;
+use crate::registers::Sessions;
 
 /// What the broker hands this instance goes to its hub.
 pub struct HubRelay {

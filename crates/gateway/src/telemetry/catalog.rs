@@ -202,9 +202,10 @@ mod tests {
 
     use super::*;
     use crate::api::{self, Calls, Method};
-    use crate::centrifuge::{Counts, Outcome};
+    use crate::centrifuge::Counts;
     use crate::http;
     use crate::identity::TokenFault;
+    use crate::recovery::Outcome;
     use crate::tls::LiveCertificate;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");

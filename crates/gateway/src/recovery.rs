@@ -1,5 +1,5 @@
-//! Whether a client that comes back can have what it missed. It reads no history; it
-//! judges what was read.
+//! Whether a client that comes back can have what it missed, however it speaks. It reads no history; it judges what was
+//! read.
 
 use fanfare_broker::{History, follow};
 
