@@ -1,6 +1,7 @@
 //! What all threads of one instance share. It starts nothing and ends nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use fanfare_broker::Broker;
 use fanfare_hub::{Count, Hub, Protocol, Reason, Stats};
@@ -8,16 +9,14 @@ use uuid::Uuid;
 
 use crate::admission::limits::Admission;
 use crate::admission::unfinished::Unfinished;
-use crate::api::Calls;
-use crate::centrifuge::Counts;
+use crate::admission::uplinks::Uplinks;
 use crate::config::Config;
-use crate::http::{Emulation, Rejected};
 use crate::identity::Verifier;
 use crate::memory::Budget;
 use crate::readiness::Readiness;
 use crate::registers::{Sessions, Users};
 use crate::relay::HubRelay;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Counts, Tally, Telemetry};
 use crate::tls::LiveCertificate;
 
 /// One running gateway.
@@ -34,7 +33,10 @@ pub struct Instance {
     pub memory: Arc<Budget>,
     /// Whether what the kernel holds for sockets is a part of the memory that may run out.
     pub weighs_sockets: bool,
-    pub rejected: Rejected,
+    /// Handshakes that were refused, by reason.
+    pub rejected: Tally,
+    /// Times that `accept` failed.
+    pub accept_errors: AtomicU64,
     /// What tokens are checked with. What they open is in `config.channels`.
     pub identity: Verifier,
     /// The users of its connections.
@@ -42,12 +44,12 @@ pub struct Instance {
     /// Those of its sessions whose clients speak by requests.
     pub sessions: Arc<Sessions>,
     /// What became of such requests.
-    pub emulation: Emulation,
+    pub emulated: Tally,
+    /// What of them may go to other instances.
+    pub uplinks: Uplinks,
     /// What its sessions of the client protocol count.
     pub counts: Counts,
     pub telemetry: Telemetry,
-    /// Of the HTTP API.
-    pub calls: Arc<Calls>,
     /// What clients are shown; nothing where `listen` is plain.
     pub certificate: Option<Arc<LiveCertificate>>,
 }

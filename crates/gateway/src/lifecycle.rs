@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,16 +18,16 @@ use uuid::Uuid;
 
 use crate::admission::limits::Admission;
 use crate::admission::unfinished::Unfinished;
-use crate::centrifuge::Counts;
+use crate::admission::uplinks::Uplinks;
 use crate::config::{Config, HistoryMemory};
-use crate::http::{Emulation, Rejected, internal};
+use crate::http::{Rejection, emulation_tally, internal};
 use crate::identity::Verifier;
 use crate::instance::{Instance, Phase};
 use crate::listener::{Listeners, hold_within};
 use crate::memory::{Budget, Gauge, keep};
 use crate::registers::{Sessions, Users};
 use crate::relay::{Compression, HubRelay, PHRASES};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Counts, Telemetry};
 use crate::tls::LiveCertificate;
 use crate::worker::{self, Processor};
 
@@ -85,11 +86,12 @@ pub async fn run(
         unfinished: Unfinished::new(config.max_handshakes, config.max_handshakes_per_address, open_files),
         readiness: Arc::default(),
         weighs_sockets: gauge.counts_sockets(),
-        emulation: Emulation::within(memory.limit()),
+        uplinks: Uplinks::within(memory.limit()),
+        emulated: emulation_tally(),
         memory,
-        rejected: Rejected::default(),
+        rejected: Rejection::tally(),
+        accept_errors: AtomicU64::default(),
         telemetry,
-        calls: Arc::default(),
         identity: Verifier::new(&config),
         users: Users::default(),
         sessions,

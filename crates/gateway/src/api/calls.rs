@@ -5,14 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::error::Code;
 use super::methods::Method;
 use super::no_call::{NoCall, Reason};
+use crate::telemetry::Tally;
 
 /// The counts since the start.
-#[derive(Default)]
 pub struct Calls {
     /// For each method: those that went well, then those with each code.
     outcomes: [[AtomicU64; 1 + Code::ALL.len()]; Method::ALL.len()],
-    refused: [AtomicU64; Reason::ALL.len()],
+    refused: Tally,
     publications: AtomicU64,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        let refused = Tally::of(Reason::ALL.map(Reason::label));
+        Self { outcomes: Default::default(), refused, publications: AtomicU64::default() }
+    }
 }
 
 impl Calls {
@@ -27,7 +34,7 @@ impl Calls {
 
     /// Counts what was no call.
     pub fn refuse(&self, why: &NoCall) {
-        self.refused[why.reason() as usize].fetch_add(1, Relaxed);
+        self.refused.count(why.reason() as usize);
     }
 
     /// Counts a publication that the broker took.
@@ -49,7 +56,7 @@ impl Calls {
 
     /// What was no call, by reason.
     pub fn read_refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Reason::ALL.map(Reason::label).into_iter().zip(self.refused.iter().map(|count| count.load(Relaxed)))
+        self.refused.read()
     }
 
     /// The values of the label `result`.

@@ -38,8 +38,6 @@ use self::keys::Keys;
 use self::methods::Failure;
 pub use self::methods::Method;
 use self::no_call::NoCall;
-#[cfg(test)]
-pub use self::no_call::Reason;
 use crate::config::ErrorMode;
 use crate::instance::Instance;
 use crate::namespace::Namespace;
@@ -52,13 +50,14 @@ pub struct Api {
     document: Bytes,
 }
 
-/// The routes, for the operators' address alone. Where there is no key, there is no API, and that is said.
-pub fn routes(instance: &Arc<Instance>) -> Router {
+/// The routes, for the operators' address alone, and where their calls are counted. Where there is no key, there is no
+/// API, and that is said.
+pub fn routes(instance: &Arc<Instance>, calls: Arc<Calls>) -> Router {
     let document = serde_json::to_vec_pretty(&openapi::document()).expect("a JSON value is written");
     let api = Api {
         keys: Keys::new(&instance.config),
-        calls: instance.calls.clone(),
         instance: instance.clone(),
+        calls,
         document: document.into(),
     };
     Router::new()

@@ -7,10 +7,10 @@ use fanfare_protocol::centrifuge::{
 };
 
 use super::connect::VERSION;
-use super::counts::Method;
 use super::mail::Letter;
 use super::session::{Client, Stage};
 use crate::identity::{Consequence, Expiry};
+use crate::telemetry::Method;
 
 impl Client {
     /// Does what a client has said.

@@ -11,7 +11,6 @@ mod claimed;
 mod commands;
 mod connect;
 mod control;
-mod counts;
 mod dialect;
 mod mail;
 mod making;
@@ -24,7 +23,6 @@ mod subscribe;
 mod subscriptions;
 
 pub use claimed::NoClaim;
-pub use counts::Counts;
 pub use dialect::{Dialect, Words, words};
 pub use mail::Roster;
 pub use owner::Owner;

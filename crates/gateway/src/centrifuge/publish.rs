@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::counts::Method;
 use super::session::Client;
 use crate::namespace::{Denial, may_publish};
 use crate::publish::{Rules, Unpublished, publish};
 use crate::relay::work;
+use crate::telemetry::Method;
 use bytes::Bytes;
 use fanfare_broker::AppendOptions;
 use fanfare_protocol::centrifuge::{

@@ -18,7 +18,6 @@ use futures_util::future::join_all;
 
 use super::alarm::has_passed;
 use super::commands::refusal;
-use super::counts::Method;
 use super::making::{Established, Progress, Share, undo};
 use super::plan::{FILTERS, Origin, Plan};
 use super::session::{Client, Stage};
@@ -26,6 +25,7 @@ use super::subscriptions::{Presence, Sub};
 use crate::admission::recoveries::Room;
 use crate::identity::Grant;
 use crate::namespace::{Denial, may_subscribe};
+use crate::telemetry::Method;
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
 const ATTEMPTS: u32 = 3;

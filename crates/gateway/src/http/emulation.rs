@@ -4,7 +4,6 @@
 //! nobody waits for another instance.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
 use fanfare_broker::{Target, Unsent};
@@ -15,7 +14,6 @@ use fanfare_protocol::control::Uplink;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -24,6 +22,7 @@ use super::origin::admits;
 use super::rejection::Rejection;
 use super::streams::{is_binary, whole};
 use crate::admission::unfinished::Place;
+use crate::telemetry::Tally;
 use crate::worker::Worker;
 
 const PATH: &str = "/emulation";
@@ -31,6 +30,11 @@ const PATH: &str = "/emulation";
 /// Whether a path is this one.
 pub fn is_emulation(path: &str) -> bool {
     path == PATH
+}
+
+/// What the requests are counted in.
+pub fn tally() -> Tally {
+    Tally::of(Outcome::ALL.map(Outcome::label))
 }
 
 /// Hands on what a client says: 204 when it is on its way, or why not, which is counted.
@@ -49,7 +53,8 @@ pub async fn emulate(
     }
     let taken = timeout_at(deadline, take(worker, &parts.method, headers, body, place)).await;
     let outcome = taken.unwrap_or(Err(NotHandedOn::Timeout));
-    instance.emulation.count(&outcome);
+    let came_of_it = outcome.as_ref().map_or_else(NotHandedOn::outcome, |()| Outcome::HandedOn);
+    instance.emulated.count(came_of_it as usize);
     let response = match outcome {
         Ok(()) => {
             let mut response = Response::new(Body::empty());
@@ -98,15 +103,14 @@ async fn take(
     if node == instance.id && instance.sessions.find(&session).is_none() {
         return Err(NotHandedOn::Session);
     }
-    let is_here = node == instance.id;
-    let waiting = &instance.emulation.waiting;
-    // More than may wait together is told to come again, and nothing is kept of it.
-    let waits = (!is_here).then(|| waiting.try_acquire_many(cost(&data, instance.emulation.most)));
-    let _waits = waits.transpose().map_err(|_| NotHandedOn::Unavailable(Unsent::Busy))?;
-    // So many go over the bus at a time that what the back end says always has room beside them. Whoever waits does so
-    // in the order in which it came.
-    let units = if is_here { 0 } else { cost(&data, ROOM) };
-    let _room = instance.emulation.room.acquire_many(units).await.map_err(|_| NotHandedOn::Broken)?;
+    // More than may wait together is told to come again. This instance's own sessions are spoken to at once.
+    let _underway = match node == instance.id {
+        true => None,
+        false => {
+            let underway = instance.uplinks.begin(data.len()).await;
+            Some(underway.ok_or(NotHandedOn::Unavailable(Unsent::Busy))?)
+        }
+    };
     let sent = instance.broker.control(Target::Instance(node), Control::Uplink(Uplink { session, data }));
     sent.await.map_err(|unsent| match unsent {
         Unsent::Nobody(_) => NotHandedOn::Instance,
@@ -184,22 +188,9 @@ impl NotHandedOn {
     }
 }
 
-/// What may go over the bus at a time: a quarter of the messages that may wait for it, and half of the bytes.
-const ROOM: u32 = 4096;
-
-/// How much of so much this takes: a kibibyte is one, and there is something to each message.
-fn cost(data: &[u8], most: u32) -> u32 {
-    u32::try_from(4 + data.len() / 1024).unwrap_or(most).min(most)
-}
-
-/// What may wait for its turn on the bus and be under way there, in KiB, all together: that part of the memory limit,
-/// and so much at most. Nobody is ended for it, for who brings it is no connection of the hub's.
-const MOST: u32 = 64 << 10;
-const PART: usize = 16;
-
 labelled! {
     /// What became of a request.
-    pub enum Outcome {
+    enum Outcome {
         HandedOn = "handed_on",
         Malformed = "malformed",
         TooLarge = "too_large",
@@ -209,37 +200,5 @@ labelled! {
         UnknownInstance = "unknown_instance",
         Unavailable = "unavailable",
         Timeout = "timeout",
-    }
-}
-
-/// What is under way, and what became of the requests since the start.
-pub struct Emulation {
-    /// In KiB, what may wait, and what is left of that.
-    most: u32,
-    waiting: Semaphore,
-    room: Semaphore,
-    counts: [AtomicU64; Outcome::ALL.len()],
-}
-
-impl Emulation {
-    /// Of an instance that may take so much memory.
-    pub fn within(limit: Option<usize>) -> Self {
-        let part = limit.map_or(u32::MAX, |limit| u32::try_from(limit / PART / 1024).unwrap_or(u32::MAX));
-        let most = part.min(MOST);
-        let (waiting, room) = (Semaphore::new(most as usize), Semaphore::new(ROOM as usize));
-        Self { most, waiting, room, counts: Default::default() }
-    }
-
-    fn count(&self, outcome: &Result<(), NotHandedOn>) {
-        let outcome = outcome.as_ref().map_or_else(NotHandedOn::outcome, |()| Outcome::HandedOn);
-        self.counts[outcome as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How often each happened.
-    pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Outcome::ALL
-            .map(Outcome::label)
-            .into_iter()
-            .zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 }

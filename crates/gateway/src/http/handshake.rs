@@ -87,7 +87,7 @@ pub async fn upgrade(
         return std::future::pending().await;
     }
     answer.unwrap_or(Err(Rejection::Timeout)).unwrap_or_else(|rejection| {
-        instance.rejected.count(&rejection, client);
+        rejection.count(&instance.rejected, client);
         rejection.answer(instance.config.retry_after_seconds())
     })
 }
@@ -127,7 +127,7 @@ struct Abandoned<'a> {
 impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
         if !self.place.is_cut() {
-            self.worker.instance.rejected.count(&Rejection::Abandoned, self.client);
+            Rejection::Abandoned.count(&self.worker.instance.rejected, self.client);
         }
     }
 }

@@ -8,6 +8,7 @@ mod endless;
 mod events;
 mod framing;
 mod handshake;
+mod metrics;
 mod origin;
 pub mod query;
 mod raw;
@@ -18,16 +19,12 @@ mod streams;
 mod websocket;
 
 pub use door::MayPublish;
-#[cfg(test)]
-pub use emulation::Outcome;
-pub use emulation::{Emulation, emulate, is_emulation};
+pub use emulation::{emulate, is_emulation, tally as emulation_tally};
 pub use events::Events;
 pub use framing::{Goes, judge};
 pub use handshake::{Handoff, Purpose, Upgrade, is_upgrade, upgrade};
 pub use raw::Terms;
-#[cfg(test)]
-pub use rejection::Reason;
-pub use rejection::{Rejected, Rejection};
+pub use rejection::Rejection;
 pub use routes::{internal, public};
 pub use since::go_on;
 pub use websocket::id_value;

@@ -1,7 +1,7 @@
 //! Why a handshake was not answered with 101: one closed list, each with its status, its text and its
 //! count. The text says what was wrong and what was expected, and nothing about others.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::IpAddr;
 
 use axum::body::Body;
 use fanfare_hub::labelled;
@@ -18,6 +18,7 @@ use crate::admission::unfinished::Cut;
 use crate::centrifuge;
 use crate::identity::TokenFault;
 use crate::namespace::{Denial, UnknownNamespace};
+use crate::telemetry::Tally;
 
 /// One refusal.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +105,7 @@ pub enum Rejection {
 
 labelled! {
     /// Under what it is counted.
-    pub enum Reason {
+    enum Reason {
         Malformed = "malformed",
         ChannelName = "channel_name",
         Origin = "origin",
@@ -128,6 +129,17 @@ labelled! {
 }
 
 impl Rejection {
+    /// What they are counted in. Handshakes are refused by any worker, and rarely enough for shared counts.
+    pub fn tally() -> Tally {
+        Tally::of(Reason::ALL.map(Reason::label))
+    }
+
+    /// Counts and logs this one, of this client.
+    pub fn count(&self, rejected: &Tally, client: IpAddr) {
+        rejected.count(self.reason() as usize);
+        tracing::debug!(reason = self.label(), %client, "handshake rejected: {self}");
+    }
+
     /// The value of the metric label and log field `reason`.
     pub fn label(&self) -> &'static str {
         self.reason().label()
@@ -275,38 +287,5 @@ impl From<centrifuge::NoClaim> for Rejection {
             centrifuge::NoClaim::Full => Self::UserFull,
             centrifuge::NoClaim::InDoubt => Self::UserInDoubt,
         }
-    }
-}
-
-/// How often each happened. Handshakes are refused by any worker, and rarely enough for shared counts.
-#[derive(Default)]
-pub struct Rejected {
-    counts: [AtomicU64; Reason::ALL.len()],
-    accept_errors: AtomicU64,
-}
-
-impl Rejected {
-    /// Counts and logs one.
-    pub fn count(&self, rejection: &Rejection, client: std::net::IpAddr) {
-        self.counts[rejection.reason() as usize].fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(reason = rejection.label(), %client, "handshake rejected: {rejection}");
-    }
-
-    /// Counts a failed `accept`.
-    pub fn count_accept_error(&self) {
-        self.accept_errors.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The counts, by the reason's label.
-    pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Reason::ALL
-            .map(Reason::label)
-            .into_iter()
-            .zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
-    }
-
-    /// Failed accepts.
-    pub fn accept_errors(&self) -> u64 {
-        self.accept_errors.load(Ordering::Relaxed)
     }
 }

@@ -13,7 +13,8 @@ use axum::routing::{delete, get};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::api;
+use super::metrics::page_of;
+use crate::api::{self, Calls};
 use crate::instance::Instance;
 use crate::page;
 
@@ -23,7 +24,8 @@ type Headers<const N: usize> = AppendHeaders<[(HeaderName, HeaderValue); N]>;
 pub fn public(instance: &Arc<Instance>) -> Router {
     let mut routes = Router::new();
     if instance.config.internal_listen.is_none() {
-        routes = routes.merge(health());
+        // Where clients are, there is no HTTP API that could be called.
+        routes = routes.merge(health(Arc::default()));
     }
     if instance.config.page {
         // What it asks for is there for it alone.
@@ -34,8 +36,9 @@ pub fn public(instance: &Arc<Instance>) -> Router {
 
 /// What only operators can reach.
 pub fn internal(instance: Arc<Instance>) -> Router {
-    let api = api::routes(&instance);
-    health().route("/connections/{id}", delete(kick)).with_state(instance).merge(api)
+    let calls = Arc::<Calls>::default();
+    let api = api::routes(&instance, calls.clone());
+    health(calls).route("/connections/{id}", delete(kick)).with_state(instance).merge(api)
 }
 
 /// For whoever looks in the wrong place.
@@ -43,12 +46,12 @@ async fn nowhere() -> impl IntoResponse {
     (StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /ws or /ws/{channel}\n")
 }
 
-fn health() -> Router<Arc<Instance>> {
+fn health(calls: Arc<Calls>) -> Router<Arc<Instance>> {
     Router::new()
         .route("/livez", get(live))
         .route("/healthz", get(live))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move |State(instance)| metrics(instance, calls)))
 }
 
 /// Whether the threads make progress, and nothing else: a restart would not bring Redis back.
@@ -66,9 +69,9 @@ async fn ready(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
     (status, uncached(), Json(body))
 }
 
-async fn metrics(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+async fn metrics(instance: Arc<Instance>, calls: Arc<Calls>) -> impl IntoResponse {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(CONTENT_TYPE, kind)], instance.telemetry.render(&instance).await)
+    ([(CONTENT_TYPE, kind)], page_of(&instance, &calls).await)
 }
 
 /// What the page shows of the instance.

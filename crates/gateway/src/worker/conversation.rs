@@ -50,7 +50,7 @@ impl Worker {
         let mut conversation = pin!(self.converse(stream, peer, &place));
         tokio::select! {
             biased;
-            why = place.cut() => self.instance.rejected.count(&why.into(), peer.ip()),
+            why = place.cut() => Rejection::from(why).count(&self.instance.rejected, peer.ip()),
             () = &mut conversation => {}
         }
     }
@@ -64,9 +64,9 @@ impl Worker {
                 Ok(Ok(None)) => return,
                 Ok(Err(error)) => {
                     tracing::debug!(%peer, "no PROXY header: {error}");
-                    return self.instance.rejected.count(&Rejection::ProxyHeader, peer.ip());
+                    return Rejection::ProxyHeader.count(&self.instance.rejected, peer.ip());
                 }
-                Err(_) => return self.instance.rejected.count(&Rejection::Timeout, peer.ip()),
+                Err(_) => return Rejection::Timeout.count(&self.instance.rejected, peer.ip()),
             }
         }
         if !config.trusts(peer.ip()) {
@@ -97,7 +97,7 @@ impl Worker {
             Ok(Handshake::Done(stream)) => return Some(stream),
             Ok(Handshake::Nothing) => return None,
             Ok(Handshake::PlainHttp(stream)) => {
-                self.instance.rejected.count(&Rejection::Tls, peer.ip());
+                Rejection::Tls.count(&self.instance.rejected, peer.ip());
                 let _ = timeout_at(deadline, refuse_plain_http(stream)).await;
                 return None;
             }
@@ -107,7 +107,7 @@ impl Worker {
             }
             Err(_) => Rejection::Timeout,
         };
-        self.instance.rejected.count(&rejection, peer.ip());
+        rejection.count(&self.instance.rejected, peer.ip());
         None
     }
 
@@ -142,7 +142,7 @@ impl Worker {
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner().into_inner().into_inner();
         if let Some(rejection) = unanswered(&ended, kept.get(), news.get(), stream.is_broken()) {
-            self.instance.rejected.count(&rejection, peer.ip());
+            rejection.count(&self.instance.rejected, peer.ip());
         }
         if let Some(Err(error)) = ended {
             tracing::debug!(%peer, "HTTP connection ended: {error}");
@@ -176,7 +176,7 @@ impl Worker {
         }
         let response = match judge(&request) {
             Err(rejection) => {
-                self.instance.rejected.count(&rejection, peer);
+                rejection.count(&self.instance.rejected, peer);
                 rejection.answer(self.instance.config.retry_after_seconds())
             }
             Ok(goes) => {

@@ -13,6 +13,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -288,12 +289,12 @@ impl Accepted for Acceptor {
     }
 
     fn failed(&self, error: &io::Error) {
-        self.0.instance.rejected.count_accept_error();
+        self.0.instance.accept_errors.fetch_add(1, Ordering::Relaxed);
         tracing::debug!("cannot accept: {error}");
     }
 
     fn refused(&self, peer: SocketAddr) {
-        self.0.instance.rejected.count(&Rejection::OutOfFiles, peer.ip());
+        Rejection::OutOfFiles.count(&self.0.instance.rejected, peer.ip());
     }
 
     fn retry_after(&self) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! What the sessions of an instance count. Labels are known here and nowhere else: methods, results, outcomes, and the
+//! What the sessions of an instance count, by the method and result of commands, by outcome of recoveries, and by the
 //! namespaces of the configuration, of which no more than so many have a label of their own.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fanfare_broker::Suppressed;
 use fanfare_protocol::centrifuge::{Refusal, Request};
 
+use super::tally::Tally;
 use crate::config::Namespaces;
 use crate::recovery::Outcome;
 
@@ -18,8 +19,8 @@ const REST: &str = "(other)";
 /// See the module.
 pub struct Counts {
     commands: [[AtomicU64; Self::RESULTS.len()]; Self::METHODS.len()],
-    recoveries: [AtomicU64; Outcome::LABELS.len()],
-    suppressed: [AtomicU64; Suppressed::ALL.len()],
+    recoveries: Tally,
+    suppressed: Tally,
     namespaces: Vec<InNamespace>,
 }
 
@@ -57,8 +58,8 @@ impl Counts {
         let namespaces = labels.chain(rest).map(|label| InNamespace { label, ..InNamespace::default() });
         Self {
             commands: [const { [const { AtomicU64::new(0) }; Self::RESULTS.len()] }; Self::METHODS.len()],
-            recoveries: [const { AtomicU64::new(0) }; Outcome::LABELS.len()],
-            suppressed: [const { AtomicU64::new(0) }; Suppressed::ALL.len()],
+            recoveries: Tally::of(Outcome::LABELS),
+            suppressed: Tally::of(Suppressed::ALL.map(Suppressed::label)),
             namespaces: namespaces.collect(),
         }
     }
@@ -75,7 +76,7 @@ impl Counts {
 
     /// A subscription wanted what it had missed.
     pub fn recovery(&self, outcome: Outcome) {
-        add(&self.recoveries[outcome as usize]);
+        self.recoveries.count(outcome as usize);
     }
 
     /// Somebody has published in the namespace of this index.
@@ -85,7 +86,7 @@ impl Counts {
 
     /// Something was rightly not published.
     pub fn suppressed(&self, why: Suppressed) {
-        add(&self.suppressed[why as usize]);
+        self.suppressed.count(why as usize);
     }
 
     /// A client has been subscribed in the namespace of this index.
@@ -102,12 +103,12 @@ impl Counts {
 
     /// Recoveries, by outcome.
     pub fn recoveries(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Outcome::LABELS.into_iter().zip(self.recoveries.iter().map(read))
+        self.recoveries.read()
     }
 
     /// What was rightly not published, by reason.
     pub fn all_suppressed(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Suppressed::ALL.map(Suppressed::label).into_iter().zip(self.suppressed.iter().map(read))
+        self.suppressed.read()
     }
 
     /// Publications and subscriptions, by namespace.
