@@ -46,6 +46,9 @@ impl Rules {
     pub const NONE: Self = Self { format: DataFormat::Binary, namespace: 0 };
 }
 
+/// What whoever came in may publish: anything that keeps to these rules, or nothing at all.
+pub type MayPublish = Option<Rules>;
+
 impl From<&Namespace> for Rules {
     fn from(namespace: &Namespace) -> Self {
         Self { format: namespace.data_format, namespace: namespace.index }

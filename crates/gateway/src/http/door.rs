@@ -16,10 +16,7 @@ use super::rejection::Rejection;
 use crate::identity::{Admitted, Identity, User};
 use crate::instance::Instance;
 use crate::namespace::{Offer, may_publish, may_subscribe};
-use crate::publish::Rules;
-
-/// What whoever came in may publish: anything that keeps to these rules, or nothing at all.
-pub type MayPublish = Option<Rules>;
+use crate::publish::{MayPublish, Rules};
 
 /// What holds for whoever came in.
 #[derive(Debug)]

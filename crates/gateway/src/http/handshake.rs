@@ -15,15 +15,15 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::events::{self, Events};
-use super::raw::{self, Terms};
 use super::rejection::Rejection;
 use super::since::Behind;
-use super::{centrifuge, streams, websocket};
+use super::{centrifuge, raw, streams, websocket};
 use crate::admission::address::client_address;
 use crate::admission::limits::Permit;
 use crate::admission::unfinished::Place;
 use crate::centrifuge::{Dialect, Owner};
 use crate::config::Config;
+use crate::session::raw::Terms;
 use crate::worker::Worker;
 
 /// A connection whose handshake has been answered, on its way out of hyper.

@@ -18,12 +18,10 @@ mod since;
 mod streams;
 mod websocket;
 
-pub use door::MayPublish;
 pub use emulation::{emulate, is_emulation, tally as emulation_tally};
 pub use events::Events;
 pub use framing::{Goes, judge};
 pub use handshake::{Handoff, Purpose, Upgrade, is_upgrade, upgrade};
-pub use raw::Terms;
 pub use rejection::Rejection;
 pub use routes::{internal, public};
 pub use since::go_on;

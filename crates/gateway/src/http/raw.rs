@@ -10,7 +10,7 @@ use fanfare_websocket::{Opcode, frame};
 use http::Request;
 use hyper::body::Incoming;
 
-use super::door::{self, Entry, MayPublish};
+use super::door::{self, Entry};
 use super::handshake::{FRAGMENTS, Purpose};
 use super::query;
 use super::rejection::Rejection;
@@ -20,26 +20,10 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::publish::Rules;
 use crate::relay::{Message, gap_notice, place_notice};
+use crate::session::raw::Terms;
 use crate::worker::Worker;
 
 const PATH: &str = "/ws";
-
-/// Where a connection publishes, and what it may do.
-#[derive(Debug, Clone)]
-pub struct Terms {
-    /// Its channel.
-    pub channel: Channel,
-    /// Whether it gets what it publishes.
-    pub echo: bool,
-    /// The largest message that it may send, in bytes.
-    pub message_limit: usize,
-    /// The most fragments of one message.
-    pub fragments: u32,
-    /// Nobody else is in its channel, so its publications need no broker.
-    pub alone: bool,
-    /// What it may publish there.
-    pub may_publish: MayPublish,
-}
 
 /// What the Autobahn suite sends: 16 MiB (9.1.6), and 65,536 fragments (9.3.1).
 const ECHO_MESSAGE: usize = 16 << 20;

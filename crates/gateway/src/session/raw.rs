@@ -10,12 +10,28 @@ use fanfare_protocol::{Channel, ConnectionId, Kind, Publication};
 use fanfare_websocket::Limits;
 
 use crate::admission::limits::Permit;
-use crate::http::{MayPublish, Terms};
-use crate::publish::{Unpublished, publish_unconfirmed};
+use crate::publish::{MayPublish, Unpublished, publish_unconfirmed};
 use crate::session::backpressure::{is_pressed, wait_for_room};
 use crate::session::inbound::{Inbound, Read};
 use crate::session::rate::Bucket;
 use crate::worker::Worker;
+
+/// Where a connection publishes, and what it may do.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Its channel.
+    pub channel: Channel,
+    /// Whether it gets what it publishes.
+    pub echo: bool,
+    /// The largest message that it may send, in bytes.
+    pub message_limit: usize,
+    /// The most fragments of one message.
+    pub fragments: u32,
+    /// Nobody else is in its channel, so its publications need no broker.
+    pub alone: bool,
+    /// What it may publish there.
+    pub may_publish: MayPublish,
+}
 
 /// One connection's state, from its first byte to its last.
 pub struct Session {
