@@ -11,6 +11,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 pub struct Log(Rc<RefCell<String>>);
 
 impl Log {
+    /// It happens now.
     pub fn put(&self, what: char) {
         self.0.borrow_mut().push(what);
     }

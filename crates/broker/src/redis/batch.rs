@@ -60,10 +60,12 @@ enum Means {
 }
 
 impl<'a> Batch<'a> {
+    /// An empty one. `in_doubt` says that some of what follows may have been done already.
     pub fn new(lane: &'a Lane, in_doubt: bool) -> Self {
         Self { lane, calls: Vec::new(), open: HashMap::new(), key: String::new(), in_doubt }
     }
 
+    /// The next message, with its number in the lane.
     pub fn add(&mut self, sequence: u64, message: Message) {
         match message {
             Message::Publication(channel, publication) => {

@@ -21,6 +21,7 @@ pub(super) struct Commands {
 }
 
 impl Commands {
+    /// Whether commands go to the node that has their key.
     pub fn is_cluster(&self) -> bool {
         self.cluster.is_some()
     }

@@ -63,10 +63,12 @@ impl Lost {
     /// More channels than this are told as "any".
     const MOST: usize = 256;
 
+    /// None was lost.
     pub fn new() -> Self {
         Self(Some(HashSet::new()))
     }
 
+    /// One of this channel was lost.
     pub fn add(&mut self, channel: &Channel) {
         if let Some(channels) = &mut self.0 {
             channels.insert(channel.clone());
@@ -76,6 +78,7 @@ impl Lost {
         }
     }
 
+    /// Those as well.
     pub fn merge(&mut self, other: Self) {
         match other.0 {
             Some(channels) => channels.iter().for_each(|channel| self.add(channel)),

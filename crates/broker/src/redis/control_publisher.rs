@@ -25,6 +25,7 @@ use super::lane::Lane;
 use super::link::Link;
 use crate::{Away, Pending, PresenceStatus, Relay, Target, Unsent};
 
+/// Sends control messages to other instances, in the order of the calls, on a connection of its own.
 pub(super) struct ControlPublisher {
     instance: Uuid,
     relay: Arc<dyn Relay>,
@@ -50,6 +51,7 @@ struct Letter {
 }
 
 impl ControlPublisher {
+    /// Nothing is sent before a connection is there.
     pub fn new(instance: Uuid, relay: Arc<dyn Relay>) -> Arc<Self> {
         Arc::new(Self {
             instance,
@@ -61,6 +63,8 @@ impl ControlPublisher {
         })
     }
 
+    /// Tells the own relay at once, where it is meant. Resolves when Redis has taken the message for the others, or
+    /// with why it has not; then nobody gets it later.
     pub fn send(&self, target: Target, message: Control) -> Pending<'static, Result<(), Unsent>> {
         let itself = target == Target::Instance(self.instance);
         let said = (!itself).then(|| Said::encode_control(self.instance, &message));

@@ -51,6 +51,7 @@ pub(super) enum Subscribed {
 }
 
 impl Interest {
+    /// Interest in these channels for good, and in no other yet.
     pub fn new(pinned: impl IntoIterator<Item = Channel>) -> Self {
         let pin = |channel| (channel, Wanted { pinned: true, ..Wanted::default() });
         Self {
@@ -67,6 +68,7 @@ impl Interest {
         self.confirmed
     }
 
+    /// From now on the channel is wanted.
     pub fn subscribe(&mut self, channel: &Channel) -> Subscribed {
         let wanted = self.channels.entry(channel.clone()).or_default();
         wanted.released = None;
@@ -83,6 +85,7 @@ impl Interest {
         Subscribed::Soon(receiver)
     }
 
+    /// Perhaps it is wanted no longer; it lingers until somebody takes it from `take_released`.
     pub fn release(&mut self, channel: &Channel, now: Instant) {
         let Some(wanted) = self.channels.get_mut(channel) else { return };
         if wanted.pinned {

@@ -26,6 +26,7 @@ pub(super) enum Key {
 }
 
 impl Keys {
+    /// Those of one installation; the canary is the origin's own.
     pub fn new(prefix: &str, origin: Uuid) -> Self {
         Self {
             prefix: prefix.to_owned(),

@@ -145,6 +145,8 @@ impl Lane {
         }
     }
 
+    /// Publishes in the order of the calls, for nobody who waits. Down, it is delivered here at once and kept for the
+    /// others.
     pub fn publish(&self, channel: &Channel, publication: Publication) {
         if let Some(retention) = (self.retain)(channel) {
             let append = Append::unconfirmed(channel, publication, retention);
@@ -306,6 +308,7 @@ impl Lane {
         self.because(fault.unwrap_or(&Fault::Unproven))
     }
 
+    /// A fault as it is told to people.
     pub fn because(&self, fault: &Fault) -> String {
         format!("Redis at {} {fault}", self.address)
     }

@@ -49,11 +49,14 @@ struct Heard {
 }
 
 impl Listener {
+    /// Listens for a lane, which has this number among so many (`part`). Payloads of more than `payload_limit` bytes
+    /// are passed over.
     pub fn new(lane: Arc<Lane>, payload_limit: usize, part: (usize, usize)) -> Self {
         let last_heard = LastHeard { start: Instant::now(), millis: Arc::default() };
         Self { lane, origins: Origins::new(), last_heard, payload_limit, part }
     }
 
+    /// When it has heard something last, also of what it hears later.
     pub fn last_heard(&self) -> LastHeard {
         self.last_heard.clone()
     }

@@ -19,6 +19,7 @@ struct Heard {
 }
 
 impl Origins {
+    /// Nobody has been heard yet.
     pub fn new() -> Self {
         Self { heard: HashMap::new(), most: MOST }
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use metrics::Histogram;
 
+/// See the module.
 pub(super) struct Questions {
     asked: AtomicU64,
     failed: AtomicU64,

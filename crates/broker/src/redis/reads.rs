@@ -34,6 +34,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// Of a channel, by whoever does not stay.
     pub fn of(keys: &Keys, channel: &Channel, query: Query, retention: Retention) -> Self {
         let (stream, top) = (keys.stream(channel), keys.top(channel));
         Self { stream, top, query, retention, reached: 0, unpublished: PASSING }
@@ -50,6 +51,7 @@ impl Reading {
         self.query.limit == 0 || self.query.bytes <= LITTLE
     }
 
+    /// Asks Redis.
     pub async fn carry_out(&self, calls: &Calls) -> Result<History, Fault> {
         let answer =
             calls.script(&READ, &[&self.stream, &self.top], |command| self.complete(command)).await?;
@@ -131,6 +133,7 @@ fn read_entry(entry: Value) -> Option<Vec<Publication>> {
     }
 }
 
+/// An epoch out of an answer; nothing, if it is none.
 pub(super) fn read_epoch(value: &Value) -> Option<Epoch> {
     match value {
         Value::BulkString(bytes) => Epoch::new(std::str::from_utf8(bytes).ok()?),

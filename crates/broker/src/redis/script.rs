@@ -10,6 +10,7 @@ pub(super) struct Script {
 }
 
 impl Script {
+    /// Not known to Redis yet.
     pub fn new(code: &'static str) -> Self {
         Self { code, hash: redis::Script::new(code).get_hash().to_owned() }
     }

@@ -118,6 +118,7 @@ impl SharedReads {
         history
     }
 
+    /// Adds its counts.
     pub fn add_to(&self, status: &mut Status) {
         let (reads, failures) = self.questions.counts();
         status.history_reads += reads;

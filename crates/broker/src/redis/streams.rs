@@ -174,6 +174,7 @@ impl Streams {
         errands
     }
 
+    /// What came of an errand. What follows from it goes to the relay.
     pub fn answer(&mut self, channel: &Channel, id: u64, answer: Answer, now: Instant, relay: &dyn Relay) {
         let Some(entry) = self.channels.get_mut(channel).filter(|entry| entry.id == id) else { return };
         entry.touched = now;
@@ -199,6 +200,7 @@ impl Streams {
         entry.push_due(channel, &mut self.due);
     }
 
+    /// Adds its counts.
     pub fn add_to(&self, status: &mut Status) {
         status.healed_publications += self.heals.publications;
         status.heals_whole += self.heals.whole;

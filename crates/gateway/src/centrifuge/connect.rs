@@ -24,6 +24,8 @@ use crate::registers::Seat;
 pub const VERSION: &str = concat!("Fanfare ", env!("CARGO_PKG_VERSION"));
 
 impl Client {
+    /// Says who the client is, makes the subscriptions that its token and its request name, and writes the answer to
+    /// the command `id` behind `out`.
     pub(super) async fn connect(
         &mut self,
         id: u32,

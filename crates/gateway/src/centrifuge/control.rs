@@ -56,6 +56,7 @@ impl Wishes {
 }
 
 impl Client {
+    /// Does what the back end wants of this client; what it is told of it comes behind `out`.
     pub(super) async fn control(&mut self, message: &Control, out: &mut Vec<u8>) {
         match message {
             Control::Subscribe(subscribe) => self.be_subscribed(subscribe, out).await,

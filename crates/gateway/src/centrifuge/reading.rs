@@ -61,6 +61,7 @@ impl Client {
         Ok(())
     }
 
+    /// How many are there, by connections and by users.
     pub(super) async fn presence_stats(&self, name: &str) -> Result<Answer, Refusal> {
         let channel = self.readable(name, may_read_presence)?;
         let counted = self.worker.instance.broker.member_count(&channel).await;

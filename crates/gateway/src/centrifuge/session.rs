@@ -255,6 +255,7 @@ impl Client {
         self.hear(said);
     }
 
+    /// How it is spoken to.
     pub(super) fn encoding(&self) -> Encoding {
         encoding_of(self.format)
     }

@@ -239,6 +239,7 @@ impl Client {
         Ok(Wished { channel, request, grant, origin: Origin::Client })
     }
 
+    /// What is to be made for this wish, or why it may not be.
     pub(super) fn plan_for(&self, wished: &Wished) -> Result<Plan, Refusal> {
         self.plan(wished.channel.clone(), &wished.request, wished.grant.clone(), wished.origin)
     }

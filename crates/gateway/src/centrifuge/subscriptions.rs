@@ -42,10 +42,12 @@ pub enum Presence {
 pub struct Subs(Vec<Sub>);
 
 impl Subs {
+    /// The one in this channel, told of to the client or still under way.
     pub fn get(&self, channel: &Channel) -> Option<&Sub> {
         self.0.iter().find(|sub| sub.channel == *channel)
     }
 
+    /// The same, to be changed.
     pub fn get_mut(&mut self, channel: &Channel) -> Option<&mut Sub> {
         self.0.iter_mut().find(|sub| sub.channel == *channel)
     }
@@ -62,6 +64,7 @@ impl Subs {
         self.0.push(sub);
     }
 
+    /// Takes out the one in this channel.
     pub fn remove(&mut self, channel: &Channel) -> Option<Sub> {
         let place = self.0.iter().position(|sub| sub.channel == *channel)?;
         Some(self.0.swap_remove(place))
@@ -72,10 +75,12 @@ impl Subs {
         self.0.retain(|sub| sub.told || sub.channel != *channel);
     }
 
+    /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Sub> {
         self.0.iter()
     }
 
+    /// How many there are, those under way included.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -85,6 +90,7 @@ impl Subs {
         self.0.iter().map(|sub| sub.filter as usize).sum()
     }
 
+    /// Takes out all of them.
     pub fn take(&mut self) -> Vec<Sub> {
         std::mem::take(&mut self.0)
     }

@@ -219,6 +219,7 @@ impl Verifier {
         })
     }
 
+    /// The same with the keys that there are now.
     pub(super) fn try_open(&self, token: &str) -> Result<Opened, TokenFault> {
         let Parts { header, claims, message, signature } = Parts::of(token)?;
         let unknown = || TokenFault::Algorithm(header.alg.chars().take(16).collect());

@@ -14,12 +14,14 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// A full one of the configured rate; nothing where there is no limit.
     pub fn new(config: &Config) -> Option<Box<Self>> {
         let rate = config.message_rate?.get() as f32;
         let burst = config.message_burst.map_or(rate, |burst| burst.get() as f32).max(1.0);
         Some(Box::new(Self { tokens: burst, rate, burst, filled: Instant::now() }))
     }
 
+    /// Takes one token; false if there is none, and the client sends too much.
     pub fn take(&mut self) -> bool {
         let now = Instant::now();
         let fresh = now.duration_since(self.filled).as_secs_f32() * self.rate;

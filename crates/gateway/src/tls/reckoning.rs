@@ -19,6 +19,7 @@ pub struct Reckoning {
 }
 
 impl Reckoning {
+    /// Nobody waits yet.
     pub const fn new() -> Self {
         Self { place: Semaphore::const_new(1), crowd: Crowd::new(MANY) }
     }

@@ -10,6 +10,8 @@ use crate::redis::interest::Subscribed;
 use crate::{GapCause, Pending};
 
 impl Lane {
+    /// Resolves when all that is published from then on comes, and where the channel is kept, it is known where it
+    /// stands. While the bus is away it is promised instead.
     pub fn subscribe(self: &Arc<Self>, channel: &Channel) -> Pending<'static, ()> {
         let subscribed = self.interest.lock().subscribe(channel);
         let confirmed = match subscribed {
@@ -36,6 +38,7 @@ impl Lane {
         })
     }
 
+    /// Perhaps nobody wants the channel any more; the relay is asked a second later.
     pub fn release(&self, channel: &Channel) {
         let mut interest = self.interest.lock();
         let idle = interest.first_release().is_none();

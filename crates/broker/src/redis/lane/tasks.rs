@@ -13,12 +13,14 @@ use crate::{Gap, GapCause};
 impl Lane {
     // What the publisher's task tells and asks.
 
+    /// The connection that publishes is there.
     pub fn publisher_open(&self) {
         let mut bus = self.bus.lock();
         bus.publisher = Ok(());
         self.release_canary(&mut bus);
     }
 
+    /// It has gone: what it was given is sent again.
     pub fn publisher_lost(&self, fault: &Fault) {
         self.go_down(|bus| {
             bus.publisher = Err(fault.clone());
@@ -65,10 +67,12 @@ impl Lane {
         self.overflow(vec![channel.clone()]);
     }
 
+    /// The others were not told of these losses.
     pub fn not_announced(&self, lost: Lost) {
         self.bus.lock().log.put_back_lost(lost);
     }
 
+    /// Redis has taken everything up to this number.
     pub fn acknowledged(&self, sequence: u64) {
         let heard = self.order.lock().heard;
         let mut bus = self.bus.lock();
@@ -92,6 +96,7 @@ impl Lane {
         self.release_canary(&mut bus);
     }
 
+    /// The connection that listens has gone: publications may be missed from now on.
     pub fn subscriber_lost(&self, fault: &Fault) {
         self.go_down(|bus| bus.subscriber = Err(fault.clone()));
         self.interest.lock().away();

@@ -33,6 +33,7 @@ pub(super) struct Holders {
     pub elsewhere: Vec<(Uuid, u64)>,
 }
 
+/// The claims of the instance's own connections, by user.
 #[derive(Default)]
 pub(super) struct Book {
     users: HashMap<String, User>,
@@ -73,6 +74,7 @@ pub(super) struct Change {
     changes: u32,
 }
 
+/// What is to be done with a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     Claim { limit: Option<u32> },
@@ -80,6 +82,7 @@ pub(super) enum What {
 }
 
 impl Book {
+    /// A connection wants one of its user's places, of which there are `limit`; the waiter is told what comes of it.
     pub fn claim(&mut self, user: &str, connection: ConnectionId, limit: u32, waiter: Claimed) {
         let entry = self.wanted(user, connection, Some(limit));
         entry.waiters.push(waiter);
@@ -92,6 +95,7 @@ impl Book {
         self.queue_entry(user, connection);
     }
 
+    /// The connection wants its place no longer.
     pub fn give_back(&mut self, user: &str, connection: ConnectionId) {
         let Some(entry) = self.entry(user, connection) else { return };
         if entry.row == Row::Never {
@@ -102,10 +106,12 @@ impl Book {
         self.queue_entry(user, connection);
     }
 
+    /// Whether there is nothing to be written.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.left.is_empty()
     }
 
+    /// Takes up to `most` changes to be written under `lease`. Each is followed by `answered`, `refused` or `in_doubt`.
     pub fn take(&mut self, most: usize, lease: Uuid) -> Vec<Change> {
         let mut changes = Vec::new();
         while changes.len() < most
@@ -173,6 +179,7 @@ impl Book {
         }
     }
 
+    /// It is not known whether Redis has done these: they are written again.
     pub fn in_doubt(&mut self, changes: &[Change]) {
         for change in changes {
             if let Some(entry) = self.entry(&change.user, change.connection) {
@@ -182,6 +189,7 @@ impl Book {
         }
     }
 
+    /// Under a new lease: everything is written again.
     pub fn renew(&mut self) {
         for (name, user) in &mut self.users {
             user.noted = None;
@@ -206,6 +214,7 @@ impl Book {
         }
     }
 
+    /// The users of these changes that are not yet among the places of `lease`, each once.
     pub fn unnoted(&self, changes: &[Change], lease: Uuid) -> Vec<Place> {
         let mut users: Vec<_> = changes
             .iter()
@@ -217,18 +226,21 @@ impl Book {
         users.into_iter().cloned().map(Place::User).collect()
     }
 
+    /// Redis does not know that the lease may write here.
     pub fn forgotten(&mut self, user: &str) {
         if let Some(user) = self.users.get_mut(user) {
             user.noted = None;
         }
     }
 
+    /// The user is among the places of `lease` now.
     pub fn noted(&mut self, user: &str, lease: Uuid) {
         if let Some(user) = self.users.get_mut(user) {
             user.noted = Some(lease);
         }
     }
 
+    /// Takes the users of whom nobody is here any more, but whom the lease's places name.
     pub fn take_left(&mut self) -> Vec<String> {
         let mut left = std::mem::take(&mut self.left);
         left.retain(|user| !self.users.contains_key(user));

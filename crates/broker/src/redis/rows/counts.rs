@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use fanfare_protocol::Channel;
 
+/// See the module.
 #[derive(Default)]
 pub(super) struct Counts {
     /// Without those that have none.
@@ -13,6 +14,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
+    /// There may be more or fewer now.
     pub fn changed(&mut self, channel: &Channel) {
         if !self.changed.contains(channel) {
             self.changed.insert(channel.clone());
@@ -36,6 +38,7 @@ impl Counts {
         self.written.get(channel).copied().unwrap_or_default() != subscribers
     }
 
+    /// Redis has been told this number.
     pub fn wrote(&mut self, channel: Channel, subscribers: u64) {
         if subscribers == 0 {
             self.written.remove(&channel);

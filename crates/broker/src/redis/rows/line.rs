@@ -10,6 +10,7 @@ use super::super::fault::Fault;
 use super::super::link::Link;
 use super::super::script::{Script, is_noscript};
 
+/// See the module.
 pub(super) struct Line {
     connection: Commands,
     link: Link,
@@ -61,6 +62,7 @@ impl Line {
         Ok(answers)
     }
 
+    /// The answer to one command.
     pub async fn ask_one(&mut self, command: Cmd) -> Result<Value, Fault> {
         let mut answers = self.ask(vec![command]).await?;
         answers.pop().ok_or(Fault::Closed)

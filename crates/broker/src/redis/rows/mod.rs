@@ -93,6 +93,7 @@ enum Resignation {
 }
 
 impl Ledger {
+    /// Nothing is written before it is started. Leases live for `lease` after each renewal.
     pub fn new(names: Names, keys: Keys, link: Link, lanes: Box<[Arc<Lane>]>, lease: Duration) -> Arc<Self> {
         Arc::new(Self {
             rows: Mutex::default(),
@@ -111,6 +112,7 @@ impl Ledger {
         })
     }
 
+    /// What the keys of its rows are called.
     pub fn names(&self) -> &Names {
         &self.names
     }
@@ -121,6 +123,8 @@ impl Ledger {
             .map(AbortOnDropHandle::new)
     }
 
+    /// Has a member be in a channel. Resolves when others can see it, or at once where Redis is away; it is written
+    /// then when Redis is back.
     pub fn enter(&self, channel: &Channel, member: Member) -> Pending<'static, Result<(), Away>> {
         let (entered, waits) = oneshot::channel();
         let mut rows = self.rows.lock();
@@ -134,6 +138,7 @@ impl Ledger {
         }
     }
 
+    /// Has it be there no longer. Others are told after `grace`, unless its user is back by then.
     pub fn leave(&self, channel: &Channel, connection: ConnectionId, grace: Duration) {
         self.rows.lock().roster.leave(channel, connection, grace);
         self.work.notify_one();
@@ -191,6 +196,7 @@ impl Ledger {
         waits.await.unwrap_or_else(|_| book::Answer::Unproven(ended()))
     }
 
+    /// Gives back the place that a connection has claimed, or may have.
     pub fn give_back(&self, user: &str, connection: ConnectionId) {
         self.rows.lock().book.give_back(user, connection);
         self.work.notify_one();
@@ -201,6 +207,7 @@ impl Ledger {
         self.rows.lock().counts.changed(channel);
     }
 
+    /// What the instance says of itself from now on, written with the next renewal.
     pub fn describe(&self, facts: InstanceFacts) {
         let mut rows = self.rows.lock();
         rows.facts_are_news |= rows.facts.as_ref() != Some(&facts);

@@ -113,6 +113,7 @@ impl Place {
         }
     }
 
+    /// What was written down so; nothing, if it was not.
     pub fn read(written: &str) -> Option<Self> {
         match written.split_at_checked(1)? {
             ("c", name) => Channel::new(name).ok().map(Self::Channel),

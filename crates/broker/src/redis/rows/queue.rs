@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket(u64);
 
+/// See the module.
 pub(super) struct Queue<T> {
     waiting: BTreeMap<u64, T>,
     next: u64,
@@ -19,6 +20,7 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
+    /// Puts it behind all others. The ticket takes it out again.
     pub fn push(&mut self, item: T) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
@@ -26,18 +28,22 @@ impl<T> Queue<T> {
         ticket
     }
 
+    /// Takes what has waited longest.
     pub fn pop(&mut self) -> Option<T> {
         self.waiting.pop_first().map(|(_, item)| item)
     }
 
+    /// Takes out what waits with this ticket, if it still does.
     pub fn withdraw(&mut self, ticket: Ticket) {
         self.waiting.remove(&ticket.0);
     }
 
+    /// What waits, in its order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.waiting.values()
     }
 
+    /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

@@ -18,6 +18,7 @@ use crate::Away;
 /// Told when a member is where everybody can see it.
 pub(super) type Entered = oneshot::Sender<Result<(), Away>>;
 
+/// The members of the instance's own connections, by channel.
 #[derive(Default)]
 pub(super) struct Roster {
     rooms: HashMap<Channel, Room>,
@@ -76,6 +77,7 @@ pub(super) struct Change {
     changes: u32,
 }
 
+/// What is to be done with a member's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     Enter,
@@ -84,6 +86,7 @@ pub(super) enum What {
 }
 
 impl Roster {
+    /// The member is to be in the channel, as it is given here; the waiter is told when everybody can see it.
     pub fn enter(&mut self, channel: &Channel, member: Member, waiter: Option<Entered>) {
         let room = self.rooms.entry(channel.clone()).or_default();
         let connection = member.connection;
@@ -114,6 +117,7 @@ impl Roster {
         self.queue_seat(channel, connection);
     }
 
+    /// It is to be there no longer; others are told after `grace`, unless its user is back by then.
     pub fn leave(&mut self, channel: &Channel, connection: ConnectionId, grace: Duration) {
         let Some(seat) = self.seat(channel, connection) else { return };
         if seat.row == Row::Never {
@@ -302,6 +306,7 @@ impl Roster {
         }
     }
 
+    /// The channel is among the places of `lease` now.
     pub fn noted(&mut self, channel: &Channel, lease: Uuid) {
         if let Some(room) = self.rooms.get_mut(channel) {
             room.noted = Some(lease);

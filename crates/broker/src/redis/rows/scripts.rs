@@ -46,12 +46,14 @@ pub(super) fn of_the_reaper() -> Vec<&'static Script> {
     vec![&EVICT, &DISCLAIM, &CONDEMN, &BURY]
 }
 
+/// Renews a lease for `length`; one that is not `new` only if Redis still knows it.
 pub(super) fn renew(names: &Names, lease: Uuid, length: Duration, new: bool) -> Cmd {
     let mut command = RENEW.command(&[&names.alive()]);
     command.arg(lease.to_string()).arg(length.as_millis() as u64).arg(u8::from(new));
     command
 }
 
+/// Puts these places among those of a lease.
 pub(super) fn note(names: &Names, lease: Uuid, places: &[Place]) -> Cmd {
     let mut command = NOTE.command(&[&names.alive(), &names.places(lease)]);
     command.arg(lease.to_string());
@@ -68,6 +70,7 @@ pub(super) fn condemn(names: &Names, lease: Uuid, score: &str) -> Cmd {
     command
 }
 
+/// Forgets a dead lease, whose rows have gone.
 pub(super) fn bury(names: &Names, lease: Uuid) -> Cmd {
     let mut command = BURY.command(&[&names.dying(), &names.places(lease)]);
     command.arg(lease.to_string());
@@ -116,6 +119,7 @@ fn changing(script: &Script, names: &Names, lease: Uuid, change: &roster::Change
     script.command(&[&fence, &instances, &users, &leaving, &members, &before])
 }
 
+/// A change of a claim.
 pub(super) fn claim(names: &Names, lease: Uuid, change: &book::Change) -> Cmd {
     let connection = &change.connection.as_bytes()[..];
     match change.what {
