@@ -17,6 +17,7 @@ mod memory;
 pub mod namespace;
 mod page;
 mod publish;
+mod query;
 mod readiness;
 mod recovery;
 mod registers;

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::Config;
-use crate::http::query;
+use crate::query;
 use crate::identity::Expiry;
 
 /// The keys that are taken.

@@ -6,10 +6,10 @@ use http::Request;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use hyper::body::Incoming;
 
-use super::query;
 use super::rejection::Rejection;
 use crate::centrifuge::{Dialect, Words, words};
 use crate::config::Config;
+use crate::query;
 
 const BOTH_WAYS: &str = "/connection/websocket";
 const ONE_WAY: &str = "/connection/uni_websocket";

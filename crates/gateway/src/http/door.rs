@@ -11,12 +11,12 @@ use http::Request;
 use http::header::AUTHORIZATION;
 use hyper::body::Incoming;
 
-use super::query;
 use super::rejection::Rejection;
 use crate::identity::{Admitted, Identity, User};
 use crate::instance::Instance;
 use crate::namespace::{Offer, may_publish, may_subscribe};
 use crate::publish::{MayPublish, Rules};
+use crate::query;
 
 /// What holds for whoever came in.
 #[derive(Debug)]

@@ -16,8 +16,9 @@ use super::handshake::{Purpose, Upgrade};
 use super::origin::admits;
 use super::rejection::Rejection;
 use super::since::{CaughtUp, Since, Words, catch_up};
-use super::{query, raw};
+use super::raw;
 use crate::centrifuge::Owner;
+use crate::query;
 use crate::relay::{event, gap_event, place_event};
 use crate::worker::Worker;
 

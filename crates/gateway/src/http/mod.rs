@@ -10,7 +10,6 @@ mod framing;
 mod handshake;
 mod metrics;
 mod origin;
-pub mod query;
 mod raw;
 mod rejection;
 mod routes;

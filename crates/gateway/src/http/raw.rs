@@ -12,13 +12,13 @@ use hyper::body::Incoming;
 
 use super::door::{self, Entry};
 use super::handshake::{FRAGMENTS, Purpose};
-use super::query;
 use super::rejection::Rejection;
 use super::since::{Since, Words, catch_up};
 use crate::centrifuge::Owner;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::publish::Rules;
+use crate::query;
 use crate::relay::{Message, gap_notice, place_notice};
 use crate::session::raw::Terms;
 use crate::worker::Worker;

@@ -19,9 +19,10 @@ use super::endless::{Answer, EVENTS, head, preflight};
 use super::handshake::{FRAGMENTS, Purpose, Upgrade};
 use super::origin::admits;
 use super::rejection::Rejection;
-use super::{centrifuge, query};
+use super::centrifuge;
 use crate::admission::unfinished::Place;
 use crate::centrifuge::{Dialect, words};
+use crate::query;
 use crate::relay::overture;
 use crate::worker::Worker;
 
