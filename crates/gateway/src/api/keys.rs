@@ -8,8 +8,8 @@ use secrecy::ExposeSecret;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::Config;
-use crate::query;
 use crate::identity::Expiry;
+use crate::query;
 
 /// The keys that are taken.
 pub struct Keys(Vec<Known>);

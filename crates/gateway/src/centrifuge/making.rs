@@ -308,7 +308,9 @@ async fn read(plan: &Plan, bytes: usize) -> Result<Option<History>, Refusal> {
     }
     let query = match plan.wanted() {
         None => Query::TOP,
-        Some(since) => Query::since(since, history_limit(&plan.worker)).within(bytes).or_recent(),
+        Some(since) => {
+            Query::since(since, plan.worker.instance.config.most_at_a_time()).within(bytes).or_recent()
+        }
     };
     let read = plan.worker.instance.broker.history(&plan.channel, query).await;
     let history = read.map_err(|error| {
@@ -321,7 +323,7 @@ async fn read(plan: &Plan, bytes: usize) -> Result<Option<History>, Refusal> {
 /// Whether so much was missed that the client does not get it, whatever room there is.
 fn is_lost(plan: &Plan, history: &History) -> bool {
     let missed = plan.since.map_or(0, |since| history.top.offset.saturating_sub(since.offset));
-    missed > history_limit(&plan.worker) as u64
+    missed > plan.worker.instance.config.most_at_a_time() as u64
 }
 
 /// The room for so many bytes, about, and for some that may come meanwhile.
@@ -371,11 +373,6 @@ fn missed(plan: &Plan, publications: &[fanfare_protocol::Publication]) -> Result
         .filter(|publication| filter.is_none_or(|filter| filter.matches(publication.tags.as_deref())));
     let said: Vec<_> = wanted.map(Publication::from).collect();
     if plan.delta { Ok(plan.encoding.with_deltas(&said)?) } else { Ok(said) }
-}
-
-/// The most publications that a client gets at a time.
-pub(super) fn history_limit(worker: &Worker) -> usize {
-    worker.instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
 }
 
 #[cfg(test)]

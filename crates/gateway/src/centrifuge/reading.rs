@@ -10,7 +10,7 @@ use fanfare_protocol::centrifuge::{
 };
 use fanfare_protocol::{Channel, Epoch, Position};
 
-use super::making::{LITTLE, allowance, history_limit, wait_for_memory};
+use super::making::{LITTLE, allowance, wait_for_memory};
 use super::session::Client;
 use crate::admission::recoveries::{Guest, Room};
 use crate::identity::User;
@@ -79,7 +79,7 @@ impl Client {
         request: &HistoryRequest,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let most = history_limit(&self.worker);
+        let most = self.worker.instance.config.most_at_a_time();
         // What is negative means as many as there may be.
         let limit = usize::try_from(request.limit).unwrap_or(most).min(most);
         let since = request.since.as_ref();

@@ -93,6 +93,11 @@ impl Config {
         self.retry_after.as_millis().div_ceil(1000) as u64
     }
 
+    /// The most publications that a client recovers or reads at a time.
+    pub fn most_at_a_time(&self) -> usize {
+        self.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
+    }
+
     /// The largest payload that reaches a client with its tags and what is shown of its publisher, whoever publishes it,
     /// in bytes: what no outbox holds would cut every subscriber.
     pub fn payload_limit(&self) -> usize {

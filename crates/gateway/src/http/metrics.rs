@@ -202,12 +202,8 @@ mod tests {
         causes.push("inbox");
         writeln!(rows, "\n`reason` of a closed connection: {}.", list(&Reason::ALL.map(Reason::label)))
             .unwrap();
-        writeln!(
-            rows,
-            "\n`reason` of a rejected handshake: {}.",
-            list(&Rejection::tally().labels())
-        )
-        .unwrap();
+        writeln!(rows, "\n`reason` of a rejected handshake: {}.", list(&Rejection::tally().labels()))
+            .unwrap();
         writeln!(rows, "\n`result` of a reload: {}.", list(&LiveCertificate::RESULTS)).unwrap();
         writeln!(rows, "\n`cause` of a gap: {}.", list(&causes)).unwrap();
         let suppressed = Suppressed::ALL.map(Suppressed::label);
@@ -227,12 +223,8 @@ mod tests {
         writeln!(rows, "\n`method` of a command: {}.", list(&Counts::METHODS)).unwrap();
         writeln!(rows, "\n`result` of a command: {}.", list(&Counts::RESULTS)).unwrap();
         writeln!(rows, "\n`outcome` of a recovery: {}.", list(&Outcome::LABELS)).unwrap();
-        writeln!(
-            rows,
-            "\n`outcome` of an emulation request: {}.",
-            list(&emulation::tally().labels())
-        )
-        .unwrap();
+        writeln!(rows, "\n`outcome` of an emulation request: {}.", list(&emulation::tally().labels()))
+            .unwrap();
         writeln!(rows, "\n`result` of a heal: `whole`, `gap`.").unwrap();
         let (begin, end) = ("<!-- begin generated -->\n", "<!-- end generated -->");
         let text = std::fs::read_to_string(FILE).unwrap();

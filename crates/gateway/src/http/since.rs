@@ -112,7 +112,7 @@ pub async fn catch_up(
     let instance = &worker.instance;
     let read = match since {
         Since::Position(at) => {
-            let reach = Reach { at, limit: most_at_a_time(worker) };
+            let reach = Reach { at, limit: worker.instance.config.most_at_a_time() };
             let (channel, words) = (channel.clone(), Box::new(words));
             let behind = Behind { channel, words, reach, is_begun: false };
             let Next { words, after, then } = worker.recoveries.in_turn(behind.read(worker)).await;
@@ -224,7 +224,7 @@ impl Behind {
         if taken > 0 && is_too_much && offset < history.top.offset {
             out.truncate(piece);
             // As many as would fit if they were as large, and some more.
-            let limit = (taken + taken / 4 + 1).min(most_at_a_time(worker));
+            let limit = (taken + taken / 4 + 1).min(worker.instance.config.most_at_a_time());
             let reach = Reach { at: Position { offset, epoch: history.top.epoch }, limit };
             return Next { words: out.into(), after: u64::MAX, then: Then::More(reach) };
         }
@@ -237,11 +237,6 @@ impl Behind {
         out.extend_from_slice(&words.place(history.top));
         Next { words: out.into(), after: history.top.offset, then: Then::Done(Some(outcome)) }
     }
-}
-
-/// How many publications are read at a time.
-fn most_at_a_time(worker: &Worker) -> usize {
-    worker.instance.config.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
+use super::centrifuge;
 use super::endless::{Answer, EVENTS, head, preflight};
 use super::handshake::{FRAGMENTS, Purpose, Upgrade};
 use super::origin::admits;
 use super::rejection::Rejection;
-use super::centrifuge;
 use crate::admission::unfinished::Place;
 use crate::centrifuge::{Dialect, words};
 use crate::query;

@@ -23,7 +23,9 @@ pub(in crate::redis) async fn members(
     limit: usize,
 ) -> Result<Page<Member>, Fault> {
     let leases: Vec<Uuid> = leases(calls.call(command("HKEYS", &names.instances(channel))).await?);
-    let Some(bookmark) = Bookmark::find(leases, from) else { return Ok(Page { items: Vec::new(), next: None }) };
+    let Some(bookmark) = Bookmark::find(leases, from) else {
+        return Ok(Page { items: Vec::new(), next: None });
+    };
     let mut scan = command("HSCAN", &names.members(channel, bookmark.lease()));
     scan.arg(&bookmark.cursor).arg("COUNT").arg(limit.clamp(1, MOST));
     let (cursor, rows) = scanned::<Bytes>(calls.call(scan).await?);
@@ -70,7 +72,9 @@ pub(in crate::redis) async fn channels(
     limit: usize,
 ) -> Result<Page<ChannelFacts>, Fault> {
     let leases = alive(calls, names).await?;
-    let Some(bookmark) = Bookmark::find(leases, from) else { return Ok(Page { items: Vec::new(), next: None }) };
+    let Some(bookmark) = Bookmark::find(leases, from) else {
+        return Ok(Page { items: Vec::new(), next: None });
+    };
     let mut scan = command("HSCAN", &names.counts(bookmark.lease()));
     scan.arg(&bookmark.cursor);
     if let Some(pattern) = pattern {
