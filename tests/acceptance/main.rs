@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "here an unwrap is an assertion")]
 
+mod answers;
 mod api;
 mod api_methods;
 mod bench;

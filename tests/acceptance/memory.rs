@@ -1,5 +1,6 @@
 //! An instance in a cgroup that would kill it: whatever sockets do, it stays below, ends those that hold the
-//! most, and serves the others. What clients of the protocol have it hold is in `holdings`.
+//! most, and serves the others. What clients of the protocol have it hold is in `holdings`, and what they ask of it in
+//! `answers`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! An instance in a cgroup that would kill it, and much that was missed: by itself, and by clients that have no
-//! library to come back with. What is asked for by the protocol is `holdings`' business.
+//! library to come back with. What is asked for by the protocol is `answers`' business.
 
 use futures_util::future::join_all;
 use serde_json::json;

@@ -1,5 +1,5 @@
 //! How much of a history is read at a time, by a client of the Centrifuge protocol and by the back end. What that
-//! costs is `holdings`' business.
+//! costs is `answers`' business.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
 //! Commands that come in one frame: each is worth what it would be worth by itself. What they cost is `storm`'s and
-//! `holdings`' business.
+//! `answers`' business.
 
 use serde_json::{Value, json};
 

@@ -1,0 +1,211 @@
+//! An instance in a cgroup that would kill it, and what clients of the protocol and the back end ask of it: many answers
+//! at a time, large ones, what was missed. It stays below, and who holds little does not notice.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{API_KEY, Caller, Confined, LIMIT, MIB, RedisServer, Setup, eventually, token, within};
+
+/// Two kilobytes of commands ask for three times of what there is; who reads gets it all, in order.
+#[tokio::test]
+async fn one_frame_of_commands_is_answered_piece_by_piece() {
+    const COMMANDS: usize = 200;
+    const KEPT: usize = 20;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        may_read_history = \"anonymous\"
+        history_size = 20
+    ";
+    let mut confined = Confined::start_as(Setup::new(file), LIMIT, None).await;
+    let mut caller = Caller::anonymous(confined.instance.address()).await;
+    for _ in 0..KEPT {
+        caller.result("publish", json!({ "channel": "kept", "data": "x".repeat(60_000) })).await;
+    }
+    let commands: Vec<_> = (1..=COMMANDS)
+        .map(|number| {
+            json!({ "id": 1000 + number, "history": { "channel": "kept", "limit": KEPT } }).to_string()
+        })
+        .collect();
+    caller.say(&commands.join("\n")).await;
+    for number in 1..=COMMANDS {
+        let heard = caller.socket().next_but_pings().await.expect("an answer");
+        let begins = format!("{{\"id\":{},\"history\"", 1000 + number);
+        assert!(heard.payload.starts_with(begins.as_bytes()) && heard.payload.len() > KEPT * 60_000);
+        if number % 50 == 0 {
+            confined.bystanders_are_served().await;
+        }
+    }
+    assert_eq!(confined.ended().await, 0.0);
+    caller.leave().await;
+    confined.recovers("commands").await;
+}
+
+/// Each asks for what it has missed in sixteen channels and takes none of it: all together twelve times of what there
+/// is.
+#[tokio::test]
+async fn recoveries_that_nobody_takes_are_not_all_held() {
+    const CHANNELS: usize = 16;
+    const KEPT: usize = 60;
+    const CLIENTS: usize = 30;
+    let redis = RedisServer::start().await;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 60
+        recovery = \"allow\"
+    ";
+    let setup = Setup::new(file).redis(&redis.url());
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let address = confined.instance.address();
+    let mut speaker = Caller::anonymous(address).await;
+    for channel in 0..CHANNELS {
+        for _ in 0..KEPT {
+            let said = json!({ "channel": format!("kept-{channel}"), "data": "x".repeat(60_000) });
+            speaker.result("publish", said).await;
+        }
+    }
+    let asks: Vec<_> = (0..CHANNELS)
+        .map(|channel| {
+            let asked = json!({ "channel": format!("kept-{channel}"), "recover": true, "offset": 0 });
+            json!({ "id": 100 + channel, "subscribe": asked }).to_string()
+        })
+        .collect();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Caller::narrow(address).await);
+    }
+    for client in &mut clients {
+        client.say(&asks.join("\n")).await;
+    }
+    eventually("some are ended", async || confined.ended().await > 0.0).await;
+    confined.bystanders_are_served().await;
+    drop(clients);
+    within(Duration::from_secs(60), "clients are let in again", async || {
+        confined.instance.page("/readyz").await.status == 200
+    })
+    .await;
+    // Whoever reads gets everything.
+    let mut reader = Caller::anonymous(address).await;
+    reader.say(&asks.join("\n")).await;
+    for channel in 0..CHANNELS {
+        let heard = reader.socket().next_but_pings().await.expect("an answer");
+        let begins = format!("{{\"id\":{},\"subscribe\"", 100 + channel);
+        assert!(heard.payload.starts_with(begins.as_bytes()) && heard.payload.len() > KEPT * 60_000);
+    }
+    reader.leave().await;
+    confined.recovers("recoveries").await;
+}
+
+/// Each asks for one history, or for who is in one channel, and takes nothing of it: all together three times of what
+/// there is. They share what is read, and each has an answer of its own.
+#[tokio::test]
+async fn answers_that_nobody_takes_are_not_all_made() {
+    const CLIENTS: usize = 60;
+    let redis = RedisServer::start().await;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        may_read_history = \"anonymous\"
+        may_read_presence = \"anonymous\"
+        history_size = 100
+        presence = true
+    ";
+    let setup = Setup::new(file).tokens().keys("allow_anonymous = true").redis(&redis.url());
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let address = confined.instance.address();
+    let mut speaker = Caller::anonymous(address).await;
+    for _ in 0..100 {
+        let said = json!({ "channel": "kept", "data": "x".repeat(60_000) });
+        speaker.result("publish", said).await;
+    }
+    let info = format!("info=\"{}\"", "y".repeat(40_000));
+    let known = json!({ "token": token(&["--user", "ann", "--claim", &info]).await });
+    let mut members = Vec::new();
+    for _ in 0..100 {
+        let mut member = Caller::connect(address, known.clone()).await;
+        member.result("subscribe", json!({ "channel": "room" })).await;
+        members.push(member);
+    }
+    for (method, request) in
+        [("history", json!({ "channel": "kept", "limit": -1 })), ("presence", json!({ "channel": "room" }))]
+    {
+        let before = confined.ended().await;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(Caller::narrow(address).await);
+        }
+        for client in &mut clients {
+            client.ask(method, request.clone()).await;
+        }
+        eventually("some are ended", async || confined.ended().await > before).await;
+        confined.bystanders_are_served().await;
+        drop(clients);
+        within(Duration::from_secs(60), "clients are let in again", async || {
+            confined.instance.page("/readyz").await.status == 200
+        })
+        .await;
+        // Whoever reads gets everything.
+        let mut reader = Caller::anonymous(address).await;
+        let answer = reader.result(method, request).await;
+        match method {
+            "history" => assert_eq!(answer["publications"].as_array().map(Vec::len), Some(100)),
+            _ => assert_eq!(answer["presence"].as_object().map(serde_json::Map::len), Some(100)),
+        }
+        reader.leave().await;
+    }
+    drop(members);
+    confined.recovers("answers").await;
+}
+
+/// A fifth of what there is, in one answer, is made without being there several times. Where it does not fit it is
+/// refused, and the process lives.
+#[tokio::test]
+async fn one_large_answer_is_made_where_it_fits() {
+    const SMALL: u64 = 88 * MIB;
+    const KEPT: usize = 300;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        may_read_history = \"anonymous\"
+        history_size = 300
+    ";
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    for (limit, url) in [(LIMIT, None), (LIMIT, Some(&url)), (SMALL, None), (SMALL, Some(&url))] {
+        let name = format!("{limit} {url:?}");
+        let setup = Setup::new(file).keys(&format!("api_keys = [\"{API_KEY}\"]"));
+        let setup = match url {
+            None => setup.keys("history_memory = \"20MiB\""),
+            Some(url) => setup.redis(url),
+        };
+        let confined = Confined::start_as(setup, limit, None).await;
+        let address = confined.instance.address();
+        let mut caller = Caller::anonymous(address).await;
+        let channel = format!("kept-{limit}");
+        for _ in 0..KEPT {
+            caller.result("publish", json!({ "channel": channel, "data": "x".repeat(60_000) })).await;
+        }
+        let asked = json!({ "channel": channel, "limit": KEPT });
+        for _ in 0..3 {
+            let told = caller.call("history", asked.clone()).await;
+            let called = confined.instance.api("history", &asked).await;
+            for (answer, result) in [(&told, &told["history"]), (&called, &called["result"])] {
+                let count = result["publications"].as_array().map(Vec::len);
+                let is_refused = limit == SMALL && answer["error"]["code"] == 100;
+                assert!(count == Some(KEPT) || is_refused, "{name}: {count:?}, {}", answer["error"]);
+            }
+            // What is less is answered all the same.
+            let less = caller.result("history", json!({ "channel": channel, "limit": 20 })).await;
+            assert_eq!(less["publications"].as_array().map(Vec::len), Some(20), "{name}");
+        }
+        assert_eq!((confined.ended().await, confined.rejected().await), (0.0, 0.0), "{name}");
+        caller.leave().await;
+        confined.recovers(&name).await;
+    }
+}
