@@ -1,4 +1,5 @@
-//! One GET of a key set, bounded in size. It has no deadline of its own: whoever asks has one.
+//! One GET of a key set, bounded in size, and parsed on a thread that serves nobody: a set may be all junk. It has no
+//! deadline of its own: whoever asks has one.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -14,16 +15,18 @@ use rustls::crypto::ring::default_provider;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::task::spawn_blocking;
 
 use super::super::TokenKey;
 use super::super::keys::Jwk;
 use crate::config::tokens::JwksUrl;
 
-/// The largest set that is read. Real ones have a few KiB.
-const MOST_BYTES: usize = 1 << 20;
-
 /// The most keys of a set that are kept.
 const MOST_KEYS: usize = 64;
+
+/// The largest set that is read: so many keys of the largest kind, each with a chain of certificates. Real ones have a
+/// few KiB.
+pub(super) const MOST_BYTES: usize = MOST_KEYS * (4 << 10);
 
 /// Fetches the keys that tokens can be checked with; those of other kinds are passed over.
 ///
@@ -35,11 +38,9 @@ pub async fn fetch(url: &JwksUrl) -> Result<Vec<TokenKey>, String> {
     request
         .headers_mut()
         .insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls(url).map_err(|error| whole(&*error))?)
-        .https_or_http()
-        .enable_http1()
-        .build();
+    let is_https = url.as_str().starts_with("https:");
+    let tls = aside(move || tls(is_https)).await.map_err(|error| whole(&*error))?;
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
     // Made anew each time: once an hour is not worth a connection that is kept, and the roots may have changed.
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
     let response = client.request(request).await.map_err(|error| whole(&error))?;
@@ -56,7 +57,12 @@ pub async fn fetch(url: &JwksUrl) -> Result<Vec<TokenKey>, String> {
             Some(_) => format!("the answer has more than {MOST_BYTES} bytes"),
             None => whole(&*error),
         })?;
-    read(&body.to_bytes())
+    aside(move || read(&body.to_bytes())).await
+}
+
+/// Does what takes its time, and may wait for a file system, where it holds nobody up.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_blocking(work).await.expect("it does not panic")
 }
 
 /// An error and what lies behind it, on one line.
@@ -71,10 +77,10 @@ fn whole(error: &(dyn Error + 'static)) -> String {
 }
 
 /// With the roots of the machine, or without any where none are needed: an image may have none.
-fn tls(url: &JwksUrl) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
+fn tls(is_https: bool) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
     let builder = ClientConfig::builder_with_provider(default_provider().into());
     let builder = builder.with_safe_default_protocol_versions()?;
-    Ok(match url.as_str().starts_with("https:") {
+    Ok(match is_https {
         true => builder.with_native_roots()?.with_no_client_auth(),
         false => builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth(),
     })

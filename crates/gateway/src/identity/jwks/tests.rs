@@ -1,13 +1,16 @@
 //! Keys from a real server that behaves in every way that servers do.
 
+use std::pin::pin;
 use std::sync::Mutex;
 
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 
 use super::super::tests::{By, pem, token, verifier};
 use super::super::{Algorithm, TokenFault, Verifier};
+use super::fetch::{MOST_BYTES, read};
 use super::*;
 use crate::config::value::Value;
 
@@ -84,6 +87,13 @@ fn set(kids: &[&str]) -> Way {
     let mut set: Json = serde_json::from_str(&pem("keys.jwks.json")).unwrap();
     set["keys"].as_array_mut().unwrap().retain(|key| kids.contains(&key["kid"].as_str().unwrap()));
     Way::Status(200, set.to_string())
+}
+
+/// The same, followed by so much that it has so many bytes.
+fn padded(kids: &[&str], bytes: usize) -> Way {
+    let Way::Status(status, body) = set(kids) else { unreachable!("a set is served") };
+    let padding = " ".repeat(bytes - body.len());
+    Way::Status(status, body + &padding)
 }
 
 fn signed(kid: Option<&str>, algorithm: Algorithm, key: &str) -> String {
@@ -243,7 +253,6 @@ async fn many_who_wait_cause_one_fetch() {
 
 #[tokio::test]
 async fn old_keys_stay_while_the_server_misbehaves() {
-    let huge = format!(r#"{{"keys":[],"x":"{}"}}"#, "x".repeat(2 << 20));
     let oct = r#"{"keys":[{"kty":"oct","kid":"rsa","k":"c2VjcmV0","alg":"HS256"}]}"#;
     let encrypting = match set(&["other"]) {
         Way::Status(_, body) => body.replace("\"kty\"", "\"use\":\"enc\",\"kty\""),
@@ -263,7 +272,7 @@ async fn old_keys_stay_while_the_server_misbehaves() {
         ("silence", Way::Silent),
         ("hanging up", Way::HangUp),
         ("no end", Way::Endless),
-        ("too much", Way::Status(200, huge)),
+        ("too much", padded(&["rsa", "other"], MOST_BYTES + 1)),
         ("noise", Way::Noise),
         ("no JSON", Way::Status(200, "<html>".to_owned())),
         ("no set", Way::Status(200, "[]".to_owned())),
@@ -281,8 +290,46 @@ async fn old_keys_stay_while_the_server_misbehaves() {
         assert_eq!(verifier.fetches().1, failures + 1, "{what}");
         assert_eq!(label(&verifier, &good).await, "good", "{what}");
     }
-    server.now(set(&["rsa", "other"]));
+    server.now(padded(&["rsa", "other"], MOST_BYTES));
     assert_eq!(label(&verifier, &other).await, "good", "and it is well again");
+}
+
+/// The longest time that the others of a thread have to wait while one of them fetches from this server.
+async fn longest_pause(server: &Server) -> Duration {
+    let mut fetching = pin!(fetch(&server.url));
+    let (mut longest, mut fetched) = (Duration::ZERO, None);
+    while fetched.is_none() {
+        let begun = Instant::now();
+        tokio::select! {
+            biased;
+            keys = &mut fetching => fetched = Some(keys),
+            () = yield_now() => {}
+        }
+        longest = longest.max(begun.elapsed());
+    }
+    assert!(fetched.is_some_and(|keys| keys.is_err()), "it is all junk");
+    longest
+}
+
+#[tokio::test]
+async fn nobody_is_held_up_by_a_set_of_junk() {
+    const NONE: &str = "{},";
+    let none = NONE.repeat((MOST_BYTES - 20) / NONE.len());
+    let junk = format!(r#"{{"keys":[{none}{{}}]}}"#);
+    let server = Server::start(Way::Status(200, junk.clone())).await;
+    let span = |_| {
+        let begun = Instant::now();
+        let _ = read(junk.as_bytes());
+        begun.elapsed()
+    };
+    let parsing = (0..5).map(span).min().unwrap();
+    // A machine with much to do may hold it up by itself, but not each time.
+    for _ in 0..20 {
+        if longest_pause(&server).await < parsing / 2 {
+            return;
+        }
+    }
+    panic!("each time somebody waited for {:?} or longer", parsing / 2);
 }
 
 #[tokio::test]
