@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::error::{ApiError, Code};
-use super::methods::{Failure, Method};
+use super::methods::{Answer, Failure, Method};
 use super::reply::named;
 use super::shape::{Maybe, Shape, requests, results};
 
@@ -77,7 +77,7 @@ impl Shape for MethodName {
 
 /// What came of one command.
 #[derive(Debug)]
-pub struct CommandReply(Result<(Method, Box<RawValue>), ApiError>);
+pub struct CommandReply(Result<(Method, Answer), ApiError>);
 
 impl Serialize for CommandReply {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -107,7 +107,7 @@ pub async fn batch(api: &Api, request: Batch) -> Result<Replies, ApiError> {
     Ok(Replies { replies: replies.buffered(at_once).collect().await })
 }
 
-async fn one(api: &Api, command: Command) -> Result<(Method, Box<RawValue>), ApiError> {
+async fn one(api: &Api, command: Command) -> Result<(Method, Answer), ApiError> {
     let expected = "expected an object with one method's name and its request";
     let command = command.0.ok_or_else(|| ApiError::bad(format!("a command is null; {expected}")))?;
     let Fields(fields) = serde_json::from_str(command.get())

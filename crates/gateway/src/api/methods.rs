@@ -1,11 +1,8 @@
 //! The methods: their names, requests, results and what does them, in one table. The routes, the batch and the OpenAPI
 //! document are made of it.
 
-use std::io;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::error::{ApiError, Code};
 use super::shape::Shape;
@@ -69,15 +66,21 @@ macro_rules! methods {
             }
 
             /// Reads a request and does what it asks for.
-            pub async fn call(self, api: &Api, body: &[u8]) -> Result<Box<RawValue>, Failure> {
+            pub async fn call(self, api: &Api, body: &[u8]) -> Result<Answer, Failure> {
                 match self {$(
                     Self::$Variant => {
                         let request: $Request = read(body)?;
-                        let result: $Result = $run(api, request).await.map_err(Failure::Error)?;
-                        written(&result).map_err(Failure::Error)
+                        $run(api, request).await.map(Answer::$Variant).map_err(Failure::Error)
                     }
                 )+}
             }
+        }
+
+        /// A result, still to be written: that is done once, where all of what it stands in is.
+        #[derive(Debug, Serialize)]
+        #[serde(untagged)]
+        pub enum Answer {
+            $($Variant($Result),)+
         }
     };
 }
@@ -111,32 +114,6 @@ methods! {
         batch::batch, batch::Batch => batch::Replies;
     Rpc = "rpc", "Calls a method of the application's; none is configured, so it is always an error":
         batch::rpc, batch::Rpc => batch::RpcResult;
-}
-
-/// A result as it is answered. It may be large, so it is measured first: text that grows is there three times.
-fn written(result: &impl Serialize) -> Result<Box<RawValue>, ApiError> {
-    let written = || {
-        let mut length = Length(0);
-        serde_json::to_writer(&mut length, result)?;
-        let mut text = Vec::with_capacity(length.0);
-        serde_json::to_writer(&mut text, result)?;
-        RawValue::from_string(String::from_utf8(text).expect("JSON is UTF-8"))
-    };
-    written().map_err(|error: serde_json::Error| ApiError::new(Code::Internal, error.to_string()))
-}
-
-/// How many bytes were written.
-struct Length(usize);
-
-impl io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Method {

@@ -15,13 +15,14 @@ mod publishing;
 mod reading;
 mod reply;
 mod shape;
+mod text;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, Method as Verb, Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{any, get};
@@ -29,15 +30,16 @@ use bytes::Bytes;
 use fanfare_protocol::Channel;
 use http_body_util::LengthLimitError;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 pub use self::calls::Calls;
 use self::error::ApiError;
 use self::keys::Keys;
-use self::methods::Failure;
 pub use self::methods::Method;
+use self::methods::{Answer, Failure};
 use self::no_call::NoCall;
+use self::reply::Reply;
+use self::text::Text;
 use crate::config::ErrorMode;
 use crate::instance::Instance;
 use crate::namespace::Namespace;
@@ -140,42 +142,31 @@ impl Api {
     }
 }
 
-fn answer(method: Method, mode: ErrorMode, outcome: Result<Box<RawValue>, Failure>) -> Response<Body> {
+fn answer(method: Method, mode: ErrorMode, outcome: Result<Answer, Failure>) -> Response<Body> {
     match outcome {
-        Ok(result) => {
-            let mut text = String::from(Box::<str>::from(result));
-            if !method.is_bare() {
-                // As `Reply::Result` is written, around what may be large and is not copied for it.
-                text.reserve_exact(BEFORE.len() + BEHIND.len());
-                text.insert_str(0, BEFORE);
-                text.push_str(BEHIND);
-            }
-            respond(StatusCode::OK, text.into())
-        }
+        Ok(result) if method.is_bare() => json(StatusCode::OK, &result),
+        Ok(result) => json(StatusCode::OK, &Reply::Result(result)),
         Err(Failure::Undecodable(error)) => json(StatusCode::BAD_REQUEST, &error),
         Err(Failure::Error(error)) => match mode {
-            ErrorMode::Response => json(StatusCode::OK, &reply::Reply::<()>::Error(error)),
+            ErrorMode::Response => json(StatusCode::OK, &Reply::<()>::Error(error)),
             ErrorMode::Transport => json(error.code.status(), &error),
         },
     }
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
-    respond(status, serde_json::to_vec(body).expect("what is answered can be written"))
-}
-
-fn respond(status: StatusCode, body: Vec<u8>) -> Response<Body> {
-    let headers: [(HeaderName, HeaderValue); 2] =
-        [(CONTENT_TYPE, JSON), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    (status, headers, body).into_response()
+    let text = Text::of(body);
+    let headers: [(HeaderName, HeaderValue); 3] = [
+        (CONTENT_TYPE, JSON),
+        (CONTENT_LENGTH, text.length().into()),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (status, headers, text.into_body()).into_response()
 }
 
 fn is_too_large(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
 }
-
-const BEFORE: &str = r#"{"result":"#;
-const BEHIND: &str = "}";
 
 const ERROR_MODE: &str = "x-centrifugo-error-mode";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
