@@ -116,12 +116,7 @@ async fn commands_for_people_and_containers() {
 
 #[tokio::test]
 async fn each_worker_keeps_to_a_processor_where_there_is_one_for_each() {
-    let value = |status: &str, name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_default().trim().to_owned()
-    };
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let mask = value(&status, "Cpus_allowed:");
+    let mask = value(&std::fs::read_to_string("/proc/self/status").unwrap(), "Cpus_allowed:");
     let allowed =
         mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum::<u32>() as usize;
     // Fewer, where CPU time is limited.
@@ -145,4 +140,21 @@ async fn each_worker_keeps_to_a_processor_where_there_is_one_for_each() {
         let expected = if pinned { allowed } else { 1 };
         eventually(&format!("{flags:?}: {expected} places"), async || kept_to().len() == expected).await;
     }
+}
+
+#[tokio::test]
+async fn there_is_room_for_many_open_files_before_anybody_comes() {
+    let instance = Instance::start(&[]).await;
+    let of = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", instance.pid())).unwrap();
+    let limits = value(&of("limits"), "Max open files");
+    let may: usize = limits.split_whitespace().next().unwrap().parse().unwrap();
+    let room: usize = value(&of("status"), "FDSize:").parse().unwrap();
+    // Who accepts the connection for which there is none would sleep for milliseconds, and its clients with it.
+    assert!(room >= may.min(1 << 16), "{may} files may be opened, there is room for {room}");
+}
+
+/// What stands behind `name` in a file of `/proc`, or nothing.
+fn value(text: &str, name: &str) -> String {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_default().trim().to_owned()
 }

@@ -33,7 +33,7 @@ pub fn serve(config: Config) -> ExitCode {
 }
 
 fn try_serve(config: Config) -> anyhow::Result<Outcome> {
-    let open_files = raise_open_files()?;
+    let open_files = raise_open_files();
     give_back_by_itself();
     let certificate = LiveCertificate::load(&config)?;
     let listeners = Listeners::bind(&config)?;

@@ -17,8 +17,8 @@ use crate::client::target::Target;
 use crate::error::BenchError;
 use crate::progress::Progress;
 use crate::redis;
+use crate::report::RecoverReport;
 use crate::report::usage::{Cpu, Processes};
-use crate::report::{RecoverReport, Slice};
 use crate::runs::fanout::{Fanout, Load};
 use crate::runs::returners::{MOST, Party, Returners};
 use crate::runs::run::{Run, within_open_files};
@@ -125,9 +125,8 @@ impl Recover {
         returners.come_back(start);
         let due = clients * (AROUND + self.missed);
         let is_over = || open() == clients && got() >= due;
-        let mut slices: Vec<Slice> = Vec::new();
         while !is_over() && sys::monotonic() < start + self.patience.as_nanos() as u64 {
-            slices.push(run.measure(SLICE, "storm", progress, &mut stormy, &mut Latencies::new())?);
+            run.measure(SLICE, "storm", progress, &mut stormy, &mut Latencies::new())?;
         }
         let took = returners.counts().last.load(Ordering::Acquire).saturating_sub(start);
         let cpu = self.processes.cpu()?.since(cpu);

@@ -60,26 +60,6 @@ impl Listeners {
     }
 }
 
-/// Raises the limit of open files to what the system lets this process have, and returns it.
-///
-/// # Errors
-///
-/// When the limit cannot be read; one that cannot be raised stays as it is.
-#[expect(unsafe_code, reason = "two calls of libc with a struct on the stack")]
-pub fn raise_open_files() -> io::Result<usize> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid place for the answer for the whole call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
-    // SAFETY: `raised` is only read.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
-        limit = raised;
-    }
-    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
-}
-
 fn bind(address: &ListenAddress, count: usize) -> anyhow::Result<Vec<TcpListener>> {
     let candidates = address.resolve().with_context(|| format!("cannot resolve {address}"))?;
     let mut last = None;
