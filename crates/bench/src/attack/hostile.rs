@@ -82,6 +82,7 @@ impl Hostile {
             subscribers: self.subscribers,
             rate: self.rate,
             in_front,
+            server_in_front: self.processes.in_front()?,
             sieges,
             audit: report.audit,
             ends: report.ends,

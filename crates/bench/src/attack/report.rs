@@ -21,6 +21,8 @@ pub struct HostileReport {
     pub rate: f64,
     /// Whether their threads went before all others of the machine.
     pub in_front: bool,
+    /// Whether the server goes before an attacker on its machine, as it goes before one that is far away.
+    pub server_in_front: bool,
     /// One attack after another.
     pub sieges: Vec<Siege>,
     /// What became of the bystanders' deliveries.
@@ -111,6 +113,8 @@ impl Display for HostileReport {
         let load =
             format!("{} subscribers, {} messages a second, {rank}", self.subscribers, number(self.rate));
         line(f, "bystanders", &load)?;
+        let rank = if self.server_in_front { "before the attacker" } else { "in line with the attacker" };
+        line(f, "server", rank)?;
         writeln!(
             f,
             "{:>22}  {:>9} {:>9} {:>6}  {:>4}  {:>7}  {:>17}  {:>17}  answers",

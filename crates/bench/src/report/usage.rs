@@ -50,6 +50,13 @@ impl Processes {
         self.0.iter().map(|pid| resident(*pid).map_err(|error| named(*pid, &error))).sum()
     }
 
+    /// Whether they are named, and each goes before whoever stands back.
+    pub(crate) fn in_front(&self) -> io::Result<bool> {
+        self.0.iter().try_fold(!self.is_empty(), |all, pid| {
+            Ok(all && sys::stands_in_front(*pid).map_err(|error| named(*pid, &error))?)
+        })
+    }
+
     /// Files that are open.
     pub(crate) fn files(&self) -> io::Result<u64> {
         let count =

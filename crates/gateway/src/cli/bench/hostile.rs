@@ -21,8 +21,10 @@ pub fn command() -> Command {
             "Attack an instance in every known way, one after another, and measure what bystanders in a channel of \
              their own notice of it: the p99 latency of what they say to each other, without and under the attack, \
              in turn. Latency counts from the moment at which a message should have been sent. The attacker takes \
-             the CPU time that everybody else leaves; without the attack a thread that only spins takes as much, \
-             since bystanders on the same cores notice that, too.\n\n\
+             the CPU time that everybody else leaves; without the attack a thread that talks to itself takes as \
+             much, since bystanders on the same cores notice that, too. Linux lets whoever takes what others leave \
+             go before a server that was interrupted, now and then, for up to 4 ms; so on the attacker's machine the \
+             server is best started as root with `chrt --rr 1`, and the report says whether it was.\n\n\
              Only against instances of your own. It opens up to 8,000 sockets. Floods of messages are held by \
              message_rate and bombs by compression's bounds, where the instance is started with them.",
         )
