@@ -76,6 +76,16 @@ impl Cluster {
         self.instances.last().expect("there is one")
     }
 
+    /// How often each of these commands has been called on all nodes.
+    async fn calls(&self, commands: [&str; 4]) -> [u64; 4] {
+        let mut sum = [0; 4];
+        for node in self.server.iter().chain(&self.others) {
+            let calls = node.calls(&commands).await;
+            sum.iter_mut().zip(calls).for_each(|(sum, calls)| *sum += calls);
+        }
+        sum
+    }
+
     async fn join(&self, channel: &Channel) {
         for instance in &self.instances {
             instance.join(channel).await;
@@ -166,6 +176,7 @@ pub async fn whoever_is_back_in_time_was_never_gone(cluster: Cluster) {
 
 pub async fn a_large_channel_is_read_in_pages(cluster: Cluster) {
     const MEMBERS: u128 = 3000;
+    const WHAT_READS: [&str; 4] = ["hvals", "hscan", "hgetall", "hmget"];
     let room = channel("large");
     let entered: Vec<_> = (0..MEMBERS)
         .map(|number| {
@@ -181,7 +192,12 @@ pub async fn a_large_channel_is_read_in_pages(cluster: Cluster) {
         for limit in [1000, 100] {
             assert_eq!(instance.present(&room, limit).await, expected);
         }
+        let before = cluster.calls(WHAT_READS).await;
         assert_eq!(instance.count(&room).await, (MEMBERS as u64, 100));
+        let calls =
+            cluster.calls(WHAT_READS).await.into_iter().zip(before).map(|(after, before)| after - before);
+        // One, of what each instance has counted; and no member is read.
+        assert!(cluster.server.is_none() || calls.eq([1, 0, 0, 0]));
         let page = instance.broker.members(&room, Cursor::start(), 100).await.expect("the bus is there");
         assert!((1..=300).contains(&page.items.len()), "a page has {} members", page.items.len());
         let nowhere = instance.broker.members(&room, Cursor::new("no cursor"), 10).await;

@@ -195,6 +195,17 @@ impl Server {
         self.arguments.get(at + 1).map(String::as_str)
     }
 
+    /// How often these commands have been called, by anybody.
+    pub async fn calls(&self, commands: &[&str]) -> Vec<u64> {
+        let stats: String = self.command(&["INFO", "commandstats"]).await;
+        let of = |command: &&str| {
+            let begin = format!("cmdstat_{command}:calls=");
+            let line = stats.lines().find_map(|line| line.strip_prefix(&begin));
+            line.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
+        };
+        commands.iter().map(of).collect()
+    }
+
     /// The Redis channels that somebody is subscribed to, but for those that one instance hears alone.
     pub async fn channels(&self) -> Vec<String> {
         let mut channels: Vec<String> = self.command(&["PUBSUB", "CHANNELS"]).await;
