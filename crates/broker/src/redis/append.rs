@@ -24,7 +24,7 @@ pub(super) static APPEND: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/append.lua")));
 
 /// Publishes once under a key.
-pub(super) static ONCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/once.lua")));
+static ONCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/once.lua")));
 
 /// What becomes of an append.
 pub(super) type Outcome = Result<Appended, BrokerError>;
@@ -230,7 +230,8 @@ pub(super) fn anew(command: &Cmd) -> Cmd {
 }
 
 /// Publishes to a channel without a history, once under the key. The envelope has no origin, for Redis itself sees to
-/// it that it comes once.
+/// it that it comes once. The script is short, and is sent in full: if it were not known, what is published behind it
+/// would come first.
 pub(super) fn once(
     keys: &Keys,
     (origin, sequence): (Uuid, u64),
@@ -242,7 +243,7 @@ pub(super) fn once(
     let envelope = Envelope { origin: Uuid::nil(), sequence: 0, publication: append.publication.clone() };
     let sender = [&origin.as_bytes()[..], &sequence.to_be_bytes()].concat();
     command.arg(keys.channel(&append.channel)).arg(&envelope.encode()[..]).arg(millis(ttl)).arg(sender);
-    command
+    ONCE.in_full(&command)
 }
 
 /// What became of one that was sent by itself, without a history.

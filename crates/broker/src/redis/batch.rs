@@ -14,7 +14,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::append::{self, APPEND, Append, Appends, ONCE, Trouble};
+use super::append::{self, APPEND, Append, Appends, Trouble};
 use super::commands::Commands;
 use super::control::Lost;
 use super::fault::Fault;
@@ -40,6 +40,8 @@ struct Call {
     /// Of appends, put together only when there are no more.
     command: Cmd,
     means: Means,
+    /// Of appends: Redis must not answer that it does not know the script.
+    in_full: bool,
 }
 
 /// Appends of one mark: in their order, one call after the other.
@@ -106,8 +108,13 @@ impl<'a> Batch<'a> {
                 };
                 let mut appends = Appends::new(mark);
                 appends.add(lane.append_origin, sequence, append, retention);
-                self.open.insert(share, self.calls.len());
+                let before = self.open.insert(share, self.calls.len());
                 self.push(Cmd::new(), Means::Numbered(appends));
+                if let Some(before) = before {
+                    // Somebody else may tell Redis the script between the two, and then the second would come first.
+                    let this = self.calls.len() - 1;
+                    [before, this].into_iter().for_each(|call| self.calls[call].in_full = true);
+                }
             }
             (None, Some((key, ttl))) => {
                 let command = append::once(&lane.keys, (lane.append_origin, sequence), &append, key, *ttl);
@@ -133,7 +140,8 @@ impl<'a> Batch<'a> {
     }
 
     fn push(&mut self, command: Cmd, means: Means) {
-        self.calls.push(Call { command, means });
+        // What may have been done must not come back with the answer that nothing was.
+        self.calls.push(Call { command, means, in_full: self.in_doubt });
     }
 
     /// Sends everything and tells those who wait, unless the connection is not to be trusted: then nobody is told, and
@@ -144,60 +152,24 @@ impl<'a> Batch<'a> {
         deadline: Duration,
     ) -> Result<(), Fault> {
         let mut calls = std::mem::take(&mut self.calls);
-        for Call { command, means } in &mut calls {
+        for Call { command, means, in_full } in &mut calls {
             if let Means::Numbered(appends) = means {
-                *command = appends.command(&self.lane.keys);
+                let call = appends.command(&self.lane.keys);
+                *command = if *in_full { APPEND.in_full(&call) } else { call };
             }
         }
-        let mut answered = Vec::with_capacity(calls.len());
-        for attempt in 0..ATTEMPTS {
-            if calls.is_empty() {
-                break;
+        let answers = send(&mut calls, connection, deadline).await?;
+        let (mut answered, mut unknown) = (Vec::with_capacity(calls.len()), Vec::new());
+        for (call, answer) in calls.into_iter().zip(answers) {
+            if is_noscript(&answer) {
+                unknown.push(Call { command: APPEND.in_full(&append::anew(&call.command)), ..call });
+            } else {
+                answered.push((call.means, answer));
             }
-            let mut pipeline = Pipeline::with_capacity(calls.len() + 2);
-            // What may have been done must not come back with the answer that nothing was: the scripts go before it,
-            // for a Redis that has just come back may have been given them too early.
-            if attempt > 0 || self.in_doubt {
-                pipeline.add_command(APPEND.load());
-                pipeline.add_command(ONCE.load());
-            }
-            let loads = pipeline.len();
-            calls.iter_mut().for_each(|call| {
-                // Kept only where it may have to be sent again.
-                let command = match call.means {
-                    Means::Published => std::mem::take(&mut call.command),
-                    _ => call.command.clone(),
-                };
-                pipeline.add_command(command);
-            });
-            // A replica takes what is published, and none of it reaches its master: it is to be sent again elsewhere.
-            pipeline.add_command(redis::cmd("ROLE"));
-            let count = pipeline.len();
-            let answers = match timeout(deadline, connection.req_packed_commands(&pipeline, 0, count)).await {
-                Ok(Ok(answers)) if answers.last().is_some_and(is_replica) => return Err(Fault::Replica),
-                Ok(Ok(answers)) => answers,
-                Ok(Err(error)) => return Err(Fault::read(&error, deadline)),
-                Err(_) => return Err(Fault::TimedOut(deadline)),
-            };
-            let mut unknown = Vec::new();
-            for (call, answer) in calls.into_iter().zip(answers.into_iter().skip(loads)) {
-                if is_noscript(&answer) && self.in_doubt {
-                    return Err(Fault::Io("it was loading when it was given scripts".to_owned()));
-                }
-                if is_noscript(&answer) {
-                    let command = match call.means {
-                        Means::Numbered(_) => append::anew(&call.command),
-                        _ => call.command,
-                    };
-                    unknown.push(Call { command, means: call.means });
-                } else {
-                    answered.push((call.means, answer));
-                }
-            }
-            calls = unknown;
         }
-        if !calls.is_empty() {
-            return Err(Fault::Io("it forgets scripts as soon as it is given them".to_owned()));
+        if !unknown.is_empty() {
+            let answers = send(&mut unknown, connection, deadline).await?;
+            answered.extend(unknown.into_iter().map(|call| call.means).zip(answers));
         }
         let fault = |answer: &Value| Fault::among(std::slice::from_ref(answer));
         for (means, answer) in &answered {
@@ -263,6 +235,30 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The answers to all of these, of a master.
+async fn send(
+    calls: &mut [Call],
+    connection: &mut impl ConnectionLike,
+    deadline: Duration,
+) -> Result<Vec<Value>, Fault> {
+    let mut pipeline = Pipeline::with_capacity(calls.len() + 1);
+    for call in calls {
+        // Kept only where it may have to be sent again.
+        pipeline.add_command(match call.means {
+            Means::Numbered(_) => call.command.clone(),
+            Means::Published | Means::Confirmed(_) => std::mem::take(&mut call.command),
+        });
+    }
+    // A replica takes what is published, and none of it reaches its master: it is to be sent again elsewhere.
+    pipeline.add_command(redis::cmd("ROLE"));
+    match timeout(deadline, connection.req_packed_commands(&pipeline, 0, pipeline.len())).await {
+        Ok(Ok(answers)) if answers.last().is_some_and(is_replica) => Err(Fault::Replica),
+        Ok(Ok(answers)) => Ok(answers),
+        Ok(Err(error)) => Err(Fault::read(&error, deadline)),
+        Err(_) => Err(Fault::TimedOut(deadline)),
+    }
+}
+
 fn publish(key: &str, origin: Uuid, sequence: u64, publication: Publication) -> Cmd {
     publish_command(key, &Envelope { origin, sequence, publication }.encode())
 }
@@ -275,25 +271,23 @@ fn publish_command(key: &str, message: &[u8]) -> Cmd {
 
 /// Calls of different marks are shorter than one for all channels would be: Redis serves nobody else meanwhile.
 const SHARES: u64 = 8;
-const ATTEMPTS: u32 = 3;
 
-/// Makes Redis know the scripts before they are needed, and finds out whether the keys of a call must be in one slot.
-/// That it may refuse is no fault here: the appends will be told.
+/// Finds out whether the keys of a call must be in one slot. That Redis may refuse is no fault here: the appends will
+/// be told.
 pub(super) async fn prepare(lane: &Lane, connection: &mut Commands, deadline: Duration) -> Result<(), Fault> {
-    let mut pipeline = Pipeline::with_capacity(3);
-    pipeline.add_command(APPEND.load());
-    pipeline.add_command(ONCE.load());
-    if !connection.is_cluster() {
-        // A cluster is known to want that, and the node that has these keys may be gone while others serve.
-        let mut slots = redis::cmd("EXISTS");
-        slots.arg(lane.keys.mark(lane.append_origin, 0)).arg(lane.keys.mark(lane.append_origin, 1));
-        pipeline.add_command(slots);
+    if connection.is_cluster() {
+        lane.one_slot.store(true, Relaxed);
+        return Ok(());
     }
-    match timeout(deadline, connection.req_packed_commands(&pipeline, 0, pipeline.len())).await {
+    let mut slots = redis::cmd("EXISTS");
+    slots.arg(lane.keys.mark(lane.append_origin, 0)).arg(lane.keys.mark(lane.append_origin, 1));
+    let mut pipeline = Pipeline::with_capacity(1);
+    pipeline.add_command(slots);
+    match timeout(deadline, connection.req_packed_commands(&pipeline, 0, 1)).await {
         Ok(Ok(answers)) => {
             let one_slot =
                 |answer: &Value| matches!(answer, Value::ServerError(error) if error.code() == "CROSSSLOT");
-            lane.one_slot.store(connection.is_cluster() || answers.iter().any(one_slot), Relaxed);
+            lane.one_slot.store(answers.iter().any(one_slot), Relaxed);
             Ok(())
         }
         Ok(Err(error)) if error.code().is_some() => Ok(()),

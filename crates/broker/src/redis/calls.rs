@@ -29,6 +29,7 @@ pub(super) struct Calls {
 
 struct Call {
     command: Cmd,
+    /// What it runs by its hash.
     script: Option<&'static Script>,
     answer: oneshot::Sender<Result<Value, Fault>>,
 }
@@ -153,15 +154,9 @@ async fn dispatch(connection: SharedConnection, mut queue: mpsc::Receiver<Call>)
 /// what comes this way may be done twice.
 async fn run(connection: SharedConnection, mut which: u64, mut commands: Commands, mut batch: Vec<Call>) {
     let deadline = connection.link.timeout;
-    let (mut load, mut again) = (false, false);
+    let mut again = false;
     loop {
-        let mut pipeline = Pipeline::with_capacity(batch.len());
-        if load {
-            batch.iter().filter_map(|call| call.script).for_each(|script| {
-                pipeline.add_command(script.load());
-            });
-        }
-        let loads = pipeline.len();
+        let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
         batch.iter().for_each(|call| {
             pipeline.add_command(call.command.clone());
         });
@@ -194,8 +189,11 @@ async fn run(connection: SharedConnection, mut which: u64, mut commands: Command
             }
         };
         let mut unknown = Vec::new();
-        for (call, answer) in batch.into_iter().zip(answers.into_iter().skip(loads)) {
-            if !load && call.script.is_some() && is_noscript(&answer) {
+        for (mut call, answer) in batch.into_iter().zip(answers) {
+            if is_noscript(&answer)
+                && let Some(script) = call.script.take()
+            {
+                call.command = script.in_full(&call.command);
                 unknown.push(call);
                 continue;
             }
@@ -209,7 +207,7 @@ async fn run(connection: SharedConnection, mut which: u64, mut commands: Command
         if unknown.is_empty() {
             return;
         }
-        (batch, load) = (unknown, true);
+        batch = unknown;
     }
 }
 

@@ -41,7 +41,7 @@ pub async fn settle_whole(traffic: Traffic, instances: &[(&str, &Instance)], cha
     }
 }
 
-async fn some_traffic(instance: &Instance, channel: &Channel) {
+pub async fn some_traffic(instance: &Instance, channel: &Channel) {
     let so_far = instance.relay.delivered(channel).len();
     instance.relay.until("some traffic", |relay| relay.delivered(channel).len() > so_far + 20).await;
 }
@@ -85,21 +85,6 @@ async fn cut_publishers_neither_lose_nor_repeat() {
     let traffic = Traffic::start(&both, &kept);
     cut_eight_times(&server, "normal", &both, &kept).await;
     settle_whole(traffic, &both, &kept).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_forgets_its_scripts_is_told_them_again() {
-    let server = Server::start(&[]).await;
-    let kept = channel("kept");
-    let [a, b] = Instance::two([&server.url(); 2], &kept).await;
-    let both = [("a", &a), ("b", &b)];
-    let traffic = Traffic::start(&both, &kept);
-    for _ in 0..20 {
-        some_traffic(&a, &kept).await;
-        let _: String = server.command(&["SCRIPT", "FLUSH"]).await;
-    }
-    settle_whole(traffic, &both, &kept).await;
-    assert_eq!(a.broker.status().reconnects + b.broker.status().reconnects, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,6 +15,7 @@ mod presence;
 mod proxy;
 mod reading;
 mod redis_only;
+mod scripts;
 mod server;
 mod shared;
 mod storms;

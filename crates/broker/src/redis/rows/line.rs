@@ -49,17 +49,32 @@ impl Line {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        let mut answers = self.send(&pipeline_of(&commands, |_| true)).await?;
+        let mut answers = self.send(&pipeline_of(&commands)).await?;
         if answers.iter().any(is_noscript) {
-            // Somebody has flushed them. Only what was not done is done again.
+            // Somebody has flushed them. All are told at once, so that none is known before another.
             self.load().await?;
-            let undone = pipeline_of(&commands, |at| is_noscript(&answers[at]));
-            let mut again = self.send(&undone).await?.into_iter();
-            for answer in answers.iter_mut().filter(|answer| is_noscript(answer)) {
-                *answer = again.next().ok_or(Fault::Closed)?;
-            }
+            self.repeat(commands.clone(), &mut answers).await?;
+        }
+        if answers.iter().any(is_noscript) {
+            let in_full = |command: &Cmd| {
+                let script = self.scripts.iter().find(|script| script.is_run_by(command));
+                script.map_or_else(|| command.clone(), |script| script.in_full(command))
+            };
+            let in_full = commands.iter().map(in_full).collect();
+            self.repeat(in_full, &mut answers).await?;
         }
         Ok(answers)
+    }
+
+    /// Only what was not done is done again.
+    async fn repeat(&mut self, commands: Vec<Cmd>, answers: &mut [Value]) -> Result<(), Fault> {
+        let undone = commands.into_iter().zip(&*answers).filter(|(_, answer)| is_noscript(answer));
+        let undone: Vec<_> = undone.map(|(command, _)| command).collect();
+        let again = self.send(&pipeline_of(&undone)).await?;
+        answers.iter_mut().filter(|answer| is_noscript(answer)).zip(again).for_each(|(answer, again)| {
+            *answer = again;
+        });
+        Ok(())
     }
 
     /// The answer to one command.
@@ -87,13 +102,11 @@ impl Line {
     }
 }
 
-fn pipeline_of(commands: &[Cmd], which: impl Fn(usize) -> bool) -> Pipeline {
+fn pipeline_of(commands: &[Cmd]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(commands.len());
-    for (at, command) in commands.iter().enumerate() {
-        if which(at) {
-            pipeline.add_command(command.clone());
-        }
-    }
+    commands.iter().for_each(|command| {
+        pipeline.add_command(command.clone());
+    });
     pipeline
 }
 
