@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use fanfare_protocol::{Epoch, Position, Publication};
+use fanfare_protocol::{Envelope, Epoch, Position, Publication};
+use uuid::Uuid;
 
 use crate::{GapCause, History};
 
@@ -15,6 +16,8 @@ use crate::{GapCause, History};
 pub(crate) struct Stream {
     /// Everything up to here is with the relay. Nothing, before it is known where the channel stands.
     at: Option<Position>,
+    /// Whose publication the bus has brought last, and where it stood.
+    witness: Option<(Position, Author)>,
     held: VecDeque<Held>,
     held_bytes: usize,
     /// Arrivals so far.
@@ -38,8 +41,12 @@ pub(crate) struct Stream {
 struct Held {
     arrival: u64,
     position: Position,
+    author: Author,
     publication: Publication,
 }
+
+/// The origin of a publication and its number there, which no other publication has.
+pub(crate) type Author = (Uuid, u64);
 
 #[derive(Debug, Clone, Copy)]
 struct Reading {
@@ -71,6 +78,8 @@ pub(crate) struct Ask {
     pub since: Option<Position>,
     /// An offset that was reached in that epoch: if the history has not come so far, it has begun anew.
     pub reached: u64,
+    /// Who has published what stands at `since`, if that is known: if it is another, offsets were given out twice.
+    pub author: Option<Author>,
     /// Only where the channel stands.
     pub top_only: bool,
 }
@@ -169,6 +178,7 @@ impl Stream {
         let ask = Ask {
             since: self.at,
             reached: reached.unwrap_or(0),
+            author: self.witness.filter(|(at, _)| Some(*at) == self.at).map(|(_, author)| author),
             top_only: need < Need::Entries || self.at.is_none(),
         };
         self.reading = Some(Reading { arrivals: self.arrivals, ask, need, met: None });
@@ -179,7 +189,7 @@ impl Stream {
     pub fn hear(
         &mut self,
         position: Position,
-        publication: Publication,
+        envelope: Envelope,
         room: usize,
         heals: &mut Heals,
         step: &mut impl FnMut(Step),
@@ -192,19 +202,22 @@ impl Stream {
             Some(at) if covers(at, position) => heals.duplicates += 1,
             Some(at) if follows(at, position) => {
                 *at = position;
+                self.witness = Some((position, (envelope.origin, envelope.sequence)));
                 self.suspected = false;
-                step(Step::Deliver(publication));
+                step(Step::Deliver(envelope.publication));
                 self.drain(None, step);
             }
-            _ => self.hold(position, publication, room),
+            _ => self.hold(position, envelope, room),
         }
     }
 
-    fn hold(&mut self, position: Position, publication: Publication, room: usize) {
+    fn hold(&mut self, position: Position, envelope: Envelope, room: usize) {
+        let Envelope { origin, sequence, publication } = envelope;
         let bytes = publication.payload.len() + ENTRY;
         if self.held_bytes + bytes <= room || self.held.is_empty() {
             self.held_bytes += bytes;
-            self.held.push_back(Held { arrival: self.arrivals, position, publication });
+            let author = (origin, sequence);
+            self.held.push_back(Held { arrival: self.arrivals, position, author, publication });
         } else {
             self.dropped = Some((self.arrivals, position));
         }
@@ -346,6 +359,7 @@ impl Stream {
             self.held_bytes -= held.publication.payload.len() + ENTRY;
             if next {
                 at = held.position;
+                self.witness = Some((at, held.author));
                 step(Step::Deliver(held.publication));
             }
             missed |= !next && !old;

@@ -82,8 +82,8 @@ async fn run(
         lane.relay.heard().await;
     }
     loop {
-        let reading = Reading::of(&lane.keys, &errand.channel, query, retention)
-            .looking_after(errand.ask.reached, idle);
+        let reading =
+            Reading::of(&lane.keys, &errand.channel, query, retention).looking_after(errand.ask, idle);
         match reads.read(reading).await {
             Ok(history) if history.too_much => query = query.fewer(&history),
             Ok(history) => {

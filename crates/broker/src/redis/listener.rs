@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_protocol::{Bundle, Channel, Control, Envelope, Opened, Publication};
+use fanfare_protocol::{Bundle, Channel, Control, Envelope, Opened};
 use futures_util::{FutureExt, Stream, StreamExt};
 use redis::Msg;
 use tokio::time::Instant;
@@ -149,8 +149,7 @@ impl Listener {
                     Opened::Foreign(publication) => self.lane.relay.deliver(&channel, publication),
                     Opened::Presence(change) => self.lane.relay.presence(&channel, change),
                     Opened::Envelope(envelope) if envelope.publication.position.is_some() => {
-                        heard.read |=
-                            order.hear_numbered(&self.lane, &channel, envelope.publication, heard.now);
+                        heard.read |= order.hear_numbered(&self.lane, &channel, envelope, heard.now);
                     }
                     Opened::Envelope(envelope) if envelope.origin.is_nil() => {
                         self.lane.relay.deliver(&channel, envelope.publication);
@@ -182,7 +181,7 @@ impl Listener {
         for envelope in bundle.envelopes() {
             match envelope.ok().filter(|one| one.publication.payload.len() <= self.payload_limit) {
                 Some(envelope) => {
-                    heard.read |= order.hear_numbered(&self.lane, channel, envelope.publication, heard.now);
+                    heard.read |= order.hear_numbered(&self.lane, channel, envelope, heard.now);
                 }
                 None => whole = None,
             }
@@ -221,14 +220,14 @@ impl Order {
         &mut self,
         lane: &Lane,
         channel: &Channel,
-        publication: Publication,
+        envelope: Envelope,
         now: std::time::Instant,
     ) -> bool {
         if (lane.retain)(channel).is_some() {
-            return self.streams.hear(channel, publication, now, &*lane.relay);
+            return self.streams.hear(channel, envelope, now, &*lane.relay);
         }
         // Another instance thinks that the channel has a history.
-        lane.relay.deliver(channel, publication);
+        lane.relay.deliver(channel, envelope.publication);
         false
     }
 }

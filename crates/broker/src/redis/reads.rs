@@ -14,6 +14,7 @@ use super::fault::Fault;
 use super::keys::Keys;
 use super::script::Script;
 use crate::history::new_epoch;
+use crate::stream::{Ask, Author};
 use crate::{History, Query, Retention};
 
 /// Creates the numbering of a history that has none, so that a client can recover from its beginning.
@@ -29,6 +30,8 @@ pub(super) struct Reading {
     /// An offset of `query.since`'s epoch that is known to have been given out: if the history has not come so far, it
     /// was lost, and a new epoch begins.
     pub reached: u64,
+    /// Who has published what stands at `query.since`, if that is known: if it is another, that was lost, too.
+    pub author: Option<Author>,
     /// For how long the numbering lives if nothing was published in it.
     pub unpublished: Duration,
 }
@@ -37,13 +40,14 @@ impl Reading {
     /// Of a channel, by whoever does not stay.
     pub fn of(keys: &Keys, channel: &Channel, query: Query, retention: Retention) -> Self {
         let (stream, top) = (keys.stream(channel), keys.top(channel));
-        Self { stream, top, query, retention, reached: 0, unpublished: PASSING }
+        Self { stream, top, query, retention, reached: 0, author: None, unpublished: PASSING }
     }
 
     /// The same by whoever stays subscribed, looks after the channel every `pause`, and knows how far it had come.
-    pub fn looking_after(self, reached: u64, pause: Duration) -> Self {
+    pub fn looking_after(self, ask: Ask, pause: Duration) -> Self {
+        let Ask { reached, author, .. } = ask;
         let stays = self.query.since.is_some();
-        Self { reached, unpublished: (pause * 3).max(if stays { STAYING } else { PASSING }), ..self }
+        Self { reached, author, unpublished: (pause * 3).max(if stays { STAYING } else { PASSING }), ..self }
     }
 
     /// Whether Redis has little to do for it, and the answer is little.
@@ -59,7 +63,7 @@ impl Reading {
     }
 
     fn complete(&self, command: &mut Cmd) {
-        let Self { query, retention, reached, unpublished, .. } = *self;
+        let Self { query, retention, reached, author, unpublished, .. } = *self;
         // Redis counts no further.
         let limit = query.limit.min(i64::MAX as usize);
         let direction = if query.reverse { "older" } else { "newer" };
@@ -68,6 +72,8 @@ impl Reading {
         command.arg(&new_epoch().padded()[..]).arg(millis(life)).arg(limit).arg(direction).arg(from(query));
         command.arg(epoch.as_str()).arg(reached).arg(retention.size).arg(MOST_IN_BUNDLE);
         command.arg(millis(unpublished.min(life))).arg(query.bytes.min(i64::MAX as usize));
+        let name = |(origin, sequence): Author| [&origin.as_bytes()[..], &sequence.to_be_bytes()].concat();
+        command.arg(author.map(name).unwrap_or_default());
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use fanfare_protocol::{Channel, Position, Publication};
+use fanfare_protocol::{Channel, Envelope, Position};
 use tokio::sync::oneshot;
 
 use crate::stream::{Ask, Heals, Step, Stream};
@@ -116,17 +116,11 @@ impl Streams {
 
     /// A publication with a position. True if there is something to read now. What is not subscribed is dropped:
     /// whoever comes next begins where the channel stands then.
-    pub fn hear(
-        &mut self,
-        channel: &Channel,
-        publication: Publication,
-        now: Instant,
-        relay: &dyn Relay,
-    ) -> bool {
-        let Some(position) = publication.position else { return false };
+    pub fn hear(&mut self, channel: &Channel, envelope: Envelope, now: Instant, relay: &dyn Relay) -> bool {
+        let Some(position) = envelope.publication.position else { return false };
         let Some(entry) = self.channels.get_mut(channel) else { return false };
         entry.touched = now;
-        entry.stream.hear(position, publication, ROOM, &mut self.heals, &mut steps(channel, relay));
+        entry.stream.hear(position, envelope, ROOM, &mut self.heals, &mut steps(channel, relay));
         self.open && entry.push_due(channel, &mut self.due)
     }
 

@@ -152,7 +152,7 @@ impl World {
                 let Some(position) = self.bus.as_mut().and_then(VecDeque::pop_front) else { return };
                 let relayed = &mut self.relayed;
                 let step = &mut |step| relayed.push(relay(step));
-                self.stream.hear(position, publication(position), self.room, &mut self.heals, step);
+                self.stream.hear(position, envelope(position), self.room, &mut self.heals, step);
             }
             Event::Vanish => {
                 self.vanished |= self.bus.as_mut().and_then(VecDeque::pop_front).is_some();
@@ -269,6 +269,10 @@ fn publication(position: Position) -> Publication {
     Publication { position: Some(position), ..Publication::new(Kind::Text, Bytes::from_static(b"x")) }
 }
 
+fn envelope(position: Position) -> Envelope {
+    Envelope { origin: Uuid::nil(), sequence: position.offset, publication: publication(position) }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
@@ -323,9 +327,9 @@ fn who_was_promised_the_channel_is_told_that_it_began_later() {
             stream.lost(GapCause::Disconnected);
         }
         stream.subscribed(promised);
-        assert_eq!(stream.ask(), Some(Ask { since: None, reached: 0, top_only: true }));
+        assert_eq!(stream.ask(), Some(Ask { since: None, reached: 0, author: None, top_only: true }));
         assert_eq!(stream.ask(), None, "one at a time");
-        stream.hear(top, publication(top), 1000, &mut Heals::default(), &mut |step| steps.push(step));
+        stream.hear(top, envelope(top), 1000, &mut Heals::default(), &mut |step| steps.push(step));
         stream.answer(answer(), &mut Heals::default(), &mut |step| steps.push(step));
         assert_eq!(steps.len(), gaps, "{steps:?}");
         assert!(stream.is_established() && !stream.wants());
@@ -341,7 +345,7 @@ fn where_redis_refuses_what_comes_is_all_there_is() {
     stream.refused(&mut heals, &mut |step| relayed.push(relay(step)));
     assert!(stream.is_established(), "nobody waits for what nobody will say");
     for offset in [4, 5, 7] {
-        stream.hear(at(offset), publication(at(offset)), 1000, &mut heals, &mut |step| {
+        stream.hear(at(offset), envelope(at(offset)), 1000, &mut heals, &mut |step| {
             relayed.push(relay(step));
         });
     }
@@ -349,6 +353,34 @@ fn where_redis_refuses_what_comes_is_all_there_is() {
     stream.refused(&mut heals, &mut |step| relayed.push(relay(step)));
     assert_eq!(relayed, [Some(at(4)), Some(at(5)), None, Some(at(7))]);
     assert!(!stream.wants());
+}
+
+/// What was read says nothing of who published it.
+#[test]
+fn whose_publication_was_the_last_is_known_if_the_bus_brought_it() {
+    let at = |offset| Position { offset, epoch: Epoch::from_random(1) };
+    let (mut stream, mut heals) = (Stream::default(), Heals::default());
+    let author = |stream: &mut Stream| {
+        stream.check();
+        stream.ask().expect("it compares").author
+    };
+    stream.subscribed(None);
+    stream.ask().expect("where does it stand?");
+    stream.answer(told(at(3), true), &mut heals, &mut |_| {});
+    assert_eq!(author(&mut stream), None);
+    stream.answer(told(at(3), true), &mut heals, &mut |_| {});
+    stream.hear(at(4), envelope(at(4)), 1000, &mut heals, &mut |_| {});
+    assert_eq!(author(&mut stream), Some((Uuid::nil(), 4)));
+    // Held until what was missing before it has been read.
+    stream.failed();
+    stream.hear(at(6), envelope(at(6)), 1000, &mut heals, &mut |_| {});
+    stream.ask().expect("it asks for what is missing");
+    let read = History { publications: vec![publication(at(5))], ..told(at(6), true) };
+    stream.answer(read, &mut heals, &mut |_| {});
+    assert_eq!(author(&mut stream), Some((Uuid::nil(), 6)));
+    let read = History { publications: vec![publication(at(7))], ..told(at(7), true) };
+    stream.answer(read, &mut heals, &mut |_| {});
+    assert_eq!(author(&mut stream), None);
 }
 
 /// A check compares what was delivered with what Redis has come to, at two moments: what is on its way between them
@@ -380,7 +412,7 @@ fn a_single_difference_is_not_believed() {
         stream.answer(first, &mut heals, &mut step);
         assert!(!stream.wants(), "it waits for the next check: {row}");
         if let Some(offset) = comes {
-            stream.hear(at(offset), publication(at(offset)), 1000, &mut heals, &mut step);
+            stream.hear(at(offset), envelope(at(offset)), 1000, &mut heals, &mut step);
         }
         stream.check();
         assert!(stream.ask().expect("it compares").top_only, "{row}");

@@ -295,6 +295,37 @@ async fn a_redis_that_has_lost_its_last_writes_gives_no_offset_out_twice() {
     a.relay.assert_contiguous(&kept);
 }
 
+/// After a failover to a replica that was behind, others may publish before this instance looks where channels stand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_that_a_redis_has_given_out_twice_are_found() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port, Duration::ZERO).await;
+    let kept = channel("kept");
+    let (a, b) = (Instance::at(&proxy.url()).await, Instance::at(&server.url()).await);
+    a.join(&kept).await;
+    for number in 1..=5 {
+        b.append(&kept, &number.to_string()).await.expect("it is appended");
+    }
+    a.relay.until_text(&kept, "5").await;
+    proxy.black_hole(true);
+    eventually("it is cut off", async || a.broker.status().subscriptions == 0).await;
+    let old = b.broker.position(&kept).await.expect("it can be read");
+    count(&server, 3).await;
+    let _: u64 = server.command(&["XDEL", "fanfare:stream:{kept}", "4-0", "5-0"]).await;
+    for offset in 4..=6 {
+        let at = b.append(&kept, &format!("other {offset}")).await.expect("it is appended");
+        assert_eq!(at, Some(Position { offset, ..old }), "nobody who knows has looked");
+    }
+    proxy.black_hole(false);
+    a.relay.until("the gap", |relay| relay.gaps(&kept) == [GapCause::Forgotten]).await;
+    a.until_up().await;
+    let at = b.append(&kept, "new").await.expect("it is appended").expect("a position");
+    assert!(at.offset == 1 && at.epoch != old.epoch, "{at:?}");
+    a.relay.until_text(&kept, "new").await;
+    assert_eq!(a.relay.delivered(&kept), ["1", "2", "3", "4", "5", "new"]);
+    a.relay.assert_contiguous(&kept);
+}
+
 /// Appends to many channels go to Redis in one call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_is_refused_takes_no_other_with_it() {

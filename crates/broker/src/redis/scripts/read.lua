@@ -5,6 +5,7 @@
 --       4 'newer' or 'older'  5 the first or last offset  6 the epoch that is asked for, or ''
 --       7 an offset that was surely reached in that epoch  8 publications that are kept  9 the most that a bundle has
 --       10 life of a numbering without publications, ms  11 if all are more than so many bytes, none is given
+--       12 origin and sequence of the publication before the first, in that epoch, or ''
 -- Gives epoch, offset, whether the epoch is the one, entries: all that hold what is asked for, and some more; and how
 -- many bytes these are, or would be.
 -- What streams and tops hold is said in `append.lua`.
@@ -14,9 +15,19 @@ if top then
   offset = struct.unpack('>I8', top)
   epoch = string.sub(top, 18, 17 + string.byte(top, 17))
 end
+-- Whether something else is kept where that publication was.
+local function is_another(author, place)
+  local entry = author ~= '' and redis.call('XRANGE', KEYS[1], plain(place), '+', 'COUNT', 1)[1]
+  if not entry then return false end
+  local message, at = entry[2][2], 29
+  local first = struct.unpack('>I8', message, 5)
+  if first > place then return false end
+  for _ = first, place - 1 do at = at + 4 + struct.unpack('>I4', message, at) end
+  return string.sub(message, at + 8, at + 31) ~= author
+end
 -- A Redis that has lost what it had written (a failover, a restart from an older snapshot) would give offsets out for
--- a second time: that is a new epoch, too.
-if not top or (epoch == ARGV[6] and offset < tonumber(ARGV[7])) then
+-- a second time, or already has: that is a new epoch, too.
+if not top or (epoch == ARGV[6] and (offset < tonumber(ARGV[7]) or is_another(ARGV[12], ARGV[5] - 1))) then
   epoch, offset = string.sub(ARGV[1], 2, 1 + string.byte(ARGV[1])), 0
   redis.call('SET', KEYS[2], struct.pack('>I8I8', 0, 0) .. ARGV[1], 'PX', ARGV[10])
   redis.call('DEL', KEYS[1])
