@@ -22,7 +22,7 @@ use super::control::Said;
 use super::fault::Fault;
 use super::keys::Keys;
 use super::lane::Lane;
-use super::link::Link;
+use super::link::{Link, is_replica};
 use crate::{Away, Pending, PresenceStatus, Relay, Target, Unsent};
 
 /// Sends control messages to other instances, in the order of the calls, on a connection of its own.
@@ -158,13 +158,16 @@ async fn serve(controls: &ControlPublisher, lane: &Lane, link: &Link, mut connec
             }
             continue;
         }
-        let mut pipeline = Pipeline::with_capacity(letters.len());
+        let mut pipeline = Pipeline::with_capacity(letters.len() + 1);
         letters.iter().for_each(|letter| {
             pipeline.add_command(publish(&lane.keys, letter));
         });
-        let answers = connection.req_packed_commands(&pipeline, 0, letters.len());
+        // Others may have left a replica already, and would not hear what is told to it.
+        pipeline.add_command(redis::cmd("ROLE"));
+        let answers = connection.req_packed_commands(&pipeline, 0, pipeline.len());
         let answers = match timeout(link.timeout, answers).await {
-            Ok(Ok(answers)) => Fault::among(&answers).map_or(Ok(answers), Err),
+            Ok(Ok(answers)) if answers.last().is_some_and(is_replica) => Err(Fault::Replica),
+            Ok(Ok(answers)) => Fault::among(&answers[..letters.len()]).map_or(Ok(answers), Err),
             Ok(Err(error)) => Err(Fault::read(&error, link.timeout)),
             Err(_) => Err(Fault::TimedOut(link.timeout)),
         };

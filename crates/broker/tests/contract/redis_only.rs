@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_broker::{BrokerError, GapCause, RedisConfig};
-use fanfare_protocol::{Envelope, Kind, Publication};
+use fanfare_broker::{BrokerError, GapCause, RedisConfig, Target, Unsent};
+use fanfare_protocol::control::Uplink;
+use fanfare_protocol::{Control, Envelope, Kind, Publication};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -257,6 +258,24 @@ async fn a_replica_is_left_for_the_new_master() {
     assert_eq!(at, witness.broker.position(&later).await);
     a.append(&later, "two").await.expect("it is appended");
     a.relay.until_delivered(&later, &["two"]).await;
+}
+
+/// Whoever has gone to the new master already does not hear what the old one is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replica_is_told_for_others_is_not_sent() {
+    let (old, new) = (Server::start(&[]).await, Server::start(&[]).await);
+    let proxy = Proxy::start(old.port, Duration::ZERO).await;
+    let (a, witness) = (Instance::at(&proxy.url()).await, Instance::at(&new.url()).await);
+    let message = |word: &'static str| Control::Uplink(Uplink { session: "s".into(), data: word.into() });
+    let tell = async |word| a.broker.control(Target::All, message(word)).await;
+    assert_eq!(tell("before").await, Ok(()));
+    proxy.lead_to(new.port);
+    let _: String = old.command(&["REPLICAOF", "127.0.0.1", &new.port.to_string()]).await;
+    let told = tell("in between").await;
+    assert!(matches!(&told, Err(Unsent::Away(away)) if away.0.contains("is a replica")), "{told:?}");
+    eventually("it can be sent", async || tell("after").await.is_ok()).await;
+    witness.relay.until("it", |relay| !relay.controls().is_empty()).await;
+    assert_eq!(witness.relay.controls(), [message("after")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
