@@ -164,19 +164,22 @@ async fn nobody_who_asks_waits_for_an_instance_that_stands_still() {
         counted().await == json!({ "num_clients": 2 }) && on_each().await == [1, 2]
     })
     .await;
+    let publication = json!({ "channel": "kept:a", "data": "meanwhile" });
+    let kept = json!({ "channel": "kept:a", "limit": 9 });
+    let epoch = result(&other, "history", kept.clone()).await["epoch"].clone();
     still.signal("STOP").await;
     let stopped = Instant::now();
 
-    let publication = json!({ "channel": "kept:a", "data": "meanwhile" });
-    let kept = json!({ "channel": "kept:a", "limit": 9 });
     let at_ann = json!({ "user": "ann", "channel": "kept:b" });
+    let (both, is_present) =
+        (json!({ "num_clients": 2, "num_users": 1 }), format!("/presence/{ann_is}/user"));
     // (what is asked, where in its result that is to be found)
     let rows = [
         ("publish", publication.clone(), "/offset", json!(1)),
         ("broadcast", json!({ "channels": ["kept:a"], "data": 2 }), "/responses/0/result/offset", json!(2)),
         ("history", kept.clone(), "/publications/1/data", json!(2)),
-        ("presence_stats", channel.clone(), "", json!({ "num_clients": 2, "num_users": 1 })),
-        ("presence", channel.clone(), &format!("/presence/{ann_is}/user"), json!("ann")),
+        ("presence_stats", channel.clone(), "", both.clone()),
+        ("presence", channel.clone(), &is_present, json!("ann")),
         ("channels", json!({}), "/channels/kept:a/num_clients", json!(2)),
         ("subscribe", at_ann.clone(), "", json!({})),
         ("unsubscribe", at_ann, "", json!({})),
@@ -190,14 +193,19 @@ async fn nobody_who_asks_waits_for_an_instance_that_stands_still() {
     // For longer than Redis is waited for, and not as long as a lease.
     sleep_until(stopped + Duration::from_secs(3)).await;
     assert_eq!(timeout(SOON, on_each()).await.expect("info waits"), [1, 2]);
-    for (method, request) in [
-        ("presence", channel.clone()),
-        ("presence_stats", channel.clone()),
-        ("publish", publication),
-        ("unsubscribe", channel.clone()),
-        ("subscribe", channel),
-    ] {
-        timeout(SOON, asks.result(method, request)).await.unwrap_or_else(|_| panic!("{method} waits"));
+    let all = json!({ "channel": "kept:a", "recover": true, "epoch": epoch, "offset": 0 });
+    let rows = [
+        ("history", kept, "/publications/1/data", json!(2)),
+        ("presence_stats", channel.clone(), "", both),
+        ("presence", channel.clone(), &is_present, json!("ann")),
+        ("publish", publication, "", json!({})),
+        ("unsubscribe", channel, "", json!({})),
+        ("subscribe", all, "/publications/2/data", json!("meanwhile")),
+    ];
+    for (method, request, place, expected) in rows {
+        let answer = timeout(SOON, asks.result(method, request)).await;
+        let answer = answer.unwrap_or_else(|_| panic!("a client's {method} waits"));
+        assert_eq!(answer.pointer(place), Some(&expected), "{method}: {answer}");
     }
     let said = timeout(SOON, remote.say(r#"{"id":2,"rpc":{}}"#)).await;
     assert_eq!(said.expect("what is said to the other's session waits"), 204);

@@ -25,6 +25,7 @@ const CHANNELS: &str = "
     history_size = 1000
     recovery = \"allow\"
     presence = true
+    may_read_history = \"anonymous\"
     may_read_presence = \"anonymous\"
     delta = true
     [namespaces.closed]
