@@ -18,7 +18,7 @@ use crate::harness::{Caller, Fault, Instance, RedisServer, Setup, TcpProxy, even
 /// The history holds so many.
 const KEPT: u64 = 12;
 
-const FILE: &str = "
+pub const FILE: &str = "
     redis_timeout = \"300ms\"
     client_ping_interval = \"1s\"
     client_pong_timeout = \"900ms\"
@@ -30,24 +30,24 @@ const FILE: &str = "
 ";
 
 /// An epoch and an offset.
-type Place = (String, u64);
+pub type Place = (String, u64);
 
 /// Who has published it, and as the how manieth.
-type Number = (u64, u64);
+pub type Number = (u64, u64);
 
 /// What one client has seen.
 #[derive(Debug, Clone, PartialEq)]
-enum Seen {
+pub enum Seen {
     /// It has a place now. It has asked for what it missed behind another one, if it had one.
     Place { asked: Option<Place>, given: Place, whole: bool },
     /// A publication at this offset.
     Publication(u64, Number),
 }
 
-type Log = Arc<Mutex<Vec<Seen>>>;
+pub type Log = Arc<Mutex<Vec<Seen>>>;
 
 /// A client as a library has it: it comes back, subscribes again, and asks for what it has missed.
-async fn client(address: SocketAddr, log: Log, mut cut: mpsc::Receiver<()>) {
+pub async fn client(address: SocketAddr, log: Log, mut cut: mpsc::Receiver<()>) {
     let mut place: Option<Place> = None;
     loop {
         let mut caller = Caller::anonymous(address).await;
@@ -109,7 +109,7 @@ fn number_of(publication: &Value) -> Number {
 
 /// Holds what a client has seen against the rules, and against what all others have seen. Gives why it was told that
 /// something is missing, each time.
-fn judge(log: &[Seen], all: &mut HashMap<Place, Number>, seed: u64) -> Vec<&'static str> {
+pub fn judge(log: &[Seen], all: &mut HashMap<Place, Number>, seed: u64) -> Vec<&'static str> {
     let (mut at, mut last): (Option<Place>, _) = (None, HashMap::new());
     let mut told = Vec::new();
     for (n, seen) in log.iter().enumerate() {

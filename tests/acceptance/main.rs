@@ -23,6 +23,7 @@ mod emulation;
 mod emulation_ends;
 mod events;
 mod every_way;
+mod failover;
 mod handshake;
 mod harness;
 mod health;

@@ -29,6 +29,7 @@ pub enum Fault {
 /// A proxy in front of one address. Dropping it closes everything.
 pub struct TcpProxy {
     address: SocketAddr,
+    target: watch::Sender<SocketAddr>,
     fault: watch::Sender<Fault>,
     reset: broadcast::Sender<()>,
     accepting: JoinHandle<()>,
@@ -39,9 +40,10 @@ impl TcpProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (fault, faults) = watch::channel(Fault::None);
+        let (target, targets) = watch::channel(target);
         let (reset, _) = broadcast::channel(1);
-        let accepting = tokio::spawn(accept(listener, target, faults, reset.clone()));
-        Self { address, fault, reset, accepting }
+        let accepting = tokio::spawn(accept(listener, targets, faults, reset.clone()));
+        Self { address, target, fault, reset, accepting }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -50,6 +52,11 @@ impl TcpProxy {
 
     pub fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
+    }
+
+    /// New connections lead elsewhere; the others stay where they are.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.target.send_replace(target);
     }
 
     /// Ends every connection of now with a RST.
@@ -67,28 +74,29 @@ impl Drop for TcpProxy {
 
 async fn accept(
     listener: TcpListener,
-    target: SocketAddr,
+    targets: watch::Receiver<SocketAddr>,
     faults: watch::Receiver<Fault>,
     reset: broadcast::Sender<()>,
 ) {
     while let Ok((inside, _)) = listener.accept().await {
         let mut ended = reset.subscribe();
-        let faults = faults.clone();
+        let (targets, faults) = (targets.clone(), faults.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = carry(inside, target, faults) => {}
+                () = carry(inside, targets, faults) => {}
                 _ = ended.recv() => {}
             }
         });
     }
 }
 
-async fn carry(inside: TcpStream, target: SocketAddr, mut faults: watch::Receiver<Fault>) {
+async fn carry(inside: TcpStream, targets: watch::Receiver<SocketAddr>, mut faults: watch::Receiver<Fault>) {
     abortive(&inside);
     // A connection that is made into a black hole has nobody behind it until the hole is gone.
     if faults.wait_for(|fault| *fault != Fault::Blackhole).await.is_err() {
         return;
     }
+    let target = *targets.borrow();
     let Ok(outside) = TcpStream::connect(target).await else { return };
     abortive(&outside);
     let (inside_read, inside_write) = inside.into_split();
