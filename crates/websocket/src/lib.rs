@@ -2,7 +2,7 @@
 //!
 //! Bytes come in and bytes go out: the crate never touches a socket, a clock or a task, and never allocates in
 //! proportion to what a header merely claims. A server's frame is the same for every receiver, so it is encoded
-//! once with [`frame`] and shared; what a client sends goes through a [`Decoder`], which is 16 bytes and owns no
+//! once with [`frame()`] and shared; what a client sends goes through a [`Decoder`], which is 16 bytes and owns no
 //! heap while nothing is incomplete, so that the buffer for reading can belong to the worker and not to each
 //! connection.
 //!

@@ -1,5 +1,5 @@
 //! What holds for a channel: which namespace it belongs to, and with which options. The options come from the
-//! configuration ([`crate::config::options`]) and never change; nothing here asks who a client is but [`rights`].
+//! configuration ([`crate::config::options`]) and never change; nothing here asks who a client is but `rights`.
 
 mod features;
 mod rights;
