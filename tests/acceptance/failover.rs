@@ -17,7 +17,9 @@ async fn clients_that_come_back_while_a_replica_takes_over_miss_nothing() {
     let redis = [RedisServer::start().await, RedisServer::start().await];
     redis[1].cli(&["REPLICAOF", "127.0.0.1", &redis[0].address().port().to_string()]).await;
     let proxy = TcpProxy::start(redis[0].address()).await;
-    let setup = Setup::new(&FILE.replace("history_size = 12", "history_size = 100000"));
+    // A replica tells once a second how far it is. Nobody is to give up before that: each is to find the master gone.
+    let file = FILE.replace("history_size = 12", "history_size = 100000").replace("300ms", "10s");
+    let setup = Setup::new(&file);
     let setup = setup.api().redis(&format!("redis://{}", proxy.address()));
     let instances = [setup.start().await, setup.start().await];
     let (mut clients, mut cuts, mut logs) = (JoinSet::new(), Vec::new(), Vec::new());
