@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{API_KEY, Caller, Confined, LIMIT, MIB, RedisServer, Setup, eventually, token, within};
 
@@ -207,5 +207,75 @@ async fn one_large_answer_is_made_where_it_fits() {
         assert_eq!((confined.ended().await, confined.rejected().await), (0.0, 0.0), "{name}");
         caller.leave().await;
         confined.recovers(&name).await;
+    }
+}
+
+/// One request for three times of what there is, of histories none of which would be large, or of who is in one
+/// channel: what fits is answered, the rest is refused.
+#[tokio::test]
+async fn a_batch_is_answered_as_far_as_it_fits() {
+    const KEPT: usize = 15;
+    const MEMBERS: usize = 25;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+        history_size = 15
+        presence = true
+    ";
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    for url in [None, Some(&url)] {
+        let keys = format!("allow_anonymous = true\napi_keys = [\"{API_KEY}\"]");
+        let setup = Setup::new(file).tokens().keys(&keys);
+        let setup = url.into_iter().fold(setup, |setup, url| setup.redis(url));
+        let mut confined = Confined::start_as(setup, LIMIT, None).await;
+        let address = confined.instance.address();
+        let mut caller = Caller::anonymous(address).await;
+        for _ in 0..KEPT {
+            caller.result("publish", json!({ "channel": "kept", "data": "x".repeat(60_000) })).await;
+        }
+        let info = format!("info=\"{}\"", "y".repeat(40_000));
+        let known = json!({ "token": token(&["--user", "ann", "--claim", &info]).await });
+        let mut members = Vec::new();
+        for _ in 0..MEMBERS {
+            let mut member = Caller::connect(address, known.clone()).await;
+            member.result("subscribe", json!({ "channel": "room" })).await;
+            members.push(member);
+        }
+        let history = json!({ "history": { "channel": "kept", "limit": KEPT } });
+        let presence = json!({ "presence": { "channel": "room" } });
+        for (method, field, count, asked) in
+            [("history", "publications", KEPT, &history), ("presence", "presence", MEMBERS, &presence)]
+        {
+            for parallel in [false, true] {
+                let name = format!("{method} {url:?} {parallel}");
+                let commands = vec![asked; 400];
+                let answer = confined
+                    .instance
+                    .api("batch", &json!({ "commands": commands, "parallel": parallel }))
+                    .await;
+                let replies = answer["replies"].as_array().expect("replies");
+                let length = |reply: &Value| {
+                    let result = &reply[method][field];
+                    result.as_array().map(Vec::len).or_else(|| result.as_object().map(serde_json::Map::len))
+                };
+                let whole = replies.iter().filter(|reply| length(reply) == Some(count)).count();
+                let refused = replies.iter().filter(|reply| reply["error"]["code"] == 100).count();
+                assert!(whole > 0 && refused > 0 && whole + refused == 400, "{name}: {whole}, {refused}");
+                drop(answer);
+                confined.bystanders_are_served().await;
+                // What was taken is given back, and one alone is answered.
+                within(Duration::from_secs(30), "an ordinary request is answered", async || {
+                    length(&json!({ method: confined.instance.api(method, &asked[method]).await["result"] }))
+                        == Some(count)
+                })
+                .await;
+            }
+        }
+        assert_eq!(confined.ended().await, 0.0, "{url:?}");
+        drop(members);
+        caller.leave().await;
+        confined.recovers(&format!("batches {url:?}")).await;
     }
 }

@@ -33,7 +33,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 pub use self::calls::Calls;
-use self::error::ApiError;
+use self::error::{ApiError, Code};
 use self::keys::Keys;
 pub use self::methods::Method;
 use self::methods::{Answer, Failure};
@@ -42,21 +42,29 @@ use self::reply::Reply;
 use self::text::Text;
 use crate::config::ErrorMode;
 use crate::instance::Instance;
+use crate::memory::{AnswerRoom, Reading};
 use crate::namespace::Namespace;
 
 /// What calls share.
-pub struct Api {
+struct Service {
     instance: Arc<Instance>,
     keys: Keys,
     calls: Arc<Calls>,
     document: Bytes,
 }
 
+/// What one call does its work with, and all commands of a batch together.
+pub struct Api {
+    instance: Arc<Instance>,
+    calls: Arc<Calls>,
+    room: AnswerRoom,
+}
+
 /// The routes, for the operators' address alone, and where their calls are counted. Where there is no key, there is no
 /// API, and that is said.
 pub fn routes(instance: &Arc<Instance>, calls: Arc<Calls>) -> Router {
     let document = serde_json::to_vec_pretty(&openapi::document()).expect("a JSON value is written");
-    let api = Api {
+    let service = Service {
         keys: Keys::new(&instance.config),
         instance: instance.clone(),
         calls,
@@ -67,23 +75,27 @@ pub fn routes(instance: &Arc<Instance>, calls: Arc<Calls>) -> Router {
         .route("/api", any(nameless))
         .route("/api/", any(nameless))
         .route("/api/{*method}", any(call))
-        .with_state(Arc::new(api))
+        .with_state(Arc::new(service))
 }
 
 /// What programs and people read to learn what there is. It holds no secret.
-async fn describe(State(api): State<Arc<Api>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, JSON)], api.document.clone())
+async fn describe(State(service): State<Arc<Service>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, JSON)], service.document.clone())
 }
 
-async fn nameless(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
-    api.answer("", request).await
+async fn nameless(State(service): State<Arc<Service>>, request: Request) -> Response<Body> {
+    service.answer("", request).await
 }
 
-async fn call(State(api): State<Arc<Api>>, Path(method): Path<String>, request: Request) -> Response<Body> {
-    api.answer(&method, request).await
+async fn call(
+    State(service): State<Arc<Service>>,
+    Path(method): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    service.answer(&method, request).await
 }
 
-impl Api {
+impl Service {
     async fn answer(&self, name: &str, request: Request) -> Response<Body> {
         let (method, mode, body) = match self.read(name, request).await {
             Ok(read) => read,
@@ -93,9 +105,14 @@ impl Api {
                 return no_call.answer();
             }
         };
-        let outcome = method.call(self, &body).await;
+        let (instance, calls) = (self.instance.clone(), self.calls.clone());
+        let api = Api { room: AnswerRoom::new(instance.memory.clone()), instance, calls };
+        let outcome = method.call(&api, &body).await;
         self.calls.count(method, outcome.as_ref().map(|_| ()).map_err(Failure::code));
-        answer(method, mode, outcome)
+        // There is room until it is written.
+        let answer = answer(method, mode, outcome);
+        drop(api);
+        answer
     }
 
     /// What a request calls, where it wants errors to stand, and its body. The key comes first: whoever has none learns
@@ -127,6 +144,18 @@ impl Api {
             false => NoCall::Broken(error),
         })?;
         Ok((method, mode, body))
+    }
+}
+
+impl Api {
+    /// Room for reading so many bytes, beside what all commands of the request have read.
+    async fn room(&self, bytes: usize) -> Result<Reading<'_>, ApiError> {
+        self.room.to_read(bytes).await.ok_or_else(|| {
+            let says = format!(
+                "there is no memory left for {bytes} bytes; expected a smaller `limit`, or less in a batch"
+            );
+            ApiError::new(Code::Internal, says)
+        })
     }
 
     /// A channel by name, and what holds for it.

@@ -3,23 +3,33 @@
 
 use std::collections::BTreeMap;
 
-use fanfare_broker::{Away, Cursor, Page, Query};
-use fanfare_protocol::{Epoch, Info as Publisher, Position, Publication};
+use fanfare_broker::{self as broker, Away, Cursor, Page, Query};
+use fanfare_protocol::{Epoch, Info as Publisher, Member, Position, Publication};
 use serde_json::value::RawValue;
 
 use super::Api;
 use super::data::{encode, raw};
 use super::error::{ApiError, Code};
 use super::shape::{Done, Name, Whole, requests, results};
+use crate::memory::LITTLE;
 
-/// What is asked of the broker at a time.
+/// The most that is asked of the broker at a time …
 const PAGE: usize = 1000;
+
+/// … so many at first, and in each page so many times of the one before at most …
+const FEW: usize = 16;
+
+/// … as are about so much, by the largest that has come …
+const PAGE_BYTES: usize = 1 << 20;
+
+/// … or by this, if all were smaller.
+const SMALL: usize = 1 << 10;
 
 /// The most entries of one answer; whoever wants more goes on at `next`.
 const MOST: usize = 100_000;
 
-/// So much is read whatever it is. For more there must be room first.
-const LITTLE: usize = 1 << 20;
+/// What a name and its place in a map take beside the text, about.
+const ENTRY: usize = 64;
 
 /// The most publications of one answer; whoever wants more goes on with `since`.
 const MOST_PUBLICATIONS: usize = 1000;
@@ -194,12 +204,14 @@ pub async fn presence(api: &Api, request: Presence) -> Result<PresenceResult, Ap
         return Err(ApiError::new(Code::NotAvailable, "the channel's namespace has no presence"));
     }
     let broker = &*api.instance.broker;
-    let (members, next) =
-        pages("presence", request.limit, request.cursor, |from, limit| broker.members(&channel, from, limit))
-            .await?;
-    let clients =
-        members.iter().map(|member| client(&member.client())).map(|client| (client.client.clone(), client));
-    Ok(PresenceResult { presence: clients.collect(), next })
+    let read = |from, limit| broker.members(&channel, from, limit);
+    let named = |member: Member| {
+        let client = client(&member.client());
+        let size = ENTRY + client.client.len() + client.size();
+        (client.client.clone(), client, size)
+    };
+    let (presence, next) = pages(api, "presence", request.limit, request.cursor, read, named).await?;
+    Ok(PresenceResult { presence, next })
 }
 
 /// See [`PresenceStats`].
@@ -228,15 +240,11 @@ pub async fn history(api: &Api, request: History) -> Result<HistoryResult, ApiEr
     }
     let query = Query { since, limit: limit.min(MOST_PUBLICATIONS), reverse, ..Query::TOP };
     let broker = &api.instance.broker;
+    let mut reading = api.room(LITTLE).await?;
     let mut history = broker.history(&channel, query.within(LITTLE)).await?;
     if history.too_much {
-        let bytes = history.bytes;
-        if !api.instance.memory.has_room_for_answer(bytes).await {
-            let says = format!(
-                "there is no memory left for {bytes} bytes of publications; expected a smaller `limit`"
-            );
-            return Err(ApiError::new(Code::Internal, says));
-        }
+        drop(reading);
+        reading = api.room(history.bytes).await?;
         history = broker.history(&channel, query).await?;
     }
     if !history.epoch_matches {
@@ -246,11 +254,31 @@ pub async fn history(api: &Api, request: History) -> Result<HistoryResult, ApiEr
             format!("`since.epoch` is not that of the history, which is {:?}", top.epoch.as_str()),
         ));
     }
+    let publications: Vec<_> = history.publications.into_iter().map(said).collect();
+    reading.keep(publications.iter().map(Said::size).sum());
     Ok(HistoryResult {
-        publications: history.publications.into_iter().map(said).collect(),
+        publications,
         offset: history.top.offset,
         epoch: history.top.epoch.as_str().to_owned(),
     })
+}
+
+impl Said {
+    /// What it takes of the memory, about.
+    fn size(&self) -> usize {
+        let b64data = self.b64data.as_ref().map_or(0, String::len);
+        let tags = self.tags.iter().flatten().map(|(name, value)| ENTRY + name.len() + value.len());
+        let info = self.info.as_ref().map_or(0, Client::size);
+        size_of::<Self>() + self.data.get().len() + b64data + info + tags.sum::<usize>()
+    }
+}
+
+impl Client {
+    /// What it takes of the memory, about.
+    fn size(&self) -> usize {
+        let infos = self.conn_info.iter().chain(&self.chan_info).map(|info| info.get().len());
+        size_of::<Self>() + self.client.len() + self.user.len() + infos.sum::<usize>()
+    }
 }
 
 fn said(publication: Publication) -> Said {
@@ -284,14 +312,13 @@ pub async fn history_remove(api: &Api, request: HistoryRemove) -> Result<Done, A
 pub async fn channels(api: &Api, request: Channels) -> Result<ChannelsResult, ApiError> {
     let pattern = request.pattern.filter(|pattern| !pattern.is_empty());
     let broker = &*api.instance.broker;
-    let (channels, next) = pages("channels", request.limit, request.cursor, |from, limit| {
-        broker.channels(pattern.as_deref(), from, limit)
-    })
-    .await?;
-    let named = channels
-        .into_iter()
-        .map(|facts| (facts.channel.to_string(), ChannelFacts { num_clients: facts.subscribers }));
-    Ok(ChannelsResult { channels: named.collect(), next })
+    let read = |from, limit| broker.channels(pattern.as_deref(), from, limit);
+    let named = |facts: broker::ChannelFacts| {
+        let size = ENTRY + facts.channel.as_str().len() + size_of::<ChannelFacts>();
+        (facts.channel.to_string(), ChannelFacts { num_clients: facts.subscribers }, size)
+    };
+    let (channels, next) = pages(api, "channels", request.limit, request.cursor, read, named).await?;
+    Ok(ChannelsResult { channels, next })
 }
 
 /// See [`Info`].
@@ -311,14 +338,16 @@ pub async fn info(api: &Api, _: Info) -> Result<InfoResult, ApiError> {
     Ok(InfoResult { nodes: nodes.collect() })
 }
 
-/// Reads a list from a cursor on, until there is enough of it. What comes in two pages is in the list twice, for
-/// whoever makes a map of it.
-async fn pages<T, F>(
+/// Reads a list from a cursor on, until there is enough of it, into a map: each entry has a name and a size. How much a
+/// page is, is known when it has come, so the next is asked for with room for as many of the largest.
+async fn pages<T, U, F>(
+    api: &Api,
     list: &str,
     limit: Option<Whole<u32>>,
     cursor: Option<String>,
     mut read: impl FnMut(Cursor, usize) -> F,
-) -> Result<(Vec<T>, Option<String>), ApiError>
+    named: impl Fn(T) -> (String, U, usize),
+) -> Result<(BTreeMap<String, U>, Option<String>), ApiError>
 where
     F: Future<Output = Result<Page<T>, Away>>,
 {
@@ -328,15 +357,25 @@ where
         .map_or(MOST, |limit| (limit as usize).min(MOST));
     let cursor = cursor.filter(|cursor| !cursor.is_empty());
     let mut next = Some(cursor.map_or(Ok(Cursor::start()), |cursor| read_cursor(list, &cursor))?);
-    let mut items = Vec::new();
-    while items.len() < limit
+    let mut entries = BTreeMap::new();
+    let (mut count, mut page, mut largest) = (0, FEW, SMALL);
+    while count < limit
         && let Some(from) = next
     {
-        let page = read(from, (limit - items.len()).min(PAGE)).await?;
-        items.extend(page.items);
-        next = page.next;
+        page = page.min(limit - count);
+        let reading = api.room(page * largest).await?;
+        let read = read(from, page).await?;
+        let mut bytes = 0;
+        // What comes in two pages counts twice, and is there once.
+        for (name, entry, size) in read.items.into_iter().map(&named) {
+            entries.insert(name, entry);
+            (count, bytes, largest) = (count + 1, bytes + size, largest.max(size));
+        }
+        reading.keep(bytes);
+        next = read.next;
+        page = (PAGE_BYTES / largest).clamp(1, PAGE.min(page * FEW));
     }
-    Ok((items, next.map(|cursor| write_cursor(list, &cursor))))
+    Ok((entries, next.map(|cursor| write_cursor(list, &cursor))))
 }
 
 /// A place in a list, with a sum over both: what somebody has made up, or brings to another list, would be read as

@@ -2,6 +2,7 @@
 //! What is in use is measured by the keeper a few times a second, and between two looks the allocations of
 //! all threads are added to it, so that nobody can outrun it. It ends no connection; the keeper has that done.
 
+mod answer;
 mod gauge;
 mod heap;
 mod keeper;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::MemoryLimit;
 
+pub use answer::{AnswerRoom, LITTLE, Reading};
 pub use gauge::Gauge;
 pub use heap::give_back_by_itself;
 pub use keeper::keep;
@@ -55,6 +57,8 @@ pub struct Budget {
     beside: AtomicI64,
     /// Beyond this, nobody reads. The limit; more if that is passed and there is nothing to give up.
     ceiling: AtomicI64,
+    /// What answers that are being made will take beside what is in use.
+    promised: AtomicI64,
     near: AtomicBool,
     past: AtomicBool,
     alarm: Notify,
@@ -88,6 +92,7 @@ impl Budget {
             limit,
             beside: AtomicI64::new(0),
             ceiling: AtomicI64::new(limit.unwrap_or(i64::MAX)),
+            promised: AtomicI64::new(0),
             near: AtomicBool::new(false),
             past: AtomicBool::new(false),
             alarm: Notify::new(),
@@ -103,16 +108,19 @@ impl Budget {
     /// Whether an answer that is made of so many bytes fits: nobody could be ended for it while it is made. It waits
     /// for what is free to be given back, which is in use until then.
     pub async fn has_room_for_answer(&self, bytes: usize) -> bool {
-        let needed = i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(COPIES);
-        let fits = || self.limit.is_none_or(|limit| self.in_use().saturating_add(needed) <= limit);
         let deadline = Instant::now() + GIVEN_BACK;
-        while !fits() {
+        while !self.has_room_beside(copies(bytes)) {
             if Instant::now() >= deadline {
                 return false;
             }
             sleep(LOOKS_AGAIN).await;
         }
         true
+    }
+
+    fn has_room_beside(&self, needed: i64) -> bool {
+        let taken = || self.in_use().saturating_add(self.promised.load(Ordering::Relaxed));
+        self.limit.is_none_or(|limit| taken().saturating_add(needed) <= limit)
     }
 
     /// What is in use now, in bytes.
@@ -177,6 +185,11 @@ impl Budget {
             self.relieved.notify_waiters();
         }
     }
+}
+
+/// What making an answer of so many bytes takes.
+fn copies(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(COPIES)
 }
 
 fn reserve(limit: usize) -> usize {
