@@ -114,7 +114,7 @@ mod tests {
             siege("loud", &[(100, 150), (100, 160), (100, 100)]),
         ];
         let report: HostileReport = serde_json::from_value(serde_json::json!({
-            "subscribers": 1, "rate": 1.0, "in_front": false, "sieges": sieges,
+            "subscribers": 1, "rate": 1.0, "in_front": false, "server_in_front": false, "sieges": sieges,
             "audit": fanfare_bench::AuditReport::default(), "ends": {},
         }))
         .unwrap();
