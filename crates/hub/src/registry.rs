@@ -2,6 +2,7 @@
 //! It writes to sockets that take bytes at once and never waits; who must wait is left in the
 //! news for the shard to look after.
 
+mod ahead;
 mod heartbeat;
 mod laid;
 mod loudness;

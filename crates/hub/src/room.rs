@@ -258,6 +258,11 @@ impl Room {
         Some((place, before))
     }
 
+    /// The member that is to be visited after so many others, if it stands behind them without a turn of the circle.
+    pub(crate) fn to_come(&self, visits: usize) -> Option<&Membership> {
+        self.members.get(self.cursor + visits)
+    }
+
     /// A member as it was, out of its turn; it will have seen everything.
     pub(crate) fn bring(&mut self, place: u32) -> Membership {
         let next = self.next();

@@ -5,6 +5,7 @@ use fanfare_protocol::control::Unsubscribe;
 use fanfare_protocol::{Channel, Control, now_micros};
 use slab::Slab;
 
+use super::ahead::look_ahead;
 use super::laid::{Laid, Written};
 use super::{Key, Registry, find};
 use crate::connection::{Connection, Sent};
@@ -171,6 +172,7 @@ impl Registry {
             }
             let Some((place, member)) = room.advance() else { break };
             visits += 1;
+            look_ahead(room, &self.connections);
             part.serve(index, room, place, &member, &mut self.connections);
         }
         let bytes = self.account(index, part);
