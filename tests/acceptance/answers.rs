@@ -1,5 +1,5 @@
-//! An instance in a cgroup that would kill it, and what clients of the protocol and the back end ask of it: many answers
-//! at a time, large ones, what was missed. It stays below, and who holds little does not notice.
+//! An instance in a cgroup that would kill it, and what clients of the protocol and the back end ask of it: many
+//! answers at a time, large ones, what was missed. It stays below, and who holds little does not notice.
 
 use std::time::Duration;
 

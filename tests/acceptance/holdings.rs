@@ -1,6 +1,6 @@
 //! An instance in a cgroup that would kill it, and what clients of the protocol have it hold: subscriptions, filters,
-//! what is said of them, histories. It stays below, and who holds little does not notice. What is made of it for them is
-//! `answers`' business.
+//! what is said of them, histories. It stays below, and who holds little does not notice. What is made of it for them
+//! is `answers`' business.
 
 use std::time::Duration;
 

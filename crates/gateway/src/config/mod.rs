@@ -98,8 +98,8 @@ impl Config {
         self.history_limit.map_or(usize::MAX, |limit| limit.get() as usize)
     }
 
-    /// The largest payload that reaches a client with its tags and what is shown of its publisher, whoever publishes it,
-    /// in bytes: what no outbox holds would cut every subscriber.
+    /// The largest payload that reaches a client with its tags and what is shown of its publisher, whoever publishes
+    /// it, in bytes: what no outbox holds would cut every subscriber.
     pub fn payload_limit(&self) -> usize {
         self.outbox_limit.saturating_sub(FRAME_HEADER)
     }
