@@ -14,9 +14,9 @@ const READY: u64 = 1 << 16;
 /// they may be.
 ///
 /// Left to itself the kernel doubles its table while connections come, and whoever accepts the one that no longer fits
-/// sleeps until all processors have let go of the old table: 4 to 6 ms, in which a worker serves nobody. With one
-/// thread nobody has to be waited for, so call this before there are others. A limit that cannot be raised stays as it
-/// is, and room that cannot be made comes as the kernel makes it.
+/// sleeps until all processors have let go of the old table: 4 to 6 ms, in which a worker serves nobody. So call this
+/// before anybody is served. A limit that cannot be raised stays as it is, and room that cannot be made comes as the
+/// kernel makes it.
 pub fn raise_open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
