@@ -233,10 +233,11 @@ async fn what_cannot_be_recovered_is_a_gap() {
 }
 
 /// Whoever comes back again and again, here and there, while somebody publishes without pause, gets each once and in
-/// order.
+/// order. Nobody stays for more than `MOST`, so each comes at least 15 times.
 #[tokio::test]
 async fn who_comes_back_loses_nothing_and_gets_nothing_twice() {
     const COUNT: usize = 1500;
+    const MOST: usize = 100;
     let redis = RedisServer::start().await;
     let one = setup("").redis(&redis.url()).start().await;
     let other = setup("").redis(&redis.url()).start().await;
@@ -271,7 +272,7 @@ async fn who_comes_back_loses_nothing_and_gets_nothing_twice() {
             while next <= COUNT {
                 let address = addresses[turn % addresses.len()];
                 turn += 1;
-                let most = 1 + fastrand::usize(..200);
+                let most = fastrand::usize(1..=MOST);
                 if by_events {
                     let headers = [("Last-Event-ID", since.as_str())];
                     let path = format!("/sse/{channel}");
@@ -295,11 +296,8 @@ async fn who_comes_back_loses_nothing_and_gets_nothing_twice() {
                     }
                 }
             }
-            turn
         };
-        let (_speaker, turns, _, turns_too) =
-            tokio::join!(speaking, listening(true), listening(true), listening(false));
-        assert!(turns > 10 && turns_too > 10, "they came back often enough: {turns} {turns_too}");
+        tokio::join!(speaking, listening(true), listening(true), listening(false));
     }
 }
 
