@@ -32,12 +32,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::admission::newcomers::Newcomers;
 use crate::admission::recoveries::Recoveries;
-use crate::centrifuge::{self, Roster};
+use crate::centrifuge;
 use crate::http::{Events, Purpose, Rejection, Upgrade, go_on, id_value, public};
 use crate::instance::{Instance, Phase};
 use crate::listener::{Accepted, accept};
 use crate::memory::Budget;
-use crate::registers::Sessions;
+use crate::registers::{Roster, Sessions};
 use crate::relay::{HubRelay, work};
 use crate::session::listening::attend;
 use crate::session::raw::Session;
