@@ -27,6 +27,7 @@ mod session;
 mod telemetry;
 #[cfg(test)]
 mod test_log;
+mod thread;
 mod tls;
 mod worker;
 
