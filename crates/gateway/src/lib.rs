@@ -8,6 +8,7 @@ mod census;
 mod centrifuge;
 pub mod cli;
 pub mod config;
+pub mod expiry;
 mod http;
 pub mod identity;
 mod instance;
@@ -24,6 +25,7 @@ mod registers;
 mod relay;
 mod serve;
 mod session;
+pub mod signature;
 mod telemetry;
 #[cfg(test)]
 mod test_log;
