@@ -107,19 +107,25 @@ async fn nothing_grows_with_those_who_come_and_go() {
 
 /// Gauges that must come back to what they were, and by how much they may differ: the question itself takes a file
 /// and a task, and the last one's may not be gone yet; and bystanders go on talking.
-const GAUGES: [(&str, f64); 8] = [
+const GAUGES: [(&str, f64); 13] = [
     ("fanfare_connections", 0.0),
     ("fanfare_closing_connections", 0.0),
     ("fanfare_subscriptions", 0.0),
+    ("fanfare_compressed_subscriptions", 0.0),
     ("fanfare_channels", 0.0),
+    ("fanfare_broker_subscriptions", 0.0),
+    ("fanfare_users", 0.0),
+    ("fanfare_presence_members", 0.0),
     ("fanfare_inbox_bytes", 4096.0),
+    ("fanfare_outbox_bytes", 4096.0),
     // The connection that asks, and one that the last question has left.
     ("fanfare_unfinished_handshakes", 1.0),
     ("fanfare_tasks", 1.0),
     ("process_open_fds", 2.0),
 ];
 
-async fn is_as_before(name: &str, instance: &Instance, before: &Metrics) {
+/// Waits until these are as they were, and panics with those that are not.
+pub async fn is_as_before(name: &str, instance: &Instance, before: &Metrics) {
     let last = Cell::new(Vec::new());
     let settled = async || {
         let now = instance.metrics().await;

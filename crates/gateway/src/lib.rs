@@ -8,7 +8,6 @@ mod census;
 mod centrifuge;
 pub mod cli;
 pub mod config;
-pub mod expiry;
 mod http;
 pub mod identity;
 mod instance;
@@ -25,11 +24,9 @@ mod registers;
 mod relay;
 mod serve;
 mod session;
-pub mod signature;
 mod telemetry;
 #[cfg(test)]
 mod test_log;
-mod thread;
 mod tls;
 mod worker;
 

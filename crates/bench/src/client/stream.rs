@@ -22,7 +22,6 @@ pub(crate) enum Stream {
     Tls(Box<Sealed>),
 }
 
-/// A socket and what is agreed on with TLS there.
 #[derive(Debug)]
 pub(crate) struct Sealed {
     stream: TcpStream,
@@ -40,7 +39,6 @@ impl Stream {
         Ok(Self::Tls(Box::new(Sealed { stream, tls })))
     }
 
-    /// Has the kernel send small writes at once (TCP_NODELAY).
     pub(crate) fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.set_nodelay(true),

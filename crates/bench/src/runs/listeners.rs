@@ -51,7 +51,6 @@ struct Told {
 }
 
 impl Listeners {
-    /// Of one thread, which has `size` of the subscribers.
     pub(crate) fn new(seating: &Seating, size: usize, counts: Arc<Counts>) -> Self {
         Self {
             auditor: Auditor::new(seating.run, seating.pattern.clone(), Arc::clone(&seating.sent), size),
@@ -75,7 +74,6 @@ impl Listeners {
         }
     }
 
-    /// Listens until it is told to stop, and says what was seen.
     pub(crate) fn listen(
         mut self,
         mut swarm: Swarm,

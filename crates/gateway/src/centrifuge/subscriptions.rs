@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use fanfare_protocol::Channel;
 
-use crate::expiry::Expiry;
+use crate::identity::Expiry;
 
 /// One subscription.
 #[derive(Debug)]

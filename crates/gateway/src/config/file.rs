@@ -12,8 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::ConfigError;
 use super::keys::{KEYS, Key};
 use super::layers::{FILE, Layer, Layered, Section, meant};
-use super::namespaces::NamespaceName;
-use super::options::OPTIONS;
+use super::options::{NamespaceName, OPTIONS};
 use super::regular_file;
 use super::value::Raw;
 

@@ -20,7 +20,6 @@ pub struct Sessions {
 pub struct Seat {
     /// The worker's number.
     pub worker: usize,
-    /// Its connection there.
     pub key: Key,
 }
 
