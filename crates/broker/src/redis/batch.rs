@@ -56,6 +56,8 @@ enum Share {
 /// What an answer is about.
 enum Means {
     Published,
+    /// Published to ourselves, under this number.
+    Canary(u64),
     /// Published, and somebody waits to hear it.
     Confirmed(Arc<Append>),
     Numbered(Appends),
@@ -78,7 +80,7 @@ impl<'a> Batch<'a> {
             Message::Canary => {
                 let publication = Publication::new(Kind::Binary, Bytes::new());
                 let command = publish(&self.lane.keys.canary, self.lane.origin, sequence, publication);
-                self.push(command, Means::Published);
+                self.push(command, Means::Canary(sequence));
             }
             Message::Append(append) => self.append(sequence, append),
             Message::Done => {}
@@ -174,7 +176,7 @@ impl<'a> Batch<'a> {
         let fault = |answer: &Value| Fault::among(std::slice::from_ref(answer));
         for (means, answer) in &answered {
             if let Some(fault) = fault(answer)
-                && (matches!(means, Means::Published) || !fault.is_refusal())
+                && (matches!(means, Means::Published | Means::Canary(_)) || !fault.is_refusal())
             {
                 return Err(fault);
             }
@@ -188,7 +190,13 @@ impl<'a> Batch<'a> {
 
     fn tell(&self, means: Means, answer: Value, refusal: Option<Fault>) {
         match (means, refusal) {
-            (Means::Published, _) => {}
+            (Means::Published | Means::Canary(_), Some(_)) | (Means::Published, None) => {}
+            (Means::Canary(sequence), None) => {
+                // A node of a cluster counts its own subscribers alone, and others hear it as well.
+                if answer == Value::Int(0) && !self.lane.one_slot.load(Relaxed) {
+                    self.lane.unheard(sequence);
+                }
+            }
             (Means::Confirmed(append), None) => {
                 append.tell(Ok(append::read_confirmed(&answer, &append)));
             }
@@ -246,7 +254,7 @@ async fn send(
         // Kept only where it may have to be sent again.
         pipeline.add_command(match call.means {
             Means::Numbered(_) => call.command.clone(),
-            Means::Published | Means::Confirmed(_) => std::mem::take(&mut call.command),
+            Means::Published | Means::Canary(_) | Means::Confirmed(_) => std::mem::take(&mut call.command),
         });
     }
     // A replica takes what is published, and none of it reaches its master: it is to be sent again elsewhere.

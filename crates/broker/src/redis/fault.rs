@@ -27,6 +27,8 @@ pub(super) enum Fault {
     Deaf,
     /// What is published to a replica never reaches its master.
     Replica,
+    /// What is published goes to another server than the one that is listened to, which can only be its replica.
+    Elsewhere,
     /// User or password.
     Credentials,
     /// An error answer, by its code, with what it means for us or Redis' own words.
@@ -133,6 +135,7 @@ impl fmt::Display for Fault {
             Self::Closed => f.write_str("closed the connection"),
             Self::Deaf => f.write_str("is deaf: what was published does not come back"),
             Self::Replica => f.write_str("is a replica (READONLY): it does not reach the other instances"),
+            Self::Elsewhere => f.write_str("is not the server that is listened to any more"),
             Self::Credentials => f.write_str("rejects the user or password (NOAUTH, WRONGPASS)"),
             Self::Answered(code, meaning) => write!(f, "answered {code}: {meaning}"),
             Self::Io(said) => write!(f, "cannot be used: {said}"),

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use fanfare_protocol::{Channel, Position, Publication};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::RedisConfig;
@@ -48,6 +48,8 @@ pub(super) struct Lane {
     pub change: Notify,
     /// The healer's task has something to read.
     pub heal: Notify,
+    /// The connection that listens leads to another server than the one that publishes.
+    elsewhere: watch::Sender<bool>,
     /// There may be room for more publications.
     room: Notify,
     /// Held while a publication is delivered that may also be delivered otherwise: the order of deliveries.
@@ -88,6 +90,10 @@ struct Bus {
     log: Log,
     /// On its way: proof, once it is back, that the bus brings what it is given.
     canary: Option<Canary>,
+    /// What has a greater number is published while everything is subscribed.
+    subscribed_at: u64,
+    /// The connection that listens has followed this one that publishes, and need not do so again.
+    followed: bool,
     /// The publisher's task sleeps and must be woken.
     idle: bool,
 }
@@ -116,6 +122,8 @@ impl Lane {
             subscriber: Err(Fault::Starting),
             log: Log::default(),
             canary: None,
+            subscribed_at: 0,
+            followed: false,
             idle: false,
         };
         Self {
@@ -128,6 +136,7 @@ impl Lane {
             work: Notify::new(),
             change: Notify::new(),
             heal: Notify::new(),
+            elsewhere: watch::Sender::new(false),
             room: Notify::new(),
             order: Mutex::new(Order::default()),
             bus: Mutex::new(bus),

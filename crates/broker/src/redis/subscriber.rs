@@ -71,6 +71,7 @@ impl Session<'_> {
             fault = self.keep_subscriptions(sink.clone()) => fault,
             fault = ping(link, &last_heard, sink) => fault,
             fault = watch_canary(lane, &last_heard) => fault,
+            () = lane.listens_elsewhere() => Fault::Elsewhere,
         }
     }
 

@@ -2,6 +2,7 @@
 //! redis-server are real; nothing is simulated but a bad network.
 
 mod doubt;
+mod failover;
 mod faults;
 mod forgetful;
 mod healing;

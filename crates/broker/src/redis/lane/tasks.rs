@@ -17,6 +17,7 @@ impl Lane {
     pub fn publisher_open(&self) {
         let mut bus = self.bus.lock();
         bus.publisher = Ok(());
+        bus.followed = false;
         self.release_canary(&mut bus);
     }
 
@@ -87,18 +88,39 @@ impl Lane {
         self.room.notify_waiters();
     }
 
+    /// Nobody was subscribed where the canary of this number was published. Whoever hears it all the same listens to a
+    /// replica, and may have missed what came while it was made one.
+    pub fn unheard(&self, sequence: u64) {
+        let mut bus = self.bus.lock();
+        // Once for each connection: what only speaks like Redis may never count.
+        if bus.subscriber.is_ok() && sequence > bus.subscribed_at && !bus.followed {
+            bus.followed = true;
+            self.elsewhere.send_replace(true);
+        }
+    }
+
     // What the subscriber's task tells and asks.
+
+    /// Resolves when it is found that the connection that listens should be another one.
+    pub async fn listens_elsewhere(&self) {
+        // An error says that the lane has ended.
+        let _ = self.elsewhere.subscribe().wait_for(|elsewhere| *elsewhere).await;
+    }
 
     /// Whatever was promised is subscribed.
     pub fn subscriber_open(&self) {
         let mut bus = self.bus.lock();
         bus.subscriber = Ok(());
+        bus.subscribed_at = bus.log.last();
         self.release_canary(&mut bus);
     }
 
     /// The connection that listens has gone: publications may be missed from now on.
     pub fn subscriber_lost(&self, fault: &Fault) {
-        self.go_down(|bus| bus.subscriber = Err(fault.clone()));
+        self.go_down(|bus| {
+            bus.subscriber = Err(fault.clone());
+            self.elsewhere.send_replace(false);
+        });
         self.interest.lock().away();
         self.order.lock().streams.lost(fault.gap_cause());
     }
