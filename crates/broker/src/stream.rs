@@ -149,6 +149,12 @@ impl Stream {
         self.at
     }
 
+    /// The same, with who has published it, if the bus has brought it.
+    pub fn known(&self) -> Option<(Position, Option<Author>)> {
+        let at = self.at?;
+        Some((at, self.witness.filter(|(of, _)| *of == at).map(|(_, author)| author)))
+    }
+
     /// The epoch of what is delivered.
     pub fn epoch(&self) -> Option<Epoch> {
         self.at.map(|at| at.epoch)
@@ -178,7 +184,7 @@ impl Stream {
         let ask = Ask {
             since: self.at,
             reached: reached.unwrap_or(0),
-            author: self.witness.filter(|(at, _)| Some(*at) == self.at).map(|(_, author)| author),
+            author: self.known().and_then(|(_, author)| author),
             top_only: need < Need::Entries || self.at.is_none(),
         };
         self.reading = Some(Reading { arrivals: self.arrivals, ask, need, met: None });

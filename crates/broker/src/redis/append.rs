@@ -112,6 +112,8 @@ pub(super) struct Appends {
 /// Appends to one channel that get consecutive offsets.
 pub(super) struct Part {
     pub appends: Vec<Arc<Append>>,
+    /// Of the last of these.
+    pub last: u64,
     retention: Retention,
     envelopes: BytesMut,
 }
@@ -138,6 +140,7 @@ impl Appends {
         {
             envelope.encode_into(&mut part.envelopes);
             part.appends.push(append);
+            part.last = sequence;
             return;
         }
         if append.is_alone() {
@@ -147,7 +150,7 @@ impl Appends {
         }
         let mut envelopes = BytesMut::new();
         envelope.encode_into(&mut envelopes);
-        self.parts.push(Part { appends: vec![append], retention, envelopes });
+        self.parts.push(Part { appends: vec![append], last: sequence, retention, envelopes });
     }
 
     /// The call of the script.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanfare_protocol::{Channel, Envelope, Kind, Publication};
@@ -14,7 +14,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::append::{self, APPEND, Append, Appends, Trouble};
+use super::append::{self, APPEND, Append, Appends, Part, Trouble};
 use super::commands::Commands;
 use super::control::Lost;
 use super::fault::Fault;
@@ -23,7 +23,8 @@ use super::link::is_replica;
 use super::log::Message;
 use super::reads::unexpected;
 use super::script::is_noscript;
-use crate::BrokerError;
+use super::witnesses::Known;
+use crate::{Appended, BrokerError};
 
 /// Commands in the order in which they are sent.
 pub(super) struct Batch<'a> {
@@ -210,6 +211,7 @@ impl<'a> Batch<'a> {
                         return;
                     }
                 };
+                self.witness(&parts, &answers);
                 for (part, answer) in parts.iter().zip(answers) {
                     match answer {
                         Ok(appended) => part.appends.iter().zip(appended).for_each(|(append, appended)| {
@@ -225,6 +227,23 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Redis has it, and if it does not in a while, it has lost it.
+    fn witness(&self, parts: &[Part], answers: &[Result<Vec<Appended>, Trouble>]) {
+        // Where what is sent again has come to is not always known exactly.
+        if self.in_doubt {
+            return;
+        }
+        let (mut witnesses, now) = (self.lane.witnesses.lock(), Instant::now());
+        for (part, answer) in parts.iter().zip(answers) {
+            if let Ok(Some(Appended { position: Some(at), suppressed: None })) =
+                answer.as_ref().map(|all| all.last())
+            {
+                let author = Some((self.lane.append_origin, part.last));
+                witnesses.note(&part.appends[0].channel, Known { at: *at, author }, now);
+            }
+        }
+    }
+
     fn refuse(&self, appends: &[Arc<Append>], fault: &Fault) {
         self.give_up(appends, fault, BrokerError::Refused);
     }
@@ -232,7 +251,7 @@ impl<'a> Batch<'a> {
     /// Tells whoever waits for these, or that something may be missing.
     fn give_up(&self, appends: &[Arc<Append>], fault: &Fault, tell: fn(String) -> BrokerError) {
         let because = self.lane.because(fault);
-        if let Some(times) = self.lane.refusals.happened(std::time::Instant::now()) {
+        if let Some(times) = self.lane.refusals.happened(Instant::now()) {
             tracing::warn!(because, times, "a publication was refused");
         }
         for append in appends {

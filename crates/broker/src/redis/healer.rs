@@ -16,12 +16,13 @@ use super::lane::Lane;
 use super::reads::Reading;
 use super::shared_reads::SharedReads;
 use super::streams::{Answer, Errand};
+use super::witnesses::Known;
 use crate::{GapCause, Query};
 
 /// Runs for as long as the broker lives. Channels that are silent for `idle` are looked at.
 pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duration) {
     let mut backoff = Backoff::new();
-    let mut under_way = FuturesUnordered::new();
+    let (mut under_way, mut looks) = (FuturesUnordered::new(), FuturesUnordered::new());
     let step = (idle / 8).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut next_check = Instant::now() + step;
     let mut resume = Instant::now();
@@ -34,6 +35,8 @@ pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duratio
                 let page = pages.get(&errand.channel).copied();
                 run(&lane, &reads, errand, page, idle)
             }));
+            let due = lane.witnesses.lock().take_due(MOST_KNOWN - looks.len());
+            looks.extend(due.into_iter().map(|(channel, known)| look(&lane, &reads, channel, known)));
             if under_way.is_empty() {
                 // Of channels that nobody wants any more.
                 pages = HashMap::new();
@@ -45,6 +48,14 @@ pub(super) async fn heal(lane: Arc<Lane>, reads: Arc<SharedReads>, idle: Duratio
             () = sleep_until(next_check) => {
                 next_check = Instant::now() + step;
                 lane.order.lock().streams.check(idle, std::time::Instant::now());
+            }
+            Some(failed) = looks.next() => {
+                if let Some((channel, known)) = failed {
+                    lane.witnesses.lock().put_back(channel, known);
+                    if resume <= Instant::now() {
+                        resume = Instant::now() + backoff.after(Duration::ZERO);
+                    }
+                }
             }
             Some((errand, page, answer)) = under_way.next() => {
                 let failed = matches!(answer, Answer::Failed);
@@ -108,6 +119,25 @@ async fn run(
     }
 }
 
+/// Looks whether Redis has what it had, which begins a new epoch if not. Gives back what could not be looked at.
+async fn look(
+    lane: &Lane,
+    reads: &Arc<SharedReads>,
+    channel: Channel,
+    known: Known,
+) -> Option<(Channel, Known)> {
+    let retention = (lane.retain)(&channel)?;
+    match reads.read(Reading::of_known(&lane.keys, &channel, known, retention)).await {
+        Ok(history) => {
+            lane.meet(&channel, history.top).await;
+            None
+        }
+        Err(fault) => (!fault.is_refusal()).then_some((channel, known)),
+    }
+}
+
+/// Looks that may be under way: few, because clients that come back wait for their turns behind them.
+const MOST_KNOWN: usize = 64;
 /// Reads that may be under way, or wait for their turn.
 const MOST: usize = 512;
 /// Publications in one read, and bytes, unless a publication has more.

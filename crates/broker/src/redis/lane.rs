@@ -30,6 +30,7 @@ use super::log::{Log, Message};
 use super::log_limit::LogLimit;
 use super::recent::Recent;
 use super::streams::Streams;
+use super::witnesses::Witnesses;
 use crate::{AppendOptions, BrokerError, Gap, GapCause, History, Pending, Query, Relay, Retain, Status};
 
 /// Shared by the publishing threads, the publisher's task and the subscriber's. Where both are held, `order` is
@@ -56,6 +57,7 @@ pub(super) struct Lane {
     pub order: Mutex<Order>,
     bus: Mutex<Bus>,
     recent: Mutex<Recent>,
+    pub witnesses: Mutex<Witnesses>,
     /// Redis takes only keys of one slot in one call, as the nodes of a cluster do.
     pub one_slot: AtomicBool,
     spool_bytes: usize,
@@ -141,6 +143,7 @@ impl Lane {
             order: Mutex::new(Order::default()),
             bus: Mutex::new(bus),
             recent: Mutex::default(),
+            witnesses: Mutex::default(),
             one_slot: AtomicBool::new(false),
             spool_bytes: config.spool_bytes,
             timeout: config.timeout,

@@ -38,6 +38,7 @@ mod script;
 mod shared_reads;
 mod streams;
 mod subscriber;
+mod witnesses;
 
 use std::iter::repeat_n;
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use super::calls::Calls;
 use super::fault::Fault;
 use super::keys::Keys;
 use super::script::Script;
+use super::witnesses::Known;
 use crate::history::new_epoch;
 use crate::stream::{Ask, Author};
 use crate::{History, Query, Retention};
@@ -48,6 +49,12 @@ impl Reading {
         let Ask { reached, author, .. } = ask;
         let stays = self.query.since.is_some();
         Self { reached, author, unpublished: (pause * 3).max(if stays { STAYING } else { PASSING }), ..self }
+    }
+
+    /// Where a channel stands, by whoever only knows that it had come so far.
+    pub fn of_known(keys: &Keys, channel: &Channel, known: Known, retention: Retention) -> Self {
+        let query = Query { since: Some(known.at), ..Query::TOP };
+        Self { reached: known.at.offset, author: known.author, ..Self::of(keys, channel, query, retention) }
     }
 
     /// Whether Redis has little to do for it, and the answer is little.

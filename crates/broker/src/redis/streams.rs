@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fanfare_protocol::{Channel, Envelope, Position};
 use tokio::sync::oneshot;
 
+use super::witnesses::Known;
 use crate::stream::{Ask, Heals, Step, Stream};
 use crate::{Gap, GapCause, History, Relay, Status};
 
@@ -82,9 +83,9 @@ impl Streams {
         }
     }
 
-    /// Nobody here wants it any more.
-    pub fn forget(&mut self, channel: &Channel) {
-        self.channels.remove(channel);
+    /// Nobody here wants it any more. Gives back how far it had come, and who had published that.
+    pub fn forget(&mut self, channel: &Channel) -> Option<Known> {
+        self.channels.remove(channel)?.stream.known().map(|(at, author)| Known { at, author })
     }
 
     /// The bus is away; nobody waits for what it would say.

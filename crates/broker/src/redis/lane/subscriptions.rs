@@ -63,8 +63,12 @@ impl Lane {
             leave == Some(true)
         });
         drop(interest);
-        let mut order = self.order.lock();
-        left.iter().for_each(|channel| order.streams.forget(channel));
+        let (mut order, mut witnesses) = (self.order.lock(), self.witnesses.lock());
+        let now = Instant::now();
+        for channel in &left {
+            order.streams.forget(channel).into_iter().for_each(|known| witnesses.note(channel, known, now));
+        }
+        drop((order, witnesses));
         released.into_iter().map(|(_, channel)| channel).collect()
     }
 

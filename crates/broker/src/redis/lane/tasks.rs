@@ -19,6 +19,9 @@ impl Lane {
         bus.publisher = Ok(());
         bus.followed = false;
         self.release_canary(&mut bus);
+        drop(bus);
+        self.witnesses.lock().doubt();
+        self.heal.notify_one();
     }
 
     /// It has gone: what it was given is sent again.
