@@ -5,151 +5,14 @@
 //! history, at the place that was named, until others have taken its place.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
-use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::harness::{Caller, Fault, Instance, RedisServer, Setup, TcpProxy, eventually};
+use crate::recovering::{Number, Place, Recovering, file, number_of};
 
 /// The history holds so many.
 const KEPT: u64 = 12;
-
-pub const FILE: &str = "
-    redis_timeout = \"300ms\"
-    client_ping_interval = \"1s\"
-    client_pong_timeout = \"900ms\"
-    [channels]
-    may_subscribe = \"anonymous\"
-    may_publish = \"anonymous\"
-    history_size = 12
-    recovery = \"force\"
-";
-
-/// An epoch and an offset.
-pub type Place = (String, u64);
-
-/// Who has published it, and as the how manieth.
-pub type Number = (u64, u64);
-
-/// What one client has seen.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Seen {
-    /// It has a place now. It has asked for what it missed behind another one, if it had one.
-    Place { asked: Option<Place>, given: Place, whole: bool },
-    /// A publication at this offset.
-    Publication(u64, Number),
-}
-
-pub type Log = Arc<Mutex<Vec<Seen>>>;
-
-/// A client as a library has it: it comes back, subscribes again, and asks for what it has missed.
-pub async fn client(address: SocketAddr, log: Log, mut cut: mpsc::Receiver<()>) {
-    let mut place: Option<Place> = None;
-    loop {
-        let mut caller = Caller::anonymous(address).await;
-        let ended = async {
-            loop {
-                let asked = match &place {
-                    None => json!({ "channel": "kept" }),
-                    Some((epoch, offset)) => {
-                        json!({ "channel": "kept", "recover": true, "epoch": epoch, "offset": offset })
-                    }
-                };
-                let Ok(mut answer) = caller.try_call("subscribe", asked).await else { return };
-                let mut result = answer["subscribe"].take();
-                if result.is_null() {
-                    assert_eq!(answer["error"]["temporary"], true, "{answer}");
-                    continue;
-                }
-                let epoch = result["epoch"].as_str().unwrap().to_owned();
-                let mut offset = result["offset"].as_u64().unwrap_or(0);
-                let whole = result["recovered"] == true;
-                let (asked, given) = (place.take(), (epoch.clone(), offset));
-                log.lock().push(Seen::Place { asked, given, whole });
-                let take = |publication: &Value| {
-                    let offset = publication["offset"].as_u64().unwrap();
-                    log.lock().push(Seen::Publication(offset, number_of(publication)));
-                    offset
-                };
-                for publication in result["publications"].take().as_array().into_iter().flatten() {
-                    offset = take(publication);
-                }
-                place = Some((epoch.clone(), offset));
-                loop {
-                    let Ok(message) = caller.message().await else { return };
-                    let push = &message["push"];
-                    if let Some(publication) = push.get("pub") {
-                        place = Some((epoch.clone(), take(publication)));
-                    } else {
-                        assert_eq!(push["unsubscribe"]["code"], 2500, "{message}");
-                        break;
-                    }
-                }
-            }
-        };
-        tokio::select! {
-            () = ended => {}
-            asked = cut.recv() => {
-                if asked.is_none() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-fn number_of(publication: &Value) -> Number {
-    let of = |place: usize| publication["data"][place].as_u64().unwrap();
-    (of(0), of(1))
-}
-
-/// Holds what a client has seen against the rules, and against what all others have seen. Gives why it was told that
-/// something is missing, each time.
-pub fn judge(log: &[Seen], all: &mut HashMap<Place, Number>, seed: u64) -> Vec<&'static str> {
-    let (mut at, mut last): (Option<Place>, _) = (None, HashMap::new());
-    let mut told = Vec::new();
-    for (n, seen) in log.iter().enumerate() {
-        let around = || &log[n.saturating_sub(6)..(n + 6).min(log.len())];
-        match seen {
-            Seen::Place { asked, given, whole } => {
-                assert_eq!(*asked, at, "seed {seed}: it asks for what it has missed");
-                told.push(match asked {
-                    None => "new",
-                    Some(asked) if *whole => {
-                        assert_eq!(asked, given, "seed {seed}: it goes on where it was");
-                        "recovered"
-                    }
-                    Some((epoch, _)) if *epoch != given.0 => "another epoch",
-                    Some((_, asked)) => {
-                        // The place is where the history stood then.
-                        let missed = given.1.checked_sub(*asked);
-                        assert!(
-                            missed.is_some_and(|missed| missed > KEPT),
-                            "seed {seed}: not recovered, but it is kept: {:?}",
-                            around()
-                        );
-                        "too far"
-                    }
-                });
-                at = Some(given.clone());
-            }
-            Seen::Publication(offset, number) => {
-                let (epoch, before) = at.as_mut().expect("nothing comes before the answer");
-                assert_eq!(*offset, *before + 1, "seed {seed}: a hole, or twice: {:?}", around());
-                let last = last.entry(number.0).or_insert(0);
-                assert!(number.1 > *last, "seed {seed}: {number:?} after {last}: {:?}", around());
-                let known = *all.entry((epoch.clone(), *offset)).or_insert(*number);
-                assert_eq!(known, *number, "seed {seed}: others have seen something else at {offset}");
-                (*before, *last) = (*offset, number.1);
-            }
-        }
-    }
-    told
-}
 
 /// What was published since everything was forgotten, and what came of it.
 #[derive(Default)]
@@ -239,16 +102,10 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
     let proxy = TcpProxy::start(redis.address()).await;
     let mut instances = Vec::new();
     for address in [redis.address(), proxy.address()] {
-        instances.push(Setup::new(FILE).api().redis(&format!("redis://{address}")).start().await);
+        instances
+            .push(Setup::new(&file(KEPT, "300ms")).api().redis(&format!("redis://{address}")).start().await);
     }
-    let (mut clients, mut cuts, mut logs) = (JoinSet::new(), Vec::new(), Vec::new());
-    for number in 0..6 {
-        let (cut, asked) = mpsc::channel(8);
-        let log = Log::default();
-        clients.spawn(client(instances[number % 2].address(), log.clone(), asked));
-        cuts.push(cut);
-        logs.push(log);
-    }
+    let clients = Recovering::start(&instances);
     let mut speaker = Caller::anonymous(instances[0].address()).await;
     let (mut numbers, mut steps) = ([0; 3], BTreeMap::new());
     let (mut reference, mut all) = (Reference::default(), HashMap::new());
@@ -292,7 +149,7 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
                 "evicted"
             }
             60..80 => {
-                let _ = cuts[random.usize(0..6)].try_send(());
+                clients.cut(random.usize(0..Recovering::COUNT));
                 "client cut"
             }
             80..88 => {
@@ -324,25 +181,18 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
     let everybody = async || {
         let number = next(0);
         speaker.result("publish", json!({ "channel": "kept", "data": said(seed, number) })).await;
-        let heard =
-            |log: &Log| log.lock().iter().any(|seen| matches!(seen, Seen::Publication(_, n) if *n == number));
         let mut patience = 0;
-        while patience < 100 && !logs.iter().all(heard) {
+        while patience < 100 && !clients.have_heard(number) {
             patience += 1;
             tokio::task::yield_now().await;
             speaker.call("rpc", json!({})).await;
         }
-        logs.iter().all(heard)
+        clients.have_heard(number)
     };
     eventually("everybody hears the last one", everybody).await;
-    cuts.clear();
-    while clients.join_next().await.is_some_and(|ended| ended.is_ok()) {}
-    assert!(clients.is_empty(), "seed {seed}: a client has panicked");
     let forgotten = steps.get("forgotten").copied().unwrap_or(0);
-    for log in &logs {
-        for told in judge(&log.lock(), &mut all, seed) {
-            *steps.entry(told).or_insert(0) += 1;
-        }
+    for told in clients.judged(KEPT, &mut all, seed).await {
+        *steps.entry(told).or_insert(0) += 1;
     }
     assert!(all.len() > 50, "seed {seed}: hardly anything was heard");
     let epochs: HashSet<_> = all.keys().map(|(epoch, _)| epoch).collect();

@@ -4,13 +4,15 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
-use crate::centrifuge_recovery::{FILE, Log, Seen, client, judge};
 use crate::harness::{Instance, RedisServer, Setup, TcpProxy, eventually};
+use crate::recovering::{Recovering, file};
+
+/// More than are published.
+const KEPT: u64 = 100_000;
 
 #[tokio::test]
 async fn clients_that_come_back_while_a_replica_takes_over_miss_nothing() {
@@ -18,19 +20,10 @@ async fn clients_that_come_back_while_a_replica_takes_over_miss_nothing() {
     redis[1].cli(&["REPLICAOF", "127.0.0.1", &redis[0].address().port().to_string()]).await;
     let proxy = TcpProxy::start(redis[0].address()).await;
     // A replica tells once a second how far it is. Nobody is to give up before that: each is to find the master gone.
-    let file = FILE.replace("history_size = 12", "history_size = 100000").replace("300ms", "10s");
-    let setup = Setup::new(&file);
-    let setup = setup.api().redis(&format!("redis://{}", proxy.address()));
+    let setup = Setup::new(&file(KEPT, "10s")).api().redis(&format!("redis://{}", proxy.address()));
     let instances = [setup.start().await, setup.start().await];
-    let (mut clients, mut cuts, mut logs) = (JoinSet::new(), Vec::new(), Vec::new());
-    for number in 0..6 {
-        let (cut, asked) = mpsc::channel(8);
-        let log = Log::default();
-        clients.spawn(client(instances[number % 2].address(), log.clone(), asked));
-        cuts.push(cut);
-        logs.push(log);
-    }
-    eventually("all are there", async || logs.iter().all(|log| !log.lock().is_empty())).await;
+    let clients = Recovering::start(&instances);
+    eventually("all are there", async || clients.are_there()).await;
 
     let (acknowledged, over) = (Cell::new(0), Cell::new(false));
     let publish = async |who: usize| {
@@ -42,7 +35,7 @@ async fn clients_that_come_back_while_a_replica_takes_over_miss_nothing() {
         }
         number
     };
-    let cut = |which: &[mpsc::Sender<()>]| which.iter().all(|client| client.try_send(()).is_ok());
+    let cut = |mut which: Range<usize>| which.all(|number| clients.cut(number));
     let replace = async {
         for (old, new) in [(0, 1), (1, 0), (0, 1)] {
             let goal = acknowledged.get() + 100;
@@ -50,13 +43,13 @@ async fn clients_that_come_back_while_a_replica_takes_over_miss_nothing() {
             let role = async |which: usize| redis[which].cli(&["ROLE"]).await;
             // It waits until the other has everything, and takes nothing meanwhile.
             eventually("a replica takes over", async || redis[old].cli(&["FAILOVER"]).await == "OK").await;
-            assert!(cut(&cuts[..3]));
+            assert!(cut(0..3));
             eventually("their roles are others", async || {
                 role(new).await.starts_with("master") && role(old).await.starts_with("slave")
             })
             .await;
             proxy.lead_to(redis[new].address());
-            assert!(cut(&cuts[3..]));
+            assert!(cut(3..Recovering::COUNT));
         }
         let goal = acknowledged.get() + 100;
         eventually("some are published", async || acknowledged.get() > goal).await;
@@ -65,18 +58,10 @@ async fn clients_that_come_back_while_a_replica_takes_over_miss_nothing() {
     let (one, other, ()) = tokio::join!(publish(0), publish(1), replace);
 
     let counts = [one, other];
-    let has_all = |log: &Log| {
-        let log = log.lock();
-        let heard =
-            |last: (u64, u64)| log.iter().any(|seen| matches!(seen, Seen::Publication(_, n) if *n == last));
-        counts.iter().enumerate().all(|(who, count)| heard((who as u64, *count)))
-    };
-    eventually("everybody has the last ones", async || logs.iter().all(has_all)).await;
-    cuts.clear();
-    while clients.join_next().await.is_some_and(|ended| ended.is_ok()) {}
-    assert!(clients.is_empty(), "a client has panicked");
-    let (mut all, mut told) = (HashMap::new(), Vec::new());
-    logs.iter().for_each(|log| told.extend(judge(&log.lock(), &mut all, 0)));
+    let last = || counts.iter().enumerate().map(|(who, count)| (who as u64, *count));
+    eventually("everybody has the last ones", async || last().all(|number| clients.have_heard(number))).await;
+    let mut all = HashMap::new();
+    let mut told = clients.judged(KEPT, &mut all, 0).await;
     told.retain(|told| *told != "new");
     assert!(told.len() >= 6 && told.iter().all(|told| *told == "recovered"), "{told:?}");
     // Each once, in whatever was heard by anybody.

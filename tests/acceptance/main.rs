@@ -41,6 +41,7 @@ mod payloads;
 mod pieces;
 mod promises;
 mod reading;
+mod recovering;
 mod redis_faults;
 mod relay;
 mod shown;

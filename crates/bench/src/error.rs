@@ -26,6 +26,7 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    /// `ends` says how attempts ended, and how often; empty if none has ended yet.
     pub(crate) fn not_connected(wanted: usize, ends: &BTreeMap<String, u64>) -> Self {
         let reasons: Vec<String> = ends.iter().map(|(end, count)| format!("{end} ({count} times)")).collect();
         let reasons =

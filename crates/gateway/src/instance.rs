@@ -21,15 +21,20 @@ use crate::tls::LiveCertificate;
 
 /// One running gateway.
 pub struct Instance {
+    /// Made at every start; it names the instance to others and in answers.
     pub id: Uuid,
     pub config: Config,
     pub hub: Arc<Hub>,
+    /// What the broker delivers to; also asked for a channel's last publication, for deltas.
     pub relay: Arc<HubRelay>,
     pub broker: Arc<dyn Broker>,
+    /// How many connections there may be, in all and of one address.
     pub admission: Arc<Admission>,
     /// Those who have not asked for anything yet.
     pub unfinished: Arc<Unfinished>,
+    /// What `/ready` answers.
     pub readiness: Arc<Readiness>,
+    /// How much memory is in use, and what follows from that.
     pub memory: Arc<Budget>,
     /// Whether what the kernel holds for sockets is a part of the memory that may run out.
     pub weighs_sockets: bool,

@@ -8,6 +8,7 @@ mod census;
 mod centrifuge;
 pub mod cli;
 pub mod config;
+pub mod expiry;
 mod http;
 pub mod identity;
 mod instance;
@@ -24,9 +25,11 @@ mod registers;
 mod relay;
 mod serve;
 mod session;
+pub mod signature;
 mod telemetry;
 #[cfg(test)]
 mod test_log;
+mod thread;
 mod tls;
 mod worker;
 

@@ -28,8 +28,8 @@ use crate::memory::{Budget, Gauge, keep};
 use crate::registers::{Sessions, Users};
 use crate::relay::{Compression, HubRelay, PHRASES};
 use crate::telemetry::{Counts, Telemetry};
+use crate::thread::{self, Processor};
 use crate::tls::LiveCertificate;
-use crate::worker::{self, Processor};
 
 /// When everything has to end at once, how long each of the last things may take.
 const HURRY: Duration = Duration::from_millis(700);
@@ -107,7 +107,7 @@ pub async fn run(
     let processors = if pins { Processor::for_each_of(inboxes.len()) } else { Vec::new() };
     let workers = inboxes.into_iter().zip(listeners.public).enumerate().map(|(number, (inbox, listener))| {
         let (processor, each_drained) = (processors.get(number).copied(), each_drained.clone());
-        worker::start(number, processor, inbox, listener, instance.clone(), phase.subscribe(), each_drained)
+        thread::start(number, processor, inbox, listener, instance.clone(), phase.subscribe(), each_drained)
     });
     let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
     drop(each_drained);

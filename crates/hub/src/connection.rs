@@ -24,6 +24,7 @@ const LAST_REST: usize = 16 << 10;
 
 /// One client's socket and what is known of it.
 pub(crate) struct Connection {
+    /// Names the connection for good: another one may get its place in the slab.
     pub(crate) serial: u32,
     pub(crate) state: State,
     pub(crate) life: Life,
@@ -38,9 +39,11 @@ pub(crate) struct Connection {
     /// What its subscriptions take of memory, in bytes, here and elsewhere, and what its session has heard and not
     /// handled; of a closing one, what its session still does.
     pub(crate) kept_beside: u32,
+    /// The most bytes that may wait for its socket.
     pub(crate) outbox_limit: usize,
     /// Nothing until the handshake is answered: what is published before that waits in the outbox.
     pub(crate) socket: Option<Rc<Socket>>,
+    /// Only while the socket is full, or there is none yet.
     pub(crate) outbox: Option<Box<Outbox>>,
     /// What the session reads with. It is kept here because it may hold most of a message, which is freed
     /// with everything else when memory runs out; gone then, and while the session has it.
@@ -62,6 +65,7 @@ pub(crate) struct Connection {
 /// Where in a room a connection is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seat {
+    /// Its place in the worker's slab of rooms.
     pub(crate) room: u32,
     /// Its place among the members.
     pub(crate) index: u32,

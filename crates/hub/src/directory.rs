@@ -71,6 +71,7 @@ struct Entry {
 pub(crate) type Subscribers = Arc<AtomicU64>;
 
 impl Directory {
+    /// Which workers have members of a channel, and in which formats. Nobody, if it has none.
     pub(crate) fn audience(&self, channel: &Channel) -> Audience {
         let mut audience = Audience::default();
         if let Some(entry) = self.0.pin().get(channel) {
@@ -91,6 +92,7 @@ impl Directory {
         self.0.pin().get(channel).map(|entry| entry.subscribers.clone())
     }
 
+    /// Members of a channel on all workers.
     pub(crate) fn subscribers(&self, channel: &Channel) -> u64 {
         self.0.pin().get(channel).map_or(0, |entry| entry.subscribers.load(Ordering::Relaxed))
     }

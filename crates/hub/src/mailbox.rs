@@ -271,6 +271,7 @@ impl Hub {
         &self.bounds
     }
 
+    /// How many there are.
     pub(crate) fn workers(&self) -> usize {
         self.mailboxes.len()
     }
@@ -280,6 +281,7 @@ impl Hub {
         workers.iter().for_each(|worker| self.mailboxes[worker].send(Event::Made(channel.clone())));
     }
 
+    /// Sends what goes before everything that waits, and counts for no bound.
     pub(crate) fn urge(&self, worker: usize, urgent: Urgent) {
         // A worker that has ended has nothing left to free.
         let _ = self.mailboxes[worker].urgent.send(urgent);

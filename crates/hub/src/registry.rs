@@ -190,6 +190,7 @@ impl Registry {
         std::mem::take(&mut self.dealt_with)
     }
 
+    /// How often the wheel is to be turned.
     pub(crate) fn tick_length(&self) -> Duration {
         self.wheel.tick()
     }
@@ -388,6 +389,7 @@ impl Registry {
         self.connections.len()
     }
 
+    /// By its name, which takes a look at every connection.
     pub(crate) fn find_id(&self, id: ConnectionId) -> Option<Key> {
         let mut open = self.connections.iter().filter(|(_, connection)| connection.state == State::Open);
         open.find(|(_, connection)| connection.id == id)

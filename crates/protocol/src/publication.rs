@@ -61,6 +61,7 @@ impl Publication {
         Self { published_at: now_micros(), ..Self::unstamped(kind, payload) }
     }
 
+    /// One without the time at which it was published.
     pub(crate) fn unstamped(kind: Kind, payload: Bytes) -> Self {
         Self { kind, payload, exclude: None, published_at: 0, position: None, info: None, tags: None }
     }

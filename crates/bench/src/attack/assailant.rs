@@ -33,7 +33,9 @@ pub struct Assailant {
 
 /// A frame of the server's.
 pub(super) struct Frame {
+    /// The low four bits of its first byte (RFC 6455, section 5.2).
     pub(super) opcode: u8,
+    /// Not masked: a server does not.
     pub(super) payload: Vec<u8>,
 }
 
@@ -46,6 +48,7 @@ pub(super) const PONG: u8 = 10;
 pub(super) const FIN: u8 = 0x80;
 
 impl Assailant {
+    /// To the target, over TLS where it wants that. Nothing has been said over HTTP yet.
     pub(super) fn connect(field: &Field) -> io::Result<Self> {
         let stream = patiently(TcpStream::connect(field.target.address)?)?;
         Ok(Self::over(Way::over(stream, field)?))

@@ -11,12 +11,17 @@ const CHANNEL: &str = "hostile-frames?echo=false";
 
 /// Bytes after the handshake, with the close code for them and the reason under which it is counted.
 pub(super) struct Shot {
+    /// As the report calls it.
     pub(super) name: Cow<'static, str>,
+    /// What is sent, frames and all that is wrong with them.
     pub(super) bytes: Vec<u8>,
+    /// The Close code that must come back.
     pub(super) code: u16,
+    /// The label of `fanfare_connections_closed_total` under which it must be counted.
     pub(super) reason: &'static str,
 }
 
+/// One of them.
 pub(super) fn shot(
     name: impl Into<Cow<'static, str>>,
     bytes: Vec<u8>,

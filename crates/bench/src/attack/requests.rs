@@ -8,12 +8,17 @@ use super::{Answer, Blow, Counted, Field, Outcome};
 
 /// One request's bytes, and what is answered.
 pub(super) struct Request {
+    /// As the report calls it.
     pub(super) name: String,
+    /// What is sent on a connection of its own.
     pub(super) bytes: Vec<u8>,
+    /// What must come back.
     pub(super) answer: Answer,
+    /// Where it must be counted.
     pub(super) counted: Counted,
 }
 
+/// Sends each on a connection of its own, one after the other, until the time is over.
 pub(super) fn send(field: &Field, requests: Vec<Request>) -> io::Result<Outcome> {
     let mut blows = Vec::new();
     for Request { name, bytes, answer, counted } in requests {

@@ -11,6 +11,7 @@ use crate::client::sys;
 /// From one byte of a slow handshake to the next.
 const SLOWLY: u64 = 20_000_000;
 
+/// A connection that asks for nothing, which must be cut when its time is over.
 pub(super) fn cut_in_time(got: Answer) -> Blow {
     Blow::new("a handshake that does not come", Answer::Cut, Counted::Rejected("timeout"), got)
 }

@@ -11,6 +11,7 @@ use super::{Field, PATIENCE};
 use crate::client::stream::client_config;
 use crate::client::target::Secure;
 
+/// What an attack writes to: the socket, or TLS on it.
 #[derive(Debug)]
 pub(super) enum Way {
     Plain(TcpStream),
@@ -33,6 +34,7 @@ impl Way {
         Ok(Self::Tls(Box::new(stream)))
     }
 
+    /// The socket underneath, for what is done to it and not to TLS.
     pub(super) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,
@@ -99,6 +101,7 @@ pub(super) fn alert(error: &io::Error) -> Option<u8> {
     }
 }
 
+/// Whether there is only nothing to be had yet.
 pub(super) fn waits(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }

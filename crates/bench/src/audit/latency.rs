@@ -38,6 +38,7 @@ impl Latencies {
         self.0.saturating_record(to.saturating_sub(from) / 1_000);
     }
 
+    /// Takes in what the other has recorded.
     pub(crate) fn add(&mut self, other: &Self) {
         self.0.add(&other.0).expect("all histograms here have the same bounds");
     }
@@ -46,6 +47,7 @@ impl Latencies {
         self.0.reset();
     }
 
+    /// In microseconds; all 0 if nothing was recorded.
     pub(crate) fn quantiles(&self) -> Quantiles {
         if self.0.is_empty() {
             return Quantiles::default();

@@ -111,22 +111,27 @@ fn unaccepted(losses: &[Loss], range: Broken, subscribers: usize) -> Option<Brok
 }
 
 impl Complaint {
+    /// Something came that nobody has sent.
     pub(crate) fn phantom(subscriber: usize) -> Self {
         Self { class: "phantom".into(), subscriber, publisher: None, from: None, to: None }
     }
 
+    /// A message came again.
     pub(crate) fn duplicate(subscriber: usize, publisher: u32, sequence: u64) -> Self {
         Self::about("duplicate", subscriber, publisher, sequence..sequence + 1)
     }
 
+    /// A message came behind a later one of its publisher.
     pub(crate) fn reordered(subscriber: usize, publisher: u32, sequence: u64) -> Self {
         Self::about("reordered", subscriber, publisher, sequence..sequence + 1)
     }
 
+    /// Messages never came, and nothing announced it.
     pub(crate) fn lost(loss: &Loss) -> Self {
         Self::about("lost_silent", loss.subscriber, loss.publisher, loss.from..loss.to)
     }
 
+    /// The same of all subscribers, where its own number is that among a thread's.
     pub(crate) fn shifted(self, by: usize) -> Self {
         Self { subscriber: self.subscriber + by, ..self }
     }

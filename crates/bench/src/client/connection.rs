@@ -39,6 +39,7 @@ pub(crate) struct Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Intake {
     inflater: Inflater,
+    /// Of all of them together.
     pub(crate) traffic: Traffic,
 }
 
@@ -69,7 +70,9 @@ pub(crate) enum Happening<'h> {
 /// What somebody published.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message<'m> {
+    /// Whether it came as text, where the protocol tells.
     pub(crate) text: bool,
+    /// Inflated, and without what the protocol puts around it.
     pub(crate) payload: &'m [u8],
     /// Its place in the channel's history; 0, if it has none.
     pub(crate) offset: u64,
@@ -152,6 +155,8 @@ impl Connection {
         })
     }
 
+    /// Whether everything has been agreed on: the handshake and, in the client protocol, who it is and its
+    /// subscription.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_)) && self.dialogue.as_ref().is_none_or(Dialogue::is_open)
     }

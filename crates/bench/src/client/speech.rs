@@ -33,6 +33,7 @@ pub enum Protocol {
 /// What a connection has to know to speak the client protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Speech {
+    /// JSON or Protobuf.
     pub(crate) format: Format,
     pub(crate) channel: Arc<str>,
     /// It subscribes to the channel.
@@ -47,6 +48,7 @@ pub(crate) struct Seat {
     pub(crate) channel: Arc<str>,
     /// Where it was; nowhere yet, if there is no epoch.
     pub(crate) epoch: Option<Arc<str>>,
+    /// The last offset that it has.
     pub(crate) offset: u64,
 }
 

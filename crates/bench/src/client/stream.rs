@@ -22,6 +22,7 @@ pub(crate) enum Stream {
     Tls(Box<Sealed>),
 }
 
+/// A socket and what is agreed on with TLS there.
 #[derive(Debug)]
 pub(crate) struct Sealed {
     stream: TcpStream,
@@ -39,6 +40,7 @@ impl Stream {
         Ok(Self::Tls(Box::new(Sealed { stream, tls })))
     }
 
+    /// Has the kernel send small writes at once (TCP_NODELAY).
     pub(crate) fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.set_nodelay(true),

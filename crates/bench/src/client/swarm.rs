@@ -103,10 +103,12 @@ impl Swarm {
         })
     }
 
+    /// What ends the wait in `turn` from another thread. There can be one.
     pub(crate) fn waker(&self) -> io::Result<Waker> {
         Waker::new(self.poll.registry(), WAKE)
     }
 
+    /// For what else is to be waited for in `turn`.
     pub(crate) fn registry(&self) -> &Registry {
         self.poll.registry()
     }

@@ -33,7 +33,9 @@ pub struct Target {
 /// What TLS has to know of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Secure {
+    /// What its certificate must be for, and what it is asked for (SNI).
     pub(crate) name: ServerName<'static>,
+    /// Whoever it is for and whoever has signed it.
     pub(crate) any_certificate: bool,
 }
 

@@ -184,6 +184,7 @@ impl Display for ConnectReport {
     }
 }
 
+/// A row: what it is about, right-aligned, and what there is to say.
 pub(crate) fn line(f: &mut Formatter<'_>, name: &str, text: &str) -> Result {
     writeln!(f, "{name:>16}  {text}")
 }
@@ -242,6 +243,7 @@ fn ends(f: &mut Formatter<'_>, name: &str, ends: &BTreeMap<String, u64>) -> Resu
     Ok(())
 }
 
+/// Milliseconds with two digits behind the point.
 pub(crate) fn millis(micros: u64) -> String {
     format!("{:.2}", micros as f64 / 1_000.0)
 }

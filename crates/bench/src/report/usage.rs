@@ -64,6 +64,7 @@ impl Processes {
         self.0.iter().map(|pid| count(pid).map_err(|error| named(*pid, &error))).sum()
     }
 
+    /// What all have used since they began.
     pub(crate) fn cpu(&self) -> io::Result<CpuReading> {
         self.0.iter().try_fold(CpuReading::default(), |sum, pid| {
             let one = CpuReading::of(*pid).map_err(|error| named(*pid, &error))?;

@@ -22,15 +22,22 @@ use crate::runs::listeners::Listeners;
 /// What the subscribers of a run need to know.
 #[derive(Debug, Clone)]
 pub(crate) struct Seating {
+    /// Where they connect to, in turn.
     pub(crate) targets: Arc<[Target]>,
     pub(crate) subscribers: usize,
+    /// Over how many threads they are spread; no more than there are subscribers.
     pub(crate) threads: usize,
     /// Handshakes under way at a time, over all threads.
     pub(crate) concurrency: usize,
+    /// What stamps of this run carry, so that messages of another are told apart.
     pub(crate) run: u64,
+    /// How a message is made, to see whether one came unchanged.
     pub(crate) pattern: Pattern,
+    /// How many messages each publisher has sent.
     pub(crate) sent: Arc<[AtomicU64]>,
+    /// Whether those whose connection ends come back.
     pub(crate) reconnect: bool,
+    /// Where receipts are counted, if the run goes flat out.
     pub(crate) flight: Option<Arc<Flight>>,
 }
 
@@ -44,6 +51,7 @@ pub(crate) struct Audience {
 /// What all have seen together, for whoever steers the run. Each thread adds what a turn of its loop brought.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    /// Connections that are open now.
     pub(crate) open: AtomicUsize,
     /// Connections that ended, or never came about.
     pub(crate) ended: AtomicUsize,
@@ -53,6 +61,7 @@ pub(crate) struct Counts {
     pub(crate) accounted: AtomicU64,
     /// What came over their connections.
     pub(crate) wire: AtomicU64,
+    /// The payloads in it, inflated. Both in bytes.
     pub(crate) payload: AtomicU64,
     /// When the last one came.
     pub(crate) last: AtomicU64,
@@ -66,6 +75,7 @@ pub(crate) struct Attendance {
     pub(crate) ends: BTreeMap<String, u64>,
     /// How many ended in each second of the run.
     pub(crate) ends_by_second: Vec<u32>,
+    /// Announced gaps, of all subscribers.
     pub(crate) notices: u64,
     /// How long those that came back had been away.
     pub(crate) away: Latencies,
@@ -81,6 +91,7 @@ struct Row {
     first: usize,
 }
 
+/// What a thread of subscribers is told.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Forget the latencies so far, and record from now on; what was sent is dropped when that is so.
@@ -104,18 +115,22 @@ impl Audience {
         Ok(Self { rows: rows.collect::<io::Result<_>>()?, counts })
     }
 
+    /// As [`Counts::open`].
     pub(crate) fn open(&self) -> usize {
         self.counts.open.load(Ordering::Acquire)
     }
 
+    /// As [`Counts::ended`].
     pub(crate) fn ended(&self) -> usize {
         self.counts.ended.load(Ordering::Acquire)
     }
 
+    /// As [`Counts::delivered`].
     pub(crate) fn delivered(&self) -> u64 {
         self.counts.delivered.load(Ordering::Acquire)
     }
 
+    /// As [`Counts::accounted`].
     pub(crate) fn accounted(&self) -> u64 {
         self.counts.accounted.load(Ordering::Acquire)
     }

@@ -51,6 +51,7 @@ struct Told {
 }
 
 impl Listeners {
+    /// Of one thread, which has `size` of the subscribers.
     pub(crate) fn new(seating: &Seating, size: usize, counts: Arc<Counts>) -> Self {
         Self {
             auditor: Auditor::new(seating.run, seating.pattern.clone(), Arc::clone(&seating.sent), size),
@@ -74,6 +75,7 @@ impl Listeners {
         }
     }
 
+    /// Listens until it is told to stop, and says what was seen.
     pub(crate) fn listen(
         mut self,
         mut swarm: Swarm,

@@ -45,7 +45,9 @@ pub(crate) struct Publishers {
 /// What flat out means.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flood<'f> {
+    /// Where receipts are counted.
     pub(crate) flight: &'f Flight,
+    /// How many messages each publisher keeps under way.
     pub(crate) in_flight: usize,
     /// How long, in nanoseconds.
     pub(crate) duration: u64,
@@ -97,10 +99,12 @@ impl Publishers {
         })
     }
 
+    /// What ends a wait of theirs from another thread.
     pub(crate) fn waker(&self) -> io::Result<Waker> {
         self.swarm.waker()
     }
 
+    /// Connections that are open now.
     pub(crate) fn open(&self) -> usize {
         self.swarm.open()
     }

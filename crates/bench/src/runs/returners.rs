@@ -29,8 +29,11 @@ pub(crate) struct Party {
     pub(crate) first: Target,
     pub(crate) others: Arc<[Target]>,
     pub(crate) clients: usize,
+    /// The channels that clients are spread over, one each.
     pub(crate) channels: Arc<[Arc<str>]>,
+    /// Handshakes under way at a time.
     pub(crate) concurrency: usize,
+    /// What stamps of this run carry.
     pub(crate) run: u64,
     pub(crate) pattern: Pattern,
 }
@@ -65,14 +68,21 @@ pub(crate) struct Found {
     pub(crate) unrecovered: usize,
     /// Messages, over all clients, that came in the answers to subscriptions.
     pub(crate) made_good: u64,
+    /// Messages that should have come, over all clients.
     pub(crate) due: u64,
+    /// Of those, the ones that came.
     pub(crate) delivered: u64,
+    /// And the ones that did not, with nothing that announced it.
     pub(crate) lost: u64,
+    /// Messages that came again.
     pub(crate) duplicate: u64,
+    /// Messages that came behind later ones.
     pub(crate) reordered: u64,
+    /// Messages that nobody has sent.
     pub(crate) phantom: u64,
     /// From the moment at which they were let go back to the answered subscription.
     pub(crate) returned: Latencies,
+    /// How attempts and connections ended, and how often.
     pub(crate) ends: BTreeMap<String, u64>,
 }
 
@@ -99,14 +109,17 @@ impl Returners {
         Ok(Self { counts, commands, thread })
     }
 
+    /// How far they are, at this moment.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
     }
 
+    /// Drops the connections that there still are, without a word. Does not wait for it.
     pub(crate) fn cut(&self) {
         self.order(Order::Cut);
     }
 
+    /// Has them connect to the others. `at` is when they lost their instance, on the monotonic clock in nanoseconds.
     pub(crate) fn come_back(&self, at: u64) {
         self.order(Order::Return(at));
     }

@@ -35,6 +35,7 @@ pub(crate) struct Run<'f> {
 }
 
 impl<'f> Run<'f> {
+    /// Connects everybody; nothing is sent yet.
     pub(crate) fn begin(
         settings: &'f Fanout,
         pattern: Pattern,
@@ -122,6 +123,7 @@ impl<'f> Run<'f> {
         }
     }
 
+    /// Warms up and measures for one `duration`. What is measured is added to the latencies, too.
     pub(crate) fn slice(
         &mut self,
         round: usize,
@@ -252,6 +254,7 @@ impl<'f> Run<'f> {
         self.audience.delivered() + self.publishers.received()
     }
 
+    /// Takes everybody away, and makes the report of what was seen.
     pub(crate) fn finish(
         self,
         rounds: Vec<Round>,

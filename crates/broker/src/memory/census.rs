@@ -17,14 +17,17 @@ pub(super) struct Books {
 }
 
 impl Books {
+    /// Replaces what was said before.
     pub fn describe(&mut self, facts: InstanceFacts) {
         self.facts = Some(facts);
     }
 
+    /// This one, once it has said anything of itself.
     pub fn instances(&self) -> Vec<InstanceFacts> {
         self.facts.iter().cloned().collect()
     }
 
+    /// Replaces the number of subscribers of a channel.
     pub fn count(&mut self, channel: &Channel, subscribers: u64) {
         if subscribers == 0 {
             self.subscribers.remove(channel);

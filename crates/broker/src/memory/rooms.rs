@@ -47,6 +47,7 @@ pub(super) struct Awaited {
 }
 
 impl Rooms {
+    /// Tells of it if it is the first of its user, who was not awaited. Anonymous ones are each told of.
     pub fn enter(&mut self, channel: &Channel, member: Member) -> Option<PresenceChange> {
         let room = self.rooms.entry(channel.clone()).or_default();
         let user = member.user.clone();
@@ -91,6 +92,7 @@ impl Rooms {
         Some(PresenceChange::Left(awaited.member))
     }
 
+    /// At most `limit` of them, by connection; at least one, so that pages come to an end.
     pub fn members(&self, channel: &Channel, from: &Cursor, limit: usize) -> Page<Member> {
         let after = Uuid::parse_str(from.as_str()).map_or(Bound::Unbounded, Bound::Excluded);
         let range = self.rooms.get(channel).map(|room| room.members.range((after, Bound::Unbounded)));
@@ -100,6 +102,7 @@ impl Rooms {
         Page { next: last.map(|member| Cursor::new(member.connection.to_string())), items }
     }
 
+    /// Connections and users; those who are only awaited do not count.
     pub fn count(&self, channel: &Channel) -> MemberCount {
         self.rooms.get(channel).map_or_else(MemberCount::default, |room| MemberCount {
             clients: room.members.len() as u64,

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::Config;
-use crate::identity::Expiry;
+use crate::expiry::Expiry;
 use crate::query;
 
 /// The keys that are taken.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Sleep, sleep};
 
-use crate::identity::Expiry;
+use crate::expiry::Expiry;
 
 /// A timer that rings once, if it is set.
 #[derive(Default)]

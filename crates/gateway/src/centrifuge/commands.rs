@@ -7,9 +7,10 @@ use fanfare_protocol::centrifuge::{
 };
 
 use super::connect::VERSION;
-use super::mail::Letter;
 use super::session::{Client, Stage};
-use crate::identity::{Consequence, Expiry};
+use crate::expiry::Expiry;
+use crate::identity::Consequence;
+use crate::registers::Letter;
 use crate::telemetry::Method;
 
 impl Client {

@@ -15,12 +15,13 @@ use fanfare_protocol::{Channel, Member};
 use fanfare_websocket::CloseCode;
 
 use super::commands::seconds_left;
-use super::mail::MOST;
 use super::plan::Origin;
 use super::session::{Client, Stage};
 use super::subscribe::{Asker, Making, Makings, Wished};
 use super::subscriptions::{Presence, Sub};
-use crate::identity::{Expiry, Grant, Overrides};
+use crate::expiry::Expiry;
+use crate::identity::{Grant, Overrides};
+use crate::registers::MOST_LETTERS;
 use crate::relay::last_words;
 use crate::worker::Worker;
 
@@ -87,7 +88,7 @@ impl Client {
                 // Boxed, because what waits may be what is interrupted by this.
                 Box::pin(self.carry_out(wanted.clone(), out)).await;
             }
-            _ if self.wishes.len() < MOST => self.wishes.add(wanted.clone()),
+            _ if self.wishes.len() < MOST_LETTERS => self.wishes.add(wanted.clone()),
             // One of them might be lost.
             _ => self.end(DisconnectCode::ServerError, out),
         }

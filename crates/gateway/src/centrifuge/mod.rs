@@ -3,8 +3,8 @@
 //! token is worth is asked of [`crate::namespace`] and [`crate::identity`].
 //!
 //! One connection's commands are handled one after the other, and what the instance has for it of its own accord, its
-//! [`Mail`](mail::Mail), comes between two of them, or while one waits for the client. So nothing here has to be
-//! guarded against a command that overtakes another. Publications do not come by here: the hub writes those.
+//! [`Mail`](crate::registers::Mail), comes between two of them, or while one waits for the client. So nothing here has
+//! to be guarded against a command that overtakes another. Publications do not come by here: the hub writes those.
 
 mod alarm;
 mod claimed;
@@ -12,7 +12,6 @@ mod commands;
 mod connect;
 mod control;
 mod dialect;
-mod mail;
 mod making;
 mod owner;
 mod plan;
@@ -24,6 +23,5 @@ mod subscriptions;
 
 pub use claimed::NoClaim;
 pub use dialect::{Dialect, Words, words};
-pub use mail::Roster;
 pub use owner::Owner;
 pub use session::Session;

@@ -13,9 +13,10 @@ use fanfare_protocol::{Channel, ConnectionId, Control};
 use super::alarm::{Alarm, has_passed};
 use super::claimed::{Claimed, NoClaim};
 use super::control::send_away;
-use super::mail::{Letter, Mail, Roster};
-use crate::identity::{Expiry, Identity, User};
+use crate::expiry::Expiry;
+use crate::identity::{Identity, User};
 use crate::instance::Instance;
+use crate::registers::{Letter, Mail, Roster};
 use crate::worker::Worker;
 
 /// See the module. Dropping it takes the connection out of its user's.

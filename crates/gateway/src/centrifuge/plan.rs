@@ -44,18 +44,23 @@ pub(super) struct Plan {
     pub encoding: Encoding,
     pub namespace: Arc<Namespace>,
     pub grant: Grant,
+    /// Seconds until it has to be refreshed, as the client is told; none if it does not end.
     pub ttl: Option<u32>,
     pub origin: Origin,
     pub subscription: Subscription,
     pub presence: Presence,
     pub member: Member,
+    /// Whether the client is told where the channel stands, and of a gap in it.
     pub positioned: bool,
+    /// Whether the client may come back to where it was.
     pub recoverable: bool,
+    /// Whether publications may be deltas to the one before.
     pub delta: bool,
     /// From where on the client wants what it has missed.
     pub since: Option<Position>,
     /// But it cannot have it, since it is given too much already.
     pub is_too_much: Cell<bool>,
+    /// Whether it is refused if what was missed cannot be had.
     pub must_recover: bool,
 }
 

@@ -20,12 +20,12 @@ use super::alarm::Alarm;
 use super::claimed::Claimed;
 use super::control::Wishes;
 use super::dialect::{Dialect, encoding_of, is_one_way, words};
-use super::mail::Mail;
 use super::subscriptions::{Presence, Subs};
 use crate::admission::limits::Permit;
 use crate::admission::recoveries::Stay;
-use crate::identity::{Expiry, User};
-use crate::registers::Sessions;
+use crate::expiry::Expiry;
+use crate::identity::User;
+use crate::registers::{Mail, Sessions};
 use crate::relay::{carry, push_format};
 use crate::session::backpressure::{PATIENCE, has_taken_it_all, is_pressed, wait_for_room};
 use crate::session::inbound::{Inbound, Read};
@@ -78,9 +78,11 @@ pub(super) struct Client {
     /// How it is found out whether it is still there, from then on.
     pub heartbeat: Heartbeat,
     pub stage: Stage,
+    /// Anonymous until it has said who it is.
     pub user: User,
     /// What others are shown of it.
     pub info: Option<Bytes>,
+    /// When the connection has to be refreshed; never, if none.
     pub expiry: Option<Expiry>,
     pub subs: Subs,
     pub mail: Rc<Mail>,
@@ -89,6 +91,7 @@ pub(super) struct Client {
     /// It is in the worker's roster.
     pub entered: bool,
     pub claimed: Option<Box<Claimed>>,
+    /// How many channels it has recovered: who has recovered few comes first.
     pub stay: Stay,
     /// Commands that were heard and not handled yet. What is no command ends the connection in its turn.
     heard: VecDeque<Result<Command, Offence>>,

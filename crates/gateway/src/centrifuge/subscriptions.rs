@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use fanfare_protocol::Channel;
 
-use crate::identity::Expiry;
+use crate::expiry::Expiry;
 
 /// One subscription.
 #[derive(Debug)]

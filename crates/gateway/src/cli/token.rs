@@ -17,9 +17,9 @@ use serde_json::{Map, Value};
 use super::{Failure, Surroundings, flags};
 use crate::config::value::Value as _;
 use crate::config::{Config, KEYS, regular_file};
-use crate::identity::{
-    Algorithm, Examined, Expiry, Purpose, Signer, SubscriptionToken, TokenFault, User, Verifier,
-};
+use crate::expiry::Expiry;
+use crate::identity::{Examined, Purpose, SubscriptionToken, TokenFault, User, Verifier};
+use crate::signature::{Algorithm, Signer};
 
 /// The command and its own commands.
 pub fn command() -> Command {

@@ -3,7 +3,7 @@
 
 use fanfare_protocol::{Channel, ChannelError};
 
-use super::options::NamespaceName;
+use super::namespaces::NamespaceName;
 use super::value::{Hint, Kind, Value, string};
 
 /// Which channel is a user's own: what stands before the user's name in it.

@@ -12,7 +12,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::ConfigError;
 use super::keys::{KEYS, Key};
 use super::layers::{FILE, Layer, Layered, Section, meant};
-use super::options::{NamespaceName, OPTIONS};
+use super::namespaces::NamespaceName;
+use super::options::OPTIONS;
 use super::regular_file;
 use super::value::Raw;
 

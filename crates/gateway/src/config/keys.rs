@@ -16,7 +16,7 @@ use super::clients::PersonalChannel;
 use super::compression::Takeover;
 use super::log::{LogFormat, LogLevel};
 use super::memory::{HistoryMemory, MemoryLimit};
-use super::options::Namespaces;
+use super::namespaces::Namespaces;
 use super::origin::OriginPolicy;
 use super::redis::{RedisPrefix, RedisUrl};
 pub use super::table::Key;

@@ -15,6 +15,7 @@ pub mod layers;
 pub mod log;
 pub mod memory;
 mod name_pattern;
+pub mod namespaces;
 pub mod options;
 pub mod origin;
 pub mod redis;
@@ -40,7 +41,8 @@ pub use keys::{Config, KEYS, Key};
 pub use layers::{Layer, Section, Settings, Sources};
 pub use log::{LogFormat, LogLevel};
 pub use memory::{HistoryMemory, MemoryLimit};
-pub use options::{Namespaces, OPTIONS, Options};
+pub use namespaces::{Namespace, Namespaces};
+pub use options::{OPTIONS, Options};
 pub use origin::{OriginPattern, OriginPolicy};
 pub use redis::{RedisPrefix, RedisUrl};
 

@@ -4,18 +4,13 @@
 //! do what, in `crate::namespace`.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_protocol::payload::DataFormat;
 
-use super::clients::PersonalChannel;
-use super::error::ConfigError;
-use super::layers::Settings;
 use super::name_pattern::NamePattern;
 use super::table::{range, table};
 use super::value::{Hint, Kind, Value, string};
-use crate::namespace::Namespace;
 
 table! {
     /// What holds for the channels of one namespace. In counts, `None` is what users write as 0.
@@ -154,23 +149,6 @@ words! {
     KeepLatest = "keep_latest",
 }
 
-/// The name of a namespace, as it stands before the `:` of its channels.
-pub struct NamespaceName;
-
-impl NamespaceName {
-    /// Whether a text is one; the error says what is expected.
-    pub fn parse(text: &str) -> Result<(), String> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
-            return Ok(());
-        }
-        Err(format!(
-            "expected a name of 1 to 64 ASCII letters, digits, `_`, `-` and `.`, as it stands before the `:` of a channel, \
-             found {text:?}"
-        ))
-    }
-}
-
 impl Options {
     /// What holds where the file has no table at all: anybody may subscribe to any channel and publish to it, and
     /// nothing is kept. This is the plain relay.
@@ -189,49 +167,5 @@ impl Default for Options {
     fn default() -> Self {
         let defaults = super::layers::Layered::defaults(OPTIONS, String::new());
         Self::read(&defaults).expect("every default is a value of its option")
-    }
-}
-
-/// The options of all channels: those of the default, and of each namespace.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Namespaces {
-    /// The default's first, then in the file's order.
-    pub(crate) all: Arc<[Arc<Namespace>]>,
-    /// Whether the file has any table. Where it has none, everything is open.
-    pub(crate) configured: bool,
-}
-
-impl Namespaces {
-    /// `personal` is where the users' own channels are, if they have any.
-    pub(super) fn read(settings: &Settings, personal: Option<&PersonalChannel>) -> Result<Self, ConfigError> {
-        let is_personal = |name: Option<&str>| personal.is_some_and(|personal| personal.namespace() == name);
-        if settings.sections.is_empty() {
-            return Ok(Self::open(is_personal(None)));
-        }
-        let default = match settings.section(None) {
-            Some(section) => Options::read(&section.values)?,
-            None => Options::default(),
-        };
-        let mut all =
-            vec![Arc::new(Namespace { name: None, index: 0, options: default, personal: is_personal(None) })];
-        for section in settings.sections.iter().filter(|section| section.namespace.is_some()) {
-            let options = Options::read(&section.values)?;
-            let name = section.namespace.as_deref();
-            let personal = is_personal(name);
-            all.push(Arc::new(Namespace { name: name.map(Box::from), index: all.len(), options, personal }));
-        }
-        Ok(Self { all: all.into(), configured: true })
-    }
-
-    fn open(personal: bool) -> Self {
-        let open = Namespace { name: None, index: 0, options: Options::open(), personal };
-        Self { all: [Arc::new(open)].into(), configured: false }
-    }
-}
-
-/// What holds where the file has no table.
-impl Default for Namespaces {
-    fn default() -> Self {
-        Self::open(false)
     }
 }

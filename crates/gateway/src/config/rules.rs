@@ -5,10 +5,10 @@ use super::error::ConfigError;
 use super::keys::{Config, Key};
 use super::layers::{Layer, Section, Settings};
 use super::memory::{HistoryMemory, MemoryLimit};
+use super::namespaces::Namespace;
 use super::options::{May, MaySubscribe, OPTIONS, Offer, Options, SlowConsumers};
 use super::redis::RedisUrl;
-use crate::identity::MOST_KEYS;
-use crate::namespace::Namespace;
+use crate::signature::MOST_KEYS;
 
 /// Holds a configuration against every rule; the first that it breaks is the error.
 pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigError> {

@@ -12,7 +12,8 @@ use url::Url;
 
 use super::regular_file;
 use super::value::{Hint, Kind, Raw, Value, items, list, string, texts};
-use crate::identity::{Expiry, TokenKey};
+use crate::expiry::Expiry;
+use crate::signature::{KeyFault, TokenKey};
 
 /// One secret of HMAC tokens, perhaps with an end.
 #[derive(Debug, Clone)]
@@ -33,6 +34,11 @@ impl TokenSecret {
             return Err(Some("what `fanfare config` shows in the place of a secret is not one".into()));
         }
         Ok(Self { secret: secret.into(), until })
+    }
+
+    /// The key that it is. `label` is what people read of it: its place in the configuration, never the secret.
+    pub fn key(&self, label: String) -> TokenKey {
+        TokenKey::from_secret(&self.secret, self.until, label)
     }
 
     fn masked(&self) -> String {
@@ -114,8 +120,17 @@ impl PublicKeyFile {
         let pem = regular_file::read_text(path.as_ref()).map_err(|error| because(&error))?;
         let file = Self { path: path.into(), until, pem };
         // Only to see that it is one: the configuration has no keys, but what they are made from.
-        TokenKey::from_pem(&file).map_err(|error| because(&error))?;
+        file.key().map_err(|error| because(&error))?;
         Ok(file)
+    }
+
+    /// The key in it, which is named after it.
+    ///
+    /// # Errors
+    ///
+    /// Never once the configuration has been read: a file without one is refused.
+    pub fn key(&self) -> Result<TokenKey, KeyFault> {
+        TokenKey::from_pem(&self.pem, self.until, self.path.display().to_string())
     }
 }
 

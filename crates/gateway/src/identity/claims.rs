@@ -12,7 +12,8 @@ use serde::de::{Error, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Expiry, Grant, Identity, Overrides, SubscriptionToken, TokenFault, User, now};
+use super::{Grant, Identity, Overrides, SubscriptionToken, TokenFault, User};
+use crate::expiry::{Expiry, now};
 
 /// The claims of both kinds of token (section 8 of the protocol's description). Others are passed over.
 #[derive(Debug, Deserialize)]

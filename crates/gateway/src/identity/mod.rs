@@ -1,13 +1,10 @@
-//! Who a client is and what a token says it may: connection and subscription tokens, the keys that they are checked
-//! with, and what comes out of them. It knows no session and no channel's options; who may do what is
-//! `crate::namespace`'s.
+//! Who a client is and what a token says it may: connection and subscription tokens, which keys they are checked with,
+//! and what comes out of them. It knows no session and no channel's options; who may do what is `crate::namespace`'s,
+//! what a key is, `crate::signature`'s.
 
-mod algorithm;
 mod claims;
 mod fault;
 mod jwks;
-mod keys;
-mod signer;
 #[cfg(test)]
 mod tests;
 mod verifier;
@@ -15,18 +12,13 @@ mod verifier;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fanfare_protocol::Channel;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-pub use self::algorithm::Algorithm;
 pub use self::fault::{Consequence, TokenFault};
-pub use self::keys::{KeyFault, TokenKey};
-pub use self::signer::{Signer, SignerFault};
-pub use self::verifier::{Admitted, Examined, MOST_KEYS, Purpose, Verifier};
+pub use self::verifier::{Admitted, Examined, Purpose, Verifier};
+use crate::expiry::Expiry;
 
 /// A user, as the `sub` of a token names it. The empty name is nobody's: an anonymous client has it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,36 +143,4 @@ pub struct Overrides {
     pub force_positioning: Option<bool>,
     /// Whether it recovers unasked.
     pub force_recovery: Option<bool>,
-}
-
-/// When something ends, in seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Expiry(pub u64);
-
-impl Expiry {
-    /// The longest time that a client is told, as the protocol has it: 365 days.
-    const LONGEST: u64 = 365 * 86_400;
-
-    /// Whole seconds from now on, at most 365 days; nothing when it is over.
-    pub fn seconds_left(self) -> Option<u32> {
-        let left = self.0.checked_sub(now()).filter(|left| *left > 0)?;
-        u32::try_from(left.min(Self::LONGEST)).ok()
-    }
-}
-
-/// As RFC 3339 has it, in UTC.
-impl fmt::Display for Expiry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = i64::try_from(self.0).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-        match moment.and_then(|moment| moment.format(&Rfc3339).ok()) {
-            Some(text) => f.write_str(&text),
-            // Beyond the year 9999.
-            None => write!(f, "{} seconds after 1970", self.0),
-        }
-    }
-}
-
-/// The wall clock, in seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

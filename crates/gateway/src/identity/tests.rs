@@ -14,6 +14,8 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::config::{Config, Key, Sources};
+use crate::expiry::now;
+use crate::signature::{Algorithm, KeyFault, Signer, SignerFault, TokenKey};
 
 const SECRET: &str = "only for tests and long enough to be one";
 

@@ -9,16 +9,12 @@ use fanfare_protocol::Channel;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::algorithm::Algorithm;
 use super::claims::{Claims, Demands};
 use super::jwks::{Jwks, News};
-use super::keys::TokenKey;
-use super::{Expiry, Grant, Identity, SubscriptionToken, TokenFault, User};
+use super::{Grant, Identity, SubscriptionToken, TokenFault, User};
 use crate::config::Config;
-
-/// No token is checked with more keys of one kind than so many, nor with more of those that are fetched: each costs
-/// time, and anybody can send tokens. A configuration that has more is refused.
-pub const MOST_KEYS: usize = 16;
+use crate::expiry::Expiry;
+use crate::signature::{Algorithm, MOST_KEYS, TokenKey};
 
 /// Checks tokens with the keys of one configuration.
 pub struct Verifier {
@@ -39,14 +35,11 @@ impl Verifier {
     /// With the keys and rules of a configuration.
     pub fn new(config: &Config) -> Self {
         let secrets = config.token_secrets.iter().enumerate();
-        let secrets = secrets.map(|(at, secret)| {
-            TokenKey::from_secret(secret, format!("secret {} of `token_secrets`", at + 1))
-        });
+        let secrets = secrets.map(|(at, secret)| secret.key(format!("secret {} of `token_secrets`", at + 1)));
         let lines = config.token_secrets_file.iter().flat_map(|file| file.secrets.iter().enumerate());
-        let lines = lines.map(|(at, secret)| {
-            TokenKey::from_secret(secret, format!("secret {} of `token_secrets_file`", at + 1))
-        });
-        let files = config.token_public_keys.iter().filter_map(|file| TokenKey::from_pem(file).ok());
+        let lines =
+            lines.map(|(at, secret)| secret.key(format!("secret {} of `token_secrets_file`", at + 1)));
+        let files = config.token_public_keys.iter().filter_map(|file| file.key().ok());
         Self {
             keys: secrets.chain(lines).chain(files).collect(),
             jwks: Jwks::new(config),

@@ -20,6 +20,7 @@ pub struct Sessions {
 pub struct Seat {
     /// The worker's number.
     pub worker: usize,
+    /// Its connection there.
     pub key: Key,
 }
 

@@ -208,27 +208,33 @@ pub(super) mod json {
     use super::{Named, Object};
     use crate::payload;
 
+    /// Whether it is what is not written: a reader takes what is missing for it.
     pub fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
         *value == T::default()
     }
 
+    /// For what is written also when it is zero.
     pub fn never<T>(_: &T) -> bool {
         false
     }
 
+    /// Takes `null` for what is missing.
     pub fn or_zero<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
         Ok(Option::deserialize(from)?.unwrap_or_default())
     }
 
+    /// Takes an object or `null`, and never an array, which serde would take for a struct.
     pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
         Ok(Option::deserialize(from)?.map(|Object(value)| value))
     }
 
+    /// The same of each in a list; `null` is an empty one.
     pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
         let values = Option::<Vec<Object<T>>>::deserialize(from)?.unwrap_or_default();
         Ok(values.into_iter().map(|Object(value)| value).collect())
     }
 
+    /// The same of each in a map; `null` is an empty one.
     pub fn object_map<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
         from: D,
     ) -> Result<BTreeMap<String, T>, D::Error> {
@@ -236,16 +242,19 @@ pub(super) mod json {
         Ok(values.into_iter().map(|(name, Object(value))| (name, value)).collect())
     }
 
+    /// A map, as the list that it is in Protobuf.
     pub fn named_read<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
         from: D,
     ) -> Result<Vec<Named<T>>, D::Error> {
         Ok(object_map(from)?.into_iter().map(Named::from).collect())
     }
 
+    /// And back.
     pub fn named_write<T: Serialize, S: Serializer>(values: &[Named<T>], to: S) -> Result<S::Ok, S::Error> {
         to.collect_map(values.iter().map(|Named { name, value }| (name, value)))
     }
 
+    /// The text of any JSON, as it stands; nothing for `null`. Nested too deeply, it is refused.
     pub fn raw_read<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
         let Some(raw) = Option::<Box<RawValue>>::deserialize(from)? else { return Ok(Bytes::new()) };
         payload::check_depth(raw.get().as_bytes()).map_err(D::Error::custom)?;
@@ -257,6 +266,7 @@ pub(super) mod json {
         payload::check_json(payload).is_err()
     }
 
+    /// Writes such a text, in one line. An error if it is no JSON or nested too deeply.
     pub fn raw_write<S: Serializer>(payload: &Bytes, to: S) -> Result<S::Ok, S::Error> {
         // As when it is read: an unmodified library has been seen to fall over what is nested without end.
         payload::check_depth(payload).map_err(S::Error::custom)?;

@@ -158,6 +158,7 @@ impl Format {
 pub(super) struct Reply<'a> {
     pub(super) encoding: Encoding,
     pub(super) frame: &'a mut Vec<u8>,
+    /// The command's, which the answer names.
     pub(super) id: u32,
 }
 

@@ -16,10 +16,12 @@ pub(super) trait Field: Sized {
 pub(super) struct Reader(Bytes);
 
 impl Reader {
+    /// Over what stands behind the header.
     pub fn new(rest: Bytes) -> Self {
         Self(rest)
     }
 
+    /// The next field; nothing if it is not there or is cut off.
     pub fn read<T: Field>(&mut self) -> Option<T> {
         T::read(self)
     }

@@ -19,6 +19,7 @@ pub(super) struct Talk {
 }
 
 impl Talk {
+    /// Starts the process that plays `part`; its settings are its last argument, as JSON.
     pub(super) fn start(
         program: &Program,
         part: &'static str,
@@ -49,6 +50,7 @@ impl Talk {
         self.child.id()
     }
 
+    /// Writes a line to it, without waiting for what it says to that.
     pub(super) fn say(&self, line: &str) -> Result<(), BenchError> {
         writeln!(&self.input, "{line}").map_err(|error| failed(self.part, &error))
     }

@@ -18,20 +18,27 @@ use crate::runs::schedule::Schedule;
 /// What a writer needs to know from the start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct WriterSettings {
+    /// What its messages' stamps carry.
     pub(super) run: u64,
+    /// Bytes of each message, its stamp included.
     pub(super) size: usize,
     pub(super) payload: Payload,
+    /// Whether a message is a chunk of an HTTP body, as an event, instead of a frame.
     pub(super) chunked: bool,
+    /// How many receivers it waits for before it writes.
     pub(super) subscribers: usize,
 }
 
 /// A number of messages to write.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
+    /// Messages a second; each is written to every receiver.
     pub(super) rate: f64,
+    /// How many messages.
     pub(super) count: u64,
     /// The first one's number.
     pub(super) first: u64,
+    /// What the moments of writing are drawn from.
     pub(super) seed: u64,
 }
 

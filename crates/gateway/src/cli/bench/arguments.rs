@@ -9,6 +9,7 @@ use fanfare_bench::{BenchError, Payload, Processes, Protocol, Target, Transport}
 
 use crate::config::value::Value;
 
+/// `URL…`, read by [`targets`].
 pub fn urls() -> Arg {
     Arg::new("url")
         .value_name("URL")
@@ -17,6 +18,7 @@ pub fn urls() -> Arg {
         .help("Instances to connect to, in turn: ws://HOST:PORT/PATH or wss://…")
 }
 
+/// `--protocol` and `--channel`, read by [`spoken`] and [`targets`].
 pub fn protocol() -> [Arg; 2] {
     [
         Arg::new("protocol")
@@ -35,6 +37,7 @@ pub fn protocol() -> [Arg; 2] {
     ]
 }
 
+/// `--transport`, read by [`carried`].
 pub fn transport() -> Arg {
     Arg::new("transport")
         .long("transport")
@@ -47,10 +50,12 @@ pub fn transport() -> Arg {
         )
 }
 
+/// `--insecure`, read by [`targets`].
 pub fn insecure() -> Arg {
     switch("insecure", "Take any certificate at wss:// URLs")
 }
 
+/// `--size` in bytes, a [`count`], and `--payload`, read by [`payload`].
 pub fn message() -> [Arg; 2] {
     [
         number("size", "BYTES", "Bytes of each message, its stamp included").default_value("128"),
@@ -61,10 +66,12 @@ pub fn message() -> [Arg; 2] {
     ]
 }
 
+/// `--compression`.
 pub fn compression() -> Arg {
     switch("compression", "Connections that listen offer permessage-deflate, and the server has to agree")
 }
 
+/// `--rate` and `--deliveries-per-second`, of which one is enough: the other follows from the number of subscribers.
 pub fn rates() -> [Arg; 2] {
     let rate = |name: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name("R").value_parser(value_parser!(f64)).help(help)
@@ -75,6 +82,7 @@ pub fn rates() -> [Arg; 2] {
     ]
 }
 
+/// `--rate`, for runs in which others are what is measured.
 pub fn rate_of_bystanders() -> Arg {
     Arg::new("rate")
         .long("rate")
@@ -84,6 +92,7 @@ pub fn rate_of_bystanders() -> Arg {
         .help("Messages a second that they hear")
 }
 
+/// `--duration`, `--warmup` and `--settle`, read by [`duration`].
 pub fn timing() -> [Arg; 3] {
     [
         time("duration", "10s", "How long each round measures"),
@@ -92,6 +101,7 @@ pub fn timing() -> [Arg; 3] {
     ]
 }
 
+/// A time as in the configuration, such as `10s`, read by [`duration`].
 pub fn time(name: &'static str, default: &'static str, help: &'static str) -> Arg {
     Arg::new(name)
         .long(name)
@@ -101,10 +111,12 @@ pub fn time(name: &'static str, default: &'static str, help: &'static str) -> Ar
         .help(help)
 }
 
+/// `--concurrency`, a [`count`].
 pub fn concurrency(default: &'static str) -> Arg {
     number("concurrency", "C", "Handshakes under way at a time").default_value(default)
 }
 
+/// `--pid`, any number of times, read by [`processes`].
 pub fn pids() -> Arg {
     Arg::new("pid")
         .long("pid")
@@ -114,6 +126,7 @@ pub fn pids() -> Arg {
         .help("A process of the server, for its CPU time and memory; may be repeated")
 }
 
+/// `--seed`, read by [`seed_of`].
 pub fn seed() -> Arg {
     Arg::new("seed")
         .long("seed")
@@ -123,18 +136,26 @@ pub fn seed() -> Arg {
         .help("The same seed makes the same schedule")
 }
 
+/// `--json`.
 pub fn json() -> Arg {
     switch("json", "Print the report as JSON")
 }
 
+/// A number from 0 on, read by [`count`]; `value` is what the help calls it.
 pub fn number(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).value_parser(value_parser!(usize)).help(help)
 }
 
+/// One without a value.
 pub fn switch(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
+/// Where to connect to, and what is spoken there, in the order of the URLs.
+///
+/// # Errors
+///
+/// When a URL is none, or does not go with the protocol or the transport.
 pub fn targets(matches: &ArgMatches) -> Result<Vec<Target>, BenchError> {
     let urls = matches.get_many::<String>("url").unwrap_or_default();
     // Not every run has it.
@@ -149,11 +170,17 @@ pub fn targets(matches: &ArgMatches) -> Result<Vec<Target>, BenchError> {
     urls.map(resolve).collect()
 }
 
+/// The processes that are watched; none without `--pid`.
+///
+/// # Errors
+///
+/// When there is no such process.
 pub fn processes(matches: &ArgMatches) -> Result<Processes, BenchError> {
     let pids = matches.get_many::<u32>("pid").unwrap_or_default().copied().collect();
     Processes::new(pids).map_err(|error| BenchError::Setting(error.to_string()))
 }
 
+/// What messages are: as asked for, or what the protocol carries as it is.
 pub fn payload(matches: &ArgMatches) -> Payload {
     let usual = match (spoken(matches), carried(matches)) {
         (Protocol::Raw, Transport::WebSocket) => Payload::Binary,
@@ -164,10 +191,12 @@ pub fn payload(matches: &ArgMatches) -> Payload {
     matches.get_one("payload").copied().unwrap_or(usual)
 }
 
+/// What is spoken; raw where a subcommand has no choice.
 pub fn spoken(matches: &ArgMatches) -> Protocol {
     argument(matches, "protocol").copied().unwrap_or_default()
 }
 
+/// What carries what is heard; a WebSocket where a subcommand has no choice.
 pub fn carried(matches: &ArgMatches) -> Transport {
     argument(matches, "transport").copied().unwrap_or_default()
 }
@@ -177,10 +206,12 @@ pub fn count(matches: &ArgMatches, name: &str) -> usize {
     matches.get_one(name).copied().unwrap_or_default()
 }
 
+/// A time that has a default.
 pub fn duration(matches: &ArgMatches, name: &str) -> Duration {
     matches.get_one(name).copied().unwrap_or_default()
 }
 
+/// What schedules are drawn from.
 pub fn seed_of(matches: &ArgMatches) -> u64 {
     matches.get_one("seed").copied().unwrap_or_default()
 }

@@ -17,9 +17,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::task::spawn_blocking;
 
-use super::super::TokenKey;
-use super::super::keys::Jwk;
 use crate::config::tokens::JwksUrl;
+use crate::signature::{Jwk, TokenKey};
 
 /// The most keys of a set that are kept.
 const MOST_KEYS: usize = 64;

@@ -14,9 +14,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::fetch::fetch;
-use super::TokenKey;
 use crate::config::Config;
 use crate::config::tokens::JwksUrl;
+use crate::signature::TokenKey;
 
 /// The keys behind one URL.
 pub struct Jwks {

@@ -9,10 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 
 use super::super::tests::{By, pem, token, verifier};
-use super::super::{Algorithm, TokenFault, Verifier};
+use super::super::{TokenFault, Verifier};
 use super::fetch::{MOST_BYTES, read};
 use super::*;
 use crate::config::value::Value;
+use crate::signature::{Algorithm, MOST_KEYS};
 
 /// How a server answers.
 #[derive(Clone)]
@@ -159,7 +160,7 @@ async fn the_key_that_a_token_names_is_tried_before_those_without_a_name() {
     let mut of = |kid: &str| all.iter_mut().find(|key| key["kid"] == kid).unwrap().take();
     let (mut nameless, named) = (of("other"), of("rsa"));
     nameless["kid"] = Json::Null;
-    let mut keys = vec![nameless; super::super::MOST_KEYS];
+    let mut keys = vec![nameless; MOST_KEYS];
     keys.push(named);
     let server = Server::start(Way::Status(200, json!({ "keys": keys }).to_string())).await;
     let verifier = keeping(&server, LONG);

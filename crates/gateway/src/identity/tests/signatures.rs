@@ -178,12 +178,11 @@ fn a_key_file_is_one_public_key_of_a_kind_that_is_supported() {
         ("-----BEGIN PUBLIC KEY-----\n".to_owned(), Some(KeyFault::NoPem)),
         ("-----BEGIN NONSENSE-----\nAAAA\n-----END NONSENSE-----\n".to_owned(), Some(KeyFault::NoPem)),
     ] {
-        let file = PublicKeyFile { path: "key.pem".into(), until: None, pem: text };
-        assert_eq!(TokenKey::from_pem(&file).err(), expected, "{}", file.pem);
+        assert_eq!(TokenKey::from_pem(&text, None, String::new()).err(), expected, "{text}");
     }
     let until = format!("{} until 2100-01-01", path("rsa.pub.pem").display());
     let file = Vec::<PublicKeyFile>::parse(&until).unwrap().remove(0);
-    assert!(!TokenKey::from_pem(&file).unwrap().is_retired());
+    assert!(!file.key().unwrap().is_retired());
 }
 
 #[test]

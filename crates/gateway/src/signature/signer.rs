@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::algorithm::{Algorithm, Unsigned};
-use super::keys::der_of;
+use super::key::der_of;
 
 /// A key to sign tokens with, and how.
 #[derive(Debug)]

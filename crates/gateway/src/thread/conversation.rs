@@ -1,5 +1,5 @@
 //! What is said on an accepted connection before it is a WebSocket or an event stream: whom a proxy names, TLS, and
-//! HTTP/1.1. What becomes of it then, the worker decides.
+//! HTTP/1.1. What becomes of it then stands in `begin`.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -24,7 +24,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::ServiceExt;
 
-use super::Worker;
+use super::Thread;
+use super::begin::begin;
 use super::weighed::{Source, Weighed};
 use crate::admission::unfinished::Place;
 use crate::http::{Goes, Handoff, Rejection, Upgrade, emulate, is_emulation, is_upgrade, judge, upgrade};
@@ -40,23 +41,23 @@ const BETWEEN: Duration = Duration::from_millis(1);
 /// A request's headers may take so much together.
 const HEADERS: usize = 16 << 10;
 
-impl Worker {
+impl Thread {
     /// Everything that happens on one accepted connection until it is a WebSocket or has ended, or others have come
     /// in its place.
     pub(super) async fn receive(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let _alive = self.alive.clone();
-        let place = self.instance.unfinished.begin();
+        let _alive = self.worker.alive.clone();
+        let place = self.worker.instance.unfinished.begin();
         // In its place from the start: what is moved there is kept twice.
         let mut conversation = pin!(self.converse(stream, peer, &place));
         tokio::select! {
             biased;
-            why = place.cut() => Rejection::from(why).count(&self.instance.rejected, peer.ip()),
+            why = place.cut() => Rejection::from(why).count(&self.worker.instance.rejected, peer.ip()),
             () = &mut conversation => {}
         }
     }
 
     async fn converse(self: &Rc<Self>, mut stream: TcpStream, mut peer: SocketAddr, place: &Place) {
-        let config = &self.instance.config;
+        let config = &self.worker.instance.config;
         let deadline = Instant::now() + config.handshake_timeout;
         if config.proxy_protocol && config.trusts(peer.ip()) {
             match timeout_at(deadline, read_header(&mut stream, peer)).await {
@@ -64,15 +65,15 @@ impl Worker {
                 Ok(Ok(None)) => return,
                 Ok(Err(error)) => {
                     tracing::debug!(%peer, "no PROXY header: {error}");
-                    return Rejection::ProxyHeader.count(&self.instance.rejected, peer.ip());
+                    return Rejection::ProxyHeader.count(&self.worker.instance.rejected, peer.ip());
                 }
-                Err(_) => return Rejection::Timeout.count(&self.instance.rejected, peer.ip()),
+                Err(_) => return Rejection::Timeout.count(&self.worker.instance.rejected, peer.ip()),
             }
         }
         if !config.trusts(peer.ip()) {
             place.belongs_to(peer.ip());
         }
-        match &self.instance.certificate {
+        match &self.worker.instance.certificate {
             None => self.speak_http(stream, peer, deadline, place).await,
             Some(certificate) => {
                 if let Some(stream) = self.secure(stream, peer, deadline, certificate, place).await {
@@ -91,13 +92,13 @@ impl Worker {
         certificate: &LiveCertificate,
         place: &Place,
     ) -> Option<TlsStream> {
-        let (reckoning, memory) = (&self.reckoning, &self.instance.memory);
+        let (reckoning, memory) = (&self.reckoning, &self.worker.instance.memory);
         let shaking = shake_hands(stream, certificate.server(), reckoning, memory, place);
         let rejection = match timeout_at(deadline, shaking).await {
             Ok(Handshake::Done(stream)) => return Some(stream),
             Ok(Handshake::Nothing) => return None,
             Ok(Handshake::PlainHttp(stream)) => {
-                Rejection::Tls.count(&self.instance.rejected, peer.ip());
+                Rejection::Tls.count(&self.worker.instance.rejected, peer.ip());
                 let _ = timeout_at(deadline, refuse_plain_http(stream)).await;
                 return None;
             }
@@ -107,7 +108,7 @@ impl Worker {
             }
             Err(_) => Rejection::Timeout,
         };
-        rejection.count(&self.instance.rejected, peer.ip());
+        rejection.count(&self.worker.instance.rejected, peer.ip());
         None
     }
 
@@ -118,8 +119,8 @@ impl Worker {
         deadline: Instant,
         place: &Place,
     ) {
-        let config = &self.instance.config;
-        let stream = Weighed::new(stream, &self.instance.memory, place);
+        let config = &self.worker.instance.config;
+        let stream = Weighed::new(stream, &self.worker.instance.memory, place);
         let (handoff, kept, news) = (Handoff::default(), Cell::new(false), Rc::<Cell<bool>>::default());
         let service = service_fn(|request| {
             // A connection that was kept open and asks again begins anew.
@@ -142,7 +143,7 @@ impl Worker {
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner().into_inner().into_inner();
         if let Some(rejection) = unanswered(&ended, kept.get(), news.get(), stream.is_broken()) {
-            rejection.count(&self.instance.rejected, peer.ip());
+            rejection.count(&self.worker.instance.rejected, peer.ip());
         }
         if let Some(Err(error)) = ended {
             tracing::debug!(%peer, "HTTP connection ended: {error}");
@@ -154,7 +155,7 @@ impl Worker {
             return;
         }
         if let Some(upgrade) = upgrade {
-            self.clone().begin(upgrade, stream.into_socket(), parts.read_buf);
+            begin(self.worker.clone(), upgrade, stream.into_socket(), parts.read_buf);
         }
     }
 
@@ -176,20 +177,20 @@ impl Worker {
         }
         let response = match judge(&request) {
             Err(rejection) => {
-                rejection.count(&self.instance.rejected, peer);
-                rejection.answer(self.instance.config.retry_after_seconds())
+                rejection.count(&self.worker.instance.rejected, peer);
+                rejection.answer(self.worker.instance.config.retry_after_seconds())
             }
             Ok(goes) => {
                 let path = request.uri().path();
-                let mut response = if is_upgrade(&self.instance.config, path) {
-                    upgrade(self, peer, deadline, request, handoff, place).await
+                let mut response = if is_upgrade(&self.worker.instance.config, path) {
+                    upgrade(&self.worker, peer, deadline, request, handoff, place).await
                 } else if is_emulation(path) {
-                    emulate(self, peer, deadline, request, place).await
+                    emulate(&self.worker, peer, deadline, request, place).await
                 } else {
                     self.router.clone().oneshot(request.map(Body::new)).await?
                 };
                 // Whoever is handed on goes on with something else than requests.
-                if handoff.borrow().is_none() && (self.is_draining() || goes == Goes::NoFurther) {
+                if handoff.borrow().is_none() && (self.worker.is_draining() || goes == Goes::NoFurther) {
                     response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
                 }
                 response

@@ -4,12 +4,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{AlgorithmFamily, DecodingKey, DecodingKeyKind};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::algorithm::Algorithm;
-use super::{Expiry, now};
-use crate::config::tokens::{PublicKeyFile, TokenSecret};
+use crate::expiry::{Expiry, now};
 
 const HMAC: &[Algorithm] = &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
 const RSA: &[Algorithm] = &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512];
@@ -56,39 +55,38 @@ pub enum KeyFault {
 
 impl TokenKey {
     /// The key of HMAC tokens. Its place among its fellows is all that it may be called.
-    pub fn from_secret(secret: &TokenSecret, label: String) -> Self {
-        let key = DecodingKey::from_secret(secret.secret.expose_secret().as_bytes());
-        if secret.secret.expose_secret().len() < STRONG {
+    pub fn from_secret(secret: &SecretString, until: Option<Expiry>, label: String) -> Self {
+        let secret = secret.expose_secret().as_bytes();
+        let key = DecodingKey::from_secret(secret);
+        if secret.len() < STRONG {
             tracing::warn!("{label} has fewer than {STRONG} bytes: who has one token can guess it");
         }
-        Self { label, kid: None, key, algorithms: HMAC.to_vec(), until: secret.until }
+        Self { label, kid: None, key, algorithms: HMAC.to_vec(), until }
     }
 
-    /// The key in a PEM file.
+    /// The key in the text of a PEM file.
     ///
     /// # Errors
     ///
     /// When it is not one that tokens can be checked with.
-    pub fn from_pem(file: &PublicKeyFile) -> Result<Self, KeyFault> {
-        let pem = file.pem.as_str();
+    pub fn from_pem(pem: &str, until: Option<Expiry>, label: String) -> Result<Self, KeyFault> {
         match pem.matches("-----BEGIN ").count() {
             0 => return Err(KeyFault::NoPem),
             _ if pem.contains("PRIVATE KEY-----") => return Err(KeyFault::Private),
             1 => {}
             _ => return Err(KeyFault::Several),
         }
-        let pem = pem.as_bytes();
+        let bytes = pem.as_bytes();
         // RSA last: where it comes first it takes a key of P-256 for one of its own.
-        let made = DecodingKey::from_ec_pem(pem)
-            .or_else(|_| DecodingKey::from_ed_pem(pem))
-            .or_else(|_| DecodingKey::from_rsa_pem(pem));
+        let made = DecodingKey::from_ec_pem(bytes)
+            .or_else(|_| DecodingKey::from_ed_pem(bytes))
+            .or_else(|_| DecodingKey::from_rsa_pem(bytes));
         let key = made.map_err(|_| KeyFault::NoPem)?;
         let algorithms = algorithms(&key)?;
-        if key.family() == AlgorithmFamily::Ec && curve_of(file.pem.as_str()) != Some(algorithms) {
+        if key.family() == AlgorithmFamily::Ec && curve_of(pem) != Some(algorithms) {
             return Err(KeyFault::Unsupported);
         }
-        let label = file.path.display().to_string();
-        Ok(Self { label, kid: None, key, algorithms: algorithms.to_vec(), until: file.until })
+        Ok(Self { label, kid: None, key, algorithms: algorithms.to_vec(), until })
     }
 
     /// A key out of a set.

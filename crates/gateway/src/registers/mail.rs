@@ -13,11 +13,11 @@ use fanfare_protocol::{Channel, ConnectionId, Control};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::Sessions;
 use crate::identity::User;
-use crate::registers::Sessions;
 
 /// The most letters that wait for one session. Whoever has more is told to come again, for one of them might be lost.
-pub const MOST: usize = 1024;
+pub const MOST_LETTERS: usize = 1024;
 
 /// One piece of it.
 #[derive(Debug)]
@@ -120,8 +120,8 @@ impl Mail {
     fn post(&self, letter: Letter) {
         let mut letters = self.letters.borrow_mut();
         match letters.len() {
-            MOST.. => return,
-            len if len == MOST - 1 => letters.push_back(Letter::TooMuch),
+            MOST_LETTERS.. => return,
+            len if len == MOST_LETTERS - 1 => letters.push_back(Letter::TooMuch),
             _ => letters.push_back(letter),
         }
         self.arrived.notify_one();
@@ -130,7 +130,7 @@ impl Mail {
     fn post_said(&self, said: Bytes) {
         let Some(requests) = &self.requests else { return };
         let mut all = requests.said.borrow_mut();
-        if all.len() >= MOST || requests.bytes.get() + said.len() > requests.most {
+        if all.len() >= MOST_LETTERS || requests.bytes.get() + said.len() > requests.most {
             drop(all);
             return self.post(Letter::TooLoud);
         }
@@ -254,7 +254,7 @@ mod tests {
             (1, 101, (0, true)),
             (10, 10, (10, false)),
             (11, 10, (10, true)),
-            (MOST + 1, 0, (MOST, true)),
+            (MOST_LETTERS + 1, 0, (MOST_LETTERS, true)),
         ] {
             assert_eq!(of(count, bytes), expected, "{count} of {bytes}");
         }
@@ -267,9 +267,12 @@ mod tests {
     #[test]
     fn what_is_more_than_a_session_reads_is_said_and_not_lost_in_silence() {
         let channel = Channel::new("a").unwrap();
-        for (count, read, too_much) in
-            [(1, 1, false), (MOST - 1, MOST - 1, false), (MOST, MOST - 1, true), (MOST + 5, MOST - 1, true)]
-        {
+        for (count, read, too_much) in [
+            (1, 1, false),
+            (MOST_LETTERS - 1, MOST_LETTERS - 1, false),
+            (MOST_LETTERS, MOST_LETTERS - 1, true),
+            (MOST_LETTERS + 5, MOST_LETTERS - 1, true),
+        ] {
             let mail = Mail::new(Uuid::from_u128(1));
             (0..count).for_each(|_| mail.post(Letter::Lapsed(channel.clone())));
             let letters: Vec<_> = std::iter::from_fn(|| mail.take()).collect();

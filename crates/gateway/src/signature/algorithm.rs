@@ -1,5 +1,5 @@
 //! The algorithms that tokens are signed with, and how each is checked and done: by `ring`, which is in the program
-//! already for TLS, and on P-521, which `ring` has not, by `p521`. What a key is for is said in [`super::keys`]. No
+//! already for TLS, and on P-521, which `ring` has not, by `p521`. What a key is for is said in [`super::key`]. No
 //! RSA-PSS, which nobody has asked for.
 
 use std::str::FromStr;
@@ -91,7 +91,7 @@ impl Algorithm {
     /// # Errors
     ///
     /// When the key is of another family or curve, its inside is wrong, or there is no randomness to be had.
-    pub(super) fn sign(self, key: &EncodingKey, message: &[u8]) -> Result<Vec<u8>, Unsigned> {
+    pub fn sign(self, key: &EncodingKey, message: &[u8]) -> Result<Vec<u8>, Unsigned> {
         let (random, family, key) = (SystemRandom::new(), key.family(), key.as_bytes());
         match (self.means(), family) {
             (Means::Hmac(hash), AlgorithmFamily::Hmac) => {
