@@ -1,8 +1,6 @@
 //! The client protocol in the bodies of answers: sessions that are spoken to by requests, here or at another
 //! instance, and those that only listen. How they end is `emulation_ends`' business.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
 
 use serde_json::json;
@@ -11,8 +9,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    API_KEY, Body, Caller, Client, Instance, RedisServer, Remote, Setup, encoded, eventually, post, request,
-    token,
+    API_KEY, Body, Caller, Client, Instance, MIB, RedisServer, Remote, Setup, encoded, eventually, field,
+    fields, post, request, resident_bytes, token,
 };
 
 const CHANNELS: &str = "
@@ -34,13 +32,6 @@ const CHANNELS: &str = "
 /// Tokens, an API, these keys, and the channels.
 pub fn setup(keys: &str) -> Setup {
     Setup::new(CHANNELS).tokens().api().keys("allow_anonymous = true").keys(keys)
-}
-
-/// The memory that it has, in KiB.
-pub fn resident_kib(instance: &Instance) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().split(' ').next().unwrap().parse().unwrap()
 }
 
 /// What became of so many requests.
@@ -173,38 +164,6 @@ async fn protobuf_goes_both_ways() {
     assert_eq!((&answer[&1][..], &error[&1][..]), (&[2][..], &[108][..]));
 }
 
-/// Bytes as a field of a message, fewer than 128.
-pub fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
-}
-
-/// A message's fields by their numbers: what is a number as one byte, and bytes.
-pub fn fields(mut message: &[u8]) -> BTreeMap<u64, Vec<u8>> {
-    let mut fields = BTreeMap::new();
-    while !message.is_empty() {
-        let (key, value) = (varint(&mut message), varint(&mut message));
-        let taken = match key & 7 {
-            0 => vec![value as u8],
-            2 => {
-                let (taken, rest) = message.split_at(value as usize);
-                message = rest;
-                taken.to_vec()
-            }
-            kind => panic!("a field of kind {kind}"),
-        };
-        fields.insert(key >> 3, taken);
-    }
-    fields
-}
-
-/// Takes one number off the front.
-pub fn varint(from: &mut &[u8]) -> u64 {
-    let end = from.iter().position(|byte| *byte < 0x80).unwrap();
-    let (taken, rest) = from.split_at(end + 1);
-    *from = rest;
-    taken.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7F))
-}
-
 /// So many requests on one connection, none of which waits for an answer. Gives what was answered.
 async fn pipelined(address: SocketAddr, bodies: &[String]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -326,7 +285,7 @@ async fn clients_leave_room_on_the_bus_for_the_back_end() {
     for _ in 0..SESSIONS {
         remotes.push(Remote::connect(one.address(), "/connection/sse", json!({})).await);
     }
-    let resident = || resident_kib(&other) / 1024.0;
+    let resident = || resident_bytes(other.pid()) / MIB as f64;
     let before = resident();
     redis.pause().await;
     let data = "x".repeat(900 << 10);

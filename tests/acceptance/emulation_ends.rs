@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::emulation::{outcome, resident_kib, setup};
+use crate::emulation::{outcome, setup};
 use crate::harness::{
-    Body, Caller, Client, Frame, Remote, Socket, encoded, eventually, post, request, token,
+    Body, Caller, Client, Frame, Remote, Socket, encoded, eventually, post, request, resident_bytes, token,
 };
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn who_does_not_answer_a_ping_is_closed_and_who_goes_is_missed() {
 async fn an_idle_session_in_a_body_is_small() {
     const COUNT: usize = 2000;
     let instance = setup("client_ping_interval = \"1h\"").start().await;
-    let resident = || resident_kib(&instance);
+    let resident = || resident_bytes(instance.pid()) / 1024.0;
     let words = "{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"lobby\"}}";
     let mut open = Vec::new();
     let mut more = async |count: usize| {

@@ -8,8 +8,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::api::result;
-use crate::emulation::{field, fields, setup, varint};
-use crate::harness::{Caller, Client, EventStream, Frame, Instance, RedisServer, Remote, Said, Socket};
+use crate::emulation::setup;
+use crate::harness::{
+    Caller, Client, EventStream, Frame, Instance, RedisServer, Remote, Said, Socket, field, fields, varint,
+};
 
 const CHANNEL: &str = "everybody";
 

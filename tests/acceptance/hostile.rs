@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::harness::{
-    Certificates, Client, DEADLINE, Instance, Metrics, Response, TlsClient, eventually, fence,
+    Certificates, Client, DEADLINE, Instance, Metrics, Response, TlsClient, eventually, fence, resident_bytes,
 };
 
 /// How long attacks last that last as long as they are let.
@@ -99,7 +99,7 @@ async fn nothing_grows_with_those_who_come_and_go() {
         // However late: all come that were to come.
         assert_eq!(blows.len() as u64, 1_000 * span.as_secs());
         is_as_before("churn", &instance, &before).await;
-        settled.push(resident(instance.pid()));
+        settled.push(resident_bytes(instance.pid()));
     }
     assert!(settled[1] - settled[0] < MOST, "bytes before and after the minute: {settled:?}");
     assert!(instance.is_running());
@@ -250,7 +250,7 @@ impl Bystanders {
                 if said % 50 != 0 {
                     continue;
                 }
-                peak = peak.max(resident(pid));
+                peak = peak.max(resident_bytes(pid));
                 match stage {
                     Stage::Open => match door.try_join("newcomers").await {
                         Ok(newcomer) => {
@@ -288,11 +288,4 @@ impl Talk {
         self.stage.send_replace(Stage::Over);
         self.task.await.expect("bystanders notice nothing")
     }
-}
-
-/// Resident memory in bytes, by proc(5).
-fn resident(pid: u32) -> f64 {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok());
-    pages.unwrap_or_default() * 4096.0
 }

@@ -56,3 +56,10 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 }
+
+/// A process' memory, by proc(5); 0 if it is gone.
+pub fn resident_bytes(pid: u32) -> f64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok());
+    pages.unwrap_or_default() * 4096.0
+}
