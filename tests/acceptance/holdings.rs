@@ -8,16 +8,9 @@ use serde_json::json;
 
 use crate::harness::{BYSTANDERS, Caller, Confined, LIMIT, MIB, Setup, Socket, token, within};
 
-/// Clients may subscribe to what they like, and publish.
-const OPEN: &str = "
-    [channels]
-    may_subscribe = \"anonymous\"
-    may_publish = \"anonymous\"
-";
-
 /// An instance that does not ping those who only wait for their turn here.
 fn patient() -> Setup {
-    Setup::new(OPEN).flags(&["--client-ping-interval", "1h"])
+    Setup::open("").flags(&["--client-ping-interval", "1h"])
 }
 
 /// The name of a channel that nobody else is in, nearly as long as may be.
@@ -157,9 +150,8 @@ async fn who_is_described_at_length_is_ended_when_memory_runs_out() {
         async move { token(&["--user", "ann", "--info", &info]).await }
     };
     let (long, short) = (described(44_000).await, described(100).await);
-    let file = format!("{OPEN}\nhistory_size = 10000");
-    let setup =
-        Setup::new(&file).tokens().keys("allow_anonymous = true").flags(&["--client-ping-interval", "1h"]);
+    let setup = Setup::open("history_size = 10000").tokens().keys("allow_anonymous = true");
+    let setup = setup.flags(&["--client-ping-interval", "1h"]);
     let confined = Confined::start_as(setup, SMALL, None).await;
     let address = confined.instance.address();
     let mut modest = Caller::connect(address, json!({ "token": short })).await;
@@ -240,14 +232,8 @@ async fn a_full_instance_refuses_subscriptions_for_a_while_and_nothing_else() {
 /// whoever comes back for it is told so.
 async fn histories_are_forgotten_before_anybody_is_ended(by: &str, each: usize, bytes: usize) {
     const ALL: usize = 240 * MIB as usize;
-    let file = "
-        [channels]
-        may_subscribe = \"anonymous\"
-        may_publish = \"anonymous\"
-        history_size = 10000
-        recovery = \"allow\"
-    ";
-    let setup = Setup::new(file).flags(&["--client-ping-interval", "10m"]);
+    let setup =
+        Setup::open("history_size = 10000\nrecovery = \"allow\"").flags(&["--client-ping-interval", "10m"]);
     let mut confined = Confined::start_as(setup, LIMIT, None).await;
     let address = confined.instance.address();
     // It listens to a quiet channel throughout.
@@ -328,14 +314,8 @@ async fn histories_of_one_message_each_are_forgotten_before_anybody_is_ended() {
 async fn what_deltas_are_made_to_is_bounded() {
     const CLIENTS: usize = 20;
     const CHANNELS: usize = 100;
-    let file = "
-        [channels]
-        may_subscribe = \"anonymous\"
-        may_publish = \"anonymous\"
-        history_size = 1
-        delta = true
-    ";
-    let setup = Setup::new(file).flags(&["--history-memory", "1MiB", "--client-ping-interval", "10m"]);
+    let setup = Setup::open("history_size = 1\ndelta = true");
+    let setup = setup.flags(&["--history-memory", "1MiB", "--client-ping-interval", "10m"]);
     let mut confined = Confined::start_as(setup, LIMIT, None).await;
     let said = "x".repeat(60_000);
     let mut clients = Vec::new();

@@ -89,13 +89,12 @@ async fn a_redis_cluster_is_one_redis() {
     /// Of the slots that the first of three nodes has.
     const LAST_OF_THE_FIRST: u32 = 5460;
     let mut nodes = RedisServer::start_cluster().await;
-    let channels = "[channels]\nmay_subscribe = \"anonymous\"\nmay_publish = \"anonymous\"\nhistory_size = 100\nrecovery = \"allow\"\n";
+    let open = Setup::open("history_size = 100\nrecovery = \"allow\"").redis(&nodes[0].url());
     let urls: Vec<String> = nodes.iter().map(RedisServer::url).collect();
     let mut instances = Vec::new();
     for others in [[1, 2], [2, 1]] {
         let others = others.map(|node| urls[node].as_str()).join(",");
-        let setup = Setup::new(channels).redis(&urls[0]).flags(&["--redis-cluster-nodes", &others]);
-        instances.push(setup.start().await);
+        instances.push(open.clone().flags(&["--redis-cluster-nodes", &others]).start().await);
     }
     let up = async || {
         let mut up = 0.0;
@@ -427,12 +426,11 @@ async fn what_redis_refuses_is_said_without_the_password() {
 
 #[tokio::test]
 async fn a_channel_with_a_history_is_made_good() {
-    let table =
-        "[channels]\nmay_subscribe = \"anonymous\"\nmay_publish = \"anonymous\"\nhistory_size = 10000\n";
+    let setup = Setup::open("history_size = 10000");
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
-    let near = Setup::new(table).redis(&redis.url()).start().await;
-    let far = Setup::new(table).redis(&format!("redis://{}", proxy.address())).start().await;
+    let near = setup.clone().redis(&redis.url()).start().await;
+    let far = setup.redis(&format!("redis://{}", proxy.address())).start().await;
     let mut publisher = Client::connect(near.url("kept?echo=false")).await;
     let mut listener = Client::connect(far.url("kept?notices=true")).await;
     publisher.send("before").await;

@@ -99,13 +99,18 @@ impl Confined {
         }
     }
 
-    /// It lives, has never come near being killed, and is as it was before, whoever has been ended.
-    pub async fn recovers(mut self, by: &str) {
-        self.bystanders_are_served().await;
+    /// Waits until newcomers are welcome.
+    pub async fn lets_in_again(&self) {
         within(Duration::from_secs(60), "clients are let in again", async || {
             self.instance.page("/readyz").await.status == 200
         })
         .await;
+    }
+
+    /// It lives, has never come near being killed, and is as it was before, whoever has been ended.
+    pub async fn recovers(mut self, by: &str) {
+        self.bystanders_are_served().await;
+        self.lets_in_again().await;
         self.join("late").await;
         within(Duration::from_secs(30), "memory is given back", async || {
             self.instance.metric("fanfare_memory_used_bytes", &[]).await < (self.limit / 2) as f64

@@ -31,6 +31,13 @@ impl Setup {
         Self { rest: text.to_owned(), ..Self::default() }
     }
 
+    /// With channels that anybody may subscribe to and publish in, and these options of theirs.
+    pub fn open(options: &str) -> Self {
+        Self::new(&format!(
+            "[channels]\nmay_subscribe = \"anonymous\"\nmay_publish = \"anonymous\"\n{options}\n"
+        ))
+    }
+
     /// With these lines before it.
     pub fn keys(mut self, keys: &str) -> Self {
         self.keys += &format!("{keys}\n");
