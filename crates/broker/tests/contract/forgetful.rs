@@ -15,10 +15,8 @@ use crate::server::Server;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_redis_forgets_is_written_again_and_nobody_notices() {
     let server = Server::start(&[]).await;
-    let (a, b) = (Instance::leased(&server.url()).await, Instance::leased(&server.url()).await);
     let room = channel("room");
-    a.join(&room).await;
-    b.join(&room).await;
+    let [a, b] = Instance::two_leased(&server.url(), &room).await;
     for (instance, number, user) in [
         (&a, 1, "ann"),
         (&b, 2, "ann"),
@@ -102,10 +100,8 @@ async fn nobody_who_comes_while_redis_has_forgotten_stays_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_may_be_away_for_long() {
     let mut server = Server::start(&[]).await;
-    let (a, b) = (Instance::leased(&server.url()).await, Instance::leased(&server.url()).await);
     let room = channel("room");
-    a.join(&room).await;
-    b.join(&room).await;
+    let [a, b] = Instance::two_leased(&server.url(), &room).await;
     a.enter(&room, 1, "ann").await;
     b.enter(&room, 2, "bob").await;
     server.kill();
@@ -259,10 +255,8 @@ async fn clients_may_come_and_go_while_lines_are_cut() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_whose_memory_is_full_ends_no_lease() {
     let server = Server::start(&[]).await;
-    let (a, b) = (Instance::leased(&server.url()).await, Instance::leased(&server.url()).await);
     let room = channel("room");
-    a.join(&room).await;
-    b.join(&room).await;
+    let [a, b] = Instance::two_leased(&server.url(), &room).await;
     a.enter(&room, 1, "ann").await;
     b.enter(&room, 2, "bob").await;
     let leases = async || -> Vec<(String, f64)> {

@@ -27,6 +27,15 @@ impl Instance {
         instance
     }
 
+    /// Two of them that listen in a channel.
+    pub async fn two_leased(url: &str, channel: &Channel) -> [Self; 2] {
+        let both = [Self::leased(url).await, Self::leased(url).await];
+        for instance in &both {
+            instance.join(channel).await;
+        }
+        both
+    }
+
     /// As `kill -9` does it: nothing is said to anybody.
     fn kill(self) {
         drop(self.broker);

@@ -24,7 +24,10 @@ mod tls;
 
 use std::sync::Arc;
 
-use fanfare_broker::RedisConfig;
+use fanfare_broker::{Broker, Gap, Memory, Redis, RedisConfig, Relay};
+use fanfare_protocol::{Channel, Kind, Publication};
+use parking_lot::Mutex;
+use uuid::Uuid;
 
 use crate::history::{
     a_history_has_a_size_and_a_life, a_key_publishes_once, a_removed_history_goes_on_counting,
@@ -162,10 +165,7 @@ async fn publications_of_many_threads_have_one_order_everywhere(cluster: Cluster
                 for number in 0..EACH {
                     for channel in &channels {
                         let text = format!("{n}/{thread}:{number}");
-                        broker.publish(
-                            channel,
-                            fanfare_protocol::Publication::new(fanfare_protocol::Kind::Text, text.into()),
-                        );
+                        broker.publish(channel, Publication::new(Kind::Text, text.into()));
                     }
                 }
             })
@@ -214,13 +214,7 @@ async fn nothing_is_lost_or_doubled_while_others_come_and_go(cluster: Cluster) {
     let publishing = std::thread::spawn(move || {
         for number in 0..COUNT {
             for channel in [&to_steady, &to_restless] {
-                publisher.publish(
-                    channel,
-                    fanfare_protocol::Publication::new(
-                        fanfare_protocol::Kind::Text,
-                        format!("p:{number}").into(),
-                    ),
-                );
+                publisher.publish(channel, Publication::new(Kind::Text, format!("p:{number}").into()));
             }
         }
     });
@@ -263,7 +257,7 @@ async fn a_subscription_follows_its_clients(cluster: Cluster) {
     first.leave(&kept);
     first.join(&kept).await;
     first.leave(&channel("never joined"));
-    first.leave(&fanfare_protocol::Channel::lobby());
+    first.leave(&Channel::lobby());
     second.join(&left).await;
     first.publish(&left, "again");
     second.relay.until_delivered(&left, &["again"]).await;
@@ -271,46 +265,36 @@ async fn a_subscription_follows_its_clients(cluster: Cluster) {
 }
 
 async fn publications_keep_their_kind_their_bytes_and_whom_they_leave_out(cluster: Cluster) {
-    use fanfare_protocol::{Kind, Publication};
     /// Remembers whole publications, where the others' relay remembers texts.
-    struct Whole(parking_lot::Mutex<Vec<Publication>>);
-    impl fanfare_broker::Relay for Whole {
-        fn deliver(&self, _channel: &fanfare_protocol::Channel, publication: Publication) {
+    struct Whole(Mutex<Vec<Publication>>);
+    impl Relay for Whole {
+        fn deliver(&self, _channel: &Channel, publication: Publication) {
             self.0.lock().push(publication);
         }
-        fn gap(&self, gap: fanfare_broker::Gap) {
+        fn gap(&self, gap: Gap) {
             panic!("{gap:?}");
         }
-        fn wanted(&self, _channel: &fanfare_protocol::Channel) -> bool {
+        fn wanted(&self, _channel: &Channel) -> bool {
             true
         }
     }
     let channel = channel("kinds");
     let sent: Vec<_> = [
         (Kind::Text, &b"hello"[..], None),
-        (Kind::Text, b"", Some(uuid::Uuid::from_u128(7))),
-        (Kind::Binary, b"hello", Some(uuid::Uuid::from_u128(8))),
+        (Kind::Text, b"", Some(Uuid::from_u128(7))),
+        (Kind::Binary, b"hello", Some(Uuid::from_u128(8))),
         (Kind::Binary, b"\xFA\x01\xFF\x00", None),
     ]
     .into_iter()
     .map(|(kind, payload, exclude)| Publication { exclude, ..Publication::new(kind, payload.into()) })
     .collect();
-    let relay = Arc::new(Whole(parking_lot::Mutex::default()));
+    let relay = Arc::new(Whole(Mutex::default()));
     let runtime = tokio::runtime::Handle::current();
-    let broker: Box<dyn fanfare_broker::Broker> = match &cluster.server {
-        None => Box::new(fanfare_broker::Memory::new(
-            relay.clone(),
-            retain(),
-            usize::MAX,
-            uuid::Uuid::nil(),
-            &runtime,
-        )),
+    let broker: Box<dyn Broker> = match &cluster.server {
+        None => Box::new(Memory::new(relay.clone(), retain(), usize::MAX, Uuid::nil(), &runtime)),
         Some(server) => {
             let config = RedisConfig::new(server.url());
-            Box::new(
-                fanfare_broker::Redis::start(&config, relay.clone(), retain(), &runtime)
-                    .expect("it is right"),
-            )
+            Box::new(Redis::start(&config, relay.clone(), retain(), &runtime).expect("it is right"))
         }
     };
     eventually("it is up", async || broker.status().up).await;

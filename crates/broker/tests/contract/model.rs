@@ -100,14 +100,9 @@ impl World {
                 let fresh = Instance::redis(config);
                 fresh.until_up().await;
                 drop(std::mem::replace(&mut self.instances[place], fresh));
+                let here: Vec<_> = (0..NUMBERS).filter(|number| self.place_of(*number) == place).collect();
                 for room in &mut self.rooms {
-                    let gone: Vec<_> = room
-                        .members
-                        .iter()
-                        .copied()
-                        .filter(|number| (number / 4) as usize % 3 == place)
-                        .collect();
-                    gone.into_iter().for_each(|number| room.leave(number, false));
+                    here.iter().for_each(|number| room.leave(*number, false));
                 }
             }
             Step::Flush => {

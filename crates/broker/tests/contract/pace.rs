@@ -11,7 +11,7 @@ const COUNT: usize = 200_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
-async fn a_history_costs_no_more_than_half_the_pace() {
+async fn what_a_history_costs() {
     for spread in [1, 1000] {
         let mut rates = Vec::new();
         for prefix in ["plain", "kept:100"] {

@@ -14,7 +14,7 @@ use crate::instance::{Instance, channel, eventually};
 pub const LONG: Duration = Duration::from_secs(3600);
 pub const AT_ONCE: Duration = Duration::ZERO;
 
-/// A connection of a user; 0 and the empty name make an anonymous one.
+/// A connection of a user, or with the empty name, of nobody.
 pub fn member(connection: u128, user: &str) -> Member {
     let info = Bytes::from(format!("info of {connection}"));
     Member { connection: Uuid::from_u128(connection), user: user.into(), info }
