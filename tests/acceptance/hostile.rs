@@ -153,7 +153,7 @@ async fn are_counted(name: &str, instance: &Instance, counts: &Counts) {
             of(first) + if first == second { 0.0 } else { of(second) } == *count as f64
         }) && [CLOSED, REJECTED].iter().all(|metric| metrics.value(metric, &[]) == sum(metric))
     };
-    if tokio::time::timeout(Duration::from_secs(10), eventually("", counted)).await.is_err() {
+    if tokio::time::timeout(DEADLINE / 2, eventually("", counted)).await.is_err() {
         let page = instance.page("/metrics").await.body;
         let found: Vec<_> = page
             .lines()

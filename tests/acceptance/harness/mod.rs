@@ -21,9 +21,11 @@ mod socket;
 mod tls;
 mod token;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, interval};
 
 pub use balancer::LoadBalancer;
@@ -48,7 +50,7 @@ pub use token::{created, token};
 
 /// How long anything may take that is not about time. Generous, because the machine may be busy: a test
 /// that passes never waits for it.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds, asking every few milliseconds; panics with `what` after `DEADLINE`.
 pub async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) -> Duration {
@@ -78,12 +80,13 @@ pub async fn throughout(span: Duration, what: &str, mut condition: impl AsyncFnM
     }
 }
 
-/// A port for a server that cannot be told to let the kernel choose. It is outside the range from which
-/// outgoing connections take theirs, so a server that is restarted finds it free again.
+/// A port for a server that cannot be told to let the kernel choose, and that no other test is given. It is outside the
+/// range from which outgoing connections take theirs, so a server that is restarted finds it free again.
 fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
     loop {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(12_000..32_000)));
-        if TcpListener::bind(address).is_ok() {
+        if TcpListener::bind(address).is_ok() && GIVEN.lock().insert(address) {
             return address;
         }
     }
