@@ -84,7 +84,7 @@ async fn clients_of_the_protocol_are_audited_too() {
 #[tokio::test]
 async fn subscribers_without_websockets_are_audited_too() {
     // Whoever does not answer its pings would be gone before a run is over.
-    let pings = ["--client-ping-interval", "1s", "--client-pong-timeout", "900ms"];
+    let pings = ["--client-ping-interval", "2s", "--client-pong-timeout", "1900ms"];
     let instance = Instance::start(&pings).await;
     let (pid, url) = (instance.pid().to_string(), format!("ws://{}", instance.address()));
     let load = ["--subscribers", "50", "--rate", "40", "--duration", "1s", "--rounds", "1", "--floor"];
@@ -166,7 +166,7 @@ async fn what_redis_loses_is_announced_to_the_last_message() {
     );
     let urls = [one.url("bench"), other.url("bench")];
     let load =
-        ["--subscribers", "40", "--publishers", "2", "--rate", "100", "--duration", "6s", "--reconnect"];
+        ["--subscribers", "40", "--publishers", "2", "--rate", "100", "--duration", "15s", "--reconnect"];
     let run = [&["fanout", &urls[0], &urls[1]], &load[..]].concat();
     // The same in bodies; without --reconnect what is lost is a fault though it is announced.
     let urls = [one.url("events"), other.url("events")];

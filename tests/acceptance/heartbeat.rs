@@ -6,47 +6,43 @@ use tokio::time::Instant;
 
 use crate::harness::{Client, Frame, Instance, Socket};
 
-const FAST: [&str; 4] = ["--ping-interval", "400ms", "--idle-timeout", "1200ms"];
+/// No shorter: whoever has to answer may stand still for a while on a busy machine.
+const FAST: [&str; 4] = ["--ping-interval", "1s", "--idle-timeout", "4s"];
 
 #[tokio::test]
 async fn pings_are_spread_not_in_step() {
     const SOCKETS: usize = 40;
-    let instance = Instance::start(&FAST).await;
-    let mut sockets = Vec::new();
+    const INTERVAL: Duration = Duration::from_secs(4);
+    let instance = Instance::start(&["--ping-interval", "4s"]).await;
+    let (start, mut watches) = (Instant::now(), Vec::new());
     for _ in 0..SOCKETS {
-        sockets.push(Socket::join(instance.address(), "beat").await);
+        let mut socket = Socket::join(instance.address(), "beat").await;
+        watches.push(tokio::spawn(async move {
+            assert_eq!(socket.next().await.unwrap().opcode, Frame::PING);
+            start.elapsed()
+        }));
     }
-    let start = Instant::now();
-    let watches: Vec<_> = sockets
-        .into_iter()
-        .map(|mut socket| {
-            tokio::spawn(async move {
-                assert_eq!(socket.next().await.unwrap().opcode, Frame::PING);
-                start.elapsed()
-            })
-        })
-        .collect();
     let mut at = Vec::new();
     for watch in watches {
         at.push(watch.await.unwrap());
     }
     at.sort();
     // No tenth of the interval has more than half of them, and they do not come all at once.
-    let fullest = at.iter().map(|from| {
-        at.iter().filter(|other| (*from..*from + Duration::from_millis(40)).contains(*other)).count()
-    });
+    let fullest = at
+        .iter()
+        .map(|from| at.iter().filter(|other| (*from..*from + INTERVAL / 10).contains(*other)).count());
     assert!(fullest.max().unwrap() <= SOCKETS / 2, "{at:?}");
-    assert!(at[SOCKETS - 1] - at[0] > Duration::from_millis(150), "{at:?}");
+    assert!(at[SOCKETS - 1] - at[0] > INTERVAL * 3 / 8, "{at:?}");
 }
 
 #[tokio::test]
 async fn silence_ends_a_connection_in_time() {
     let instance = Instance::start(&FAST).await;
-    let mut socket = Socket::join(instance.address(), "beat").await;
     let start = Instant::now();
+    let mut socket = Socket::join(instance.address(), "beat").await;
     assert_eq!(socket.closed().await, (1001, "idle timeout".to_owned()));
     let took = start.elapsed();
-    assert!(took >= Duration::from_millis(1100) && took < Duration::from_millis(3500), "{took:?}");
+    assert!(took >= Duration::from_millis(3800) && took < Duration::from_secs(12), "{took:?}");
 }
 
 #[tokio::test]
@@ -65,7 +61,8 @@ async fn any_frame_counts_as_life() {
             Socket::join(instance.address(), &format!("beat-{}?echo=false", watches.len())).await;
         watches.push(tokio::spawn(async move {
             let start = Instant::now();
-            while start.elapsed() < Duration::from_millis(4000) {
+            // More than two idle timeouts.
+            while start.elapsed() < Duration::from_secs(9) {
                 let frame = socket.next().await.unwrap_or_else(|| panic!("{name} did not keep it alive"));
                 assert_eq!(frame.close(), None, "{name} did not keep it alive");
                 if frame.opcode == Frame::PING {
@@ -89,7 +86,7 @@ async fn a_listener_with_a_library_stays() {
     let instance = Instance::start(&FAST).await;
     let mut listener = Client::connect(instance.url("quiet")).await;
     let mut speaker = Socket::join(instance.address(), "late?echo=false").await;
-    // Ten pings to another are more than three idle timeouts.
+    // Ten pings to another are more than two idle timeouts.
     let wait = tokio::spawn(async move {
         for _ in 0..10 {
             let ping = speaker.next().await.expect("pinged");

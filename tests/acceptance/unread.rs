@@ -164,7 +164,6 @@ async fn heard(slow: &mut Caller) -> (Vec<Value>, Option<Told>) {
 
 #[tokio::test]
 async fn an_end_does_not_wait_for_whoever_reads_slowly() {
-    let pair = Pair::start().await;
     let banned = json!({ "disconnect": { "code": 4503, "reason": "banned" } });
     let rows = [
         (By::Client, Ends::Connection, Told::Closed(3005, "token_expired")),
@@ -181,11 +180,13 @@ async fn an_end_does_not_wait_for_whoever_reads_slowly() {
             Told::Closed(3005, "token_expired"),
         ),
     ];
-    for (number, (by, ends, told)) in rows.iter().enumerate() {
-        for busy in [Busy::Idle, Busy::Histories, Busy::Recoveries] {
+    // Together, for most of it is waiting for times to end that are long enough for a busy machine.
+    let all = [Busy::Idle, Busy::Histories, Busy::Recoveries].map(async |busy| {
+        let pair = Pair::start().await;
+        for (number, (by, ends, told)) in rows.iter().enumerate() {
             let row = format!("{busy:?} {by:?} {ends:?}");
             let (user, frame) = (format!("{number}-{busy:?}"), busy.frame());
-            let soon = now() + 3;
+            let soon = now() + 10;
             let claim = format!("expire_at={soon}");
             let mut of_connection = vec!["--user", &user];
             let mut of_news = vec!["--user", &user, "--channel", "news"];
@@ -239,7 +240,8 @@ async fn an_end_does_not_wait_for_whoever_reads_slowly() {
             let is_gone = async || pair.near.metric("fanfare_connections", &[]).await == 0.0;
             eventually("it is gone", is_gone).await;
         }
-    }
+    });
+    join_all(all).await;
 }
 
 #[tokio::test]
@@ -400,8 +402,8 @@ async fn what_the_back_end_wants_is_done_where_the_client_fails() {
 /// and also where it says more than that; whoever never answers is cut, although it reads.
 #[tokio::test]
 async fn a_long_frame_neither_cuts_who_answers_pings_nor_keeps_who_does_not() {
-    const ANSWERS: usize = 60;
-    let keys = "client_ping_interval = \"1s\"\nclient_pong_timeout = \"900ms\"\noutbox_limit = \"1MiB\"";
+    const ANSWERS: usize = 80;
+    let keys = "client_ping_interval = \"4s\"\nclient_pong_timeout = \"3900ms\"\noutbox_limit = \"1MiB\"";
     let pair = Pair::start_with(keys).await;
     let frame = |first: usize| {
         let history = json!({ "channel": "h:0", "limit": PUBLICATIONS });
@@ -441,8 +443,8 @@ async fn a_long_frame_neither_cuts_who_answers_pings_nor_keeps_who_does_not() {
     });
     let [answering, asking, silent]: [_; 3] = join_all(clients).await.try_into().unwrap();
     // Clients go when they are not pinged any more.
-    assert!(answering.1 == Some(0) && answering.2 > 3, "{answering:?}");
-    assert!(asking.1 == Some(0) && asking.2 > 3, "{asking:?}");
+    assert!(answering.1 == Some(0) && answering.2 > 2, "{answering:?}");
+    assert!(asking.1 == Some(0) && asking.2 > 2, "{asking:?}");
     // It is told so, if it reads so far before it is cut.
     assert!(matches!(silent.1, Some(3012) | None) && silent.2 == 1, "{silent:?}");
     assert_eq!(pair.closed("timed_out").await, 1.0);
