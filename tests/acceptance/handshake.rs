@@ -152,21 +152,13 @@ async fn the_proxy_protocol_says_who_comes() {
 /// Each as what it is, as where no proxy is spoken to: a port that is only looked at is nothing.
 #[tokio::test]
 async fn what_is_no_proxy_header_is_counted_as_what_it_is() {
-    let flags = [
-        "--workers",
-        "1",
-        "--proxy-protocol",
-        "true",
-        "--trusted-proxies",
-        "127.0.0.1",
-        "--handshake-timeout",
-        "300ms",
-        "--header-timeout",
-        "200ms",
-        "--internal-listen",
-        "127.0.0.1:0",
-    ];
-    let instance = Instance::start(&flags).await;
+    let start = async |patience: &str| {
+        let proxy = ["--workers", "1", "--proxy-protocol", "true", "--trusted-proxies", "127.0.0.1"];
+        let times = ["--handshake-timeout", patience, "--header-timeout", patience];
+        Instance::start(&[&proxy[..], &times, &["--internal-listen", "127.0.0.1:0"]].concat()).await
+    };
+    // Nobody who goes is waited for, and nothing else ends who stays.
+    let (patient, hasty) = (start("5m").await, start("200ms").await);
     let header = proxy_header(1);
     // (what comes, whether the client goes then, as what it is counted)
     let rows: [(&[u8], bool, Option<&str>); 6] = [
@@ -177,18 +169,23 @@ async fn what_is_no_proxy_header_is_counted_as_what_it_is() {
         (&header[..12], false, Some("timeout")),
         (&header[..20], false, Some("timeout")),
     ];
-    let all = async || [rejected(&instance, "proxy_header").await, rejected(&instance, "timeout").await];
+    let mut expected = [[0.0; 2]; 2];
     for (bytes, goes, counted) in rows {
-        let [headers, timeouts] = all().await;
+        let (instance, expected) =
+            if goes { (&patient, &mut expected[0]) } else { (&hasty, &mut expected[1]) };
         let mut socket = Socket::connect(instance.address()).await;
-        socket.write(bytes).await.unwrap();
+        // Whoever is late finds that it is over already.
+        let written = socket.write(bytes).await;
+        assert!(written.is_ok() || !goes, "{written:?}");
         if goes {
             socket.shutdown().await;
         }
         socket.ended().await;
-        let one = |reason| if counted == Some(reason) { 1.0 } else { 0.0 };
-        let expected = [headers + one("proxy_header"), timeouts + one("timeout")];
-        assert_eq!(all().await, expected, "{bytes:?} {goes}");
+        for (reason, expected) in ["proxy_header", "timeout"].into_iter().zip(expected) {
+            *expected += if counted == Some(reason) { 1.0 } else { 0.0 };
+            let as_it_is = async || rejected(instance, reason).await == *expected;
+            eventually(&format!("{bytes:?} {goes}: {expected} of {reason}"), as_it_is).await;
+        }
     }
 }
 
@@ -216,9 +213,9 @@ async fn headers_take_no_longer_than_they_may() {
         ("drips", b"GET /ws/slow HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"x"),
     ];
     for (done, (name, first, then)) in rows.into_iter().enumerate() {
-        let mut socket = Socket::connect(instance.address()).await;
         let start = Instant::now();
-        socket.write(first).await.unwrap();
+        let mut socket = Socket::connect(instance.address()).await;
+        let _ = socket.write(first).await;
         let mut ticks = interval(Duration::from_millis(50));
         let cut = async {
             while then.is_empty() || socket.write(then).await.is_ok() {
@@ -240,7 +237,7 @@ async fn headers_take_no_longer_than_they_may() {
 /// Of what has asked, the rest is waited for until the handshake's time is over; then it is told why.
 #[tokio::test]
 async fn a_body_takes_no_longer_than_the_handshake_may() {
-    let flags = ["--header-timeout", "200ms", "--handshake-timeout", "300ms"];
+    let flags = ["--header-timeout", "3s", "--handshake-timeout", "3s"];
     let instance = Instance::start(&flags).await;
     for (done, path) in ["/connection/http_stream", "/connection/sse"].into_iter().enumerate() {
         let mut socket = Socket::connect(instance.address()).await;
@@ -248,20 +245,20 @@ async fn a_body_takes_no_longer_than_the_handshake_may() {
         socket.write(head.as_bytes()).await.unwrap();
         assert_eq!(socket.response().await.status, 408, "{path}");
         socket.ended().await;
-        assert_eq!(rejected(&instance, "timeout").await, (done + 1) as f64, "{path}");
+        eventually(path, async || rejected(&instance, "timeout").await == (done + 1) as f64).await;
     }
     let mut socket = Socket::connect(instance.address()).await;
     socket.write(b"POST /emulation HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").await.unwrap();
     assert_eq!(socket.response().await.status, 408);
     socket.ended().await;
-    let late = [("outcome", "timeout")];
-    assert_eq!(instance.metric("fanfare_emulation_requests_total", &late).await, 1.0);
+    let late = async || instance.metric("fanfare_emulation_requests_total", &[("outcome", "timeout")]).await;
+    eventually("/emulation", async || late().await == 1.0).await;
 }
 
 /// A browser or a scraper keeps its connection for a while and then asks for nothing more.
 #[tokio::test]
 async fn a_kept_connection_that_falls_silent_is_no_rejected_handshake() {
-    let flags = ["--header-timeout", "100ms", "--handshake-timeout", "200ms"];
+    let flags = ["--header-timeout", "3s", "--handshake-timeout", "3s"];
     let instance = Instance::start(&flags).await;
     let mut socket = Socket::connect(instance.address()).await;
     socket.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -273,8 +270,8 @@ async fn a_kept_connection_that_falls_silent_is_no_rejected_handshake() {
 /// A balancer keeps its connections for minutes; whoever comes by one has as much time as by a new one.
 #[tokio::test]
 async fn a_kept_connection_has_the_handshakes_time_for_each_request() {
-    const MAY: Duration = Duration::from_secs(1);
-    let flags = ["--header-timeout", "1s", "--handshake-timeout", "1s"];
+    const MAY: Duration = Duration::from_secs(4);
+    let flags = ["--header-timeout", "4s", "--handshake-timeout", "4s"];
     let instance = Instance::start(&flags).await;
     let (start, mut socket) = (Instant::now(), Socket::connect(instance.address()).await);
     let mut ticks = interval(Duration::from_millis(50));
@@ -307,7 +304,7 @@ async fn a_kept_connection_has_the_handshakes_time_for_each_request() {
 #[tokio::test]
 async fn a_connection_asks_for_a_minute_and_not_for_ever() {
     const MINUTE: Duration = Duration::from_secs(60);
-    let instance = Instance::start(&["--header-timeout", "1s", "--handshake-timeout", "1s"]).await;
+    let instance = Instance::start(&["--header-timeout", "10s", "--handshake-timeout", "10s"]).await;
     let (start, mut socket) = (Instant::now(), Socket::connect(instance.address()).await);
     let mut ticks = interval(Duration::from_millis(100));
     while start.elapsed() < 2 * MINUTE {
@@ -324,7 +321,7 @@ async fn a_connection_asks_for_a_minute_and_not_for_ever() {
         }
     }
     let took = start.elapsed();
-    assert!(took >= MINUTE && took < MINUTE + DEADLINE, "{took:?}");
+    assert!(took >= MINUTE && took < MINUTE * 3 / 2, "{took:?}");
     socket.ended().await;
     assert_eq!(instance.metric("fanfare_handshakes_rejected_total", &[]).await, 0.0);
 }

@@ -65,7 +65,7 @@ async fn a_slow_consumer_is_cut_and_nobody_else_notices() {
         assert!(published < 2000, "never cut, after {published} messages of {SIZE} bytes");
     }
     assert!(published >= 16, "cut after {published} messages, before its outbox was full");
-    assert!(slowest < Duration::from_secs(1), "bystanders waited {slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "bystanders waited {slowest:?}");
     // It can still read what was on its way, whole frames in order, and then why it was cut.
     let mut heard = 0;
     let end = loop {
@@ -387,8 +387,11 @@ async fn half_open_handshakes_of_one_address_make_room_for_each_other() {
 async fn running_out_of_files_is_survived() {
     const FILES: u32 = 100;
     const OTHERS: u32 = 45;
-    let mut instance =
-        Instance::start_with_open_files(FILES, &["--workers", "1", "--header-timeout", "10s"]).await;
+    let mut instance = Instance::start_with_open_files(
+        FILES,
+        &["--workers", "1", "--header-timeout", "5m", "--handshake-timeout", "5m"],
+    )
+    .await;
     let mut client = Client::connect(instance.url("files")).await;
     // Those who say nothing get half of the files and no more, so others must have some, too.
     let mut others = Vec::new();
@@ -400,14 +403,14 @@ async fn running_out_of_files_is_survived() {
         flood.push(Socket::connect(instance.address()).await);
     }
     instance.log().find("that files ran out", |line| line.to_string().to_lowercase().contains("files")).await;
-    let before = instance.cpu_time();
+    let (before, start) = (instance.cpu_time(), Instant::now());
     let mut ticks = interval(Duration::from_millis(100));
     for _ in 0..10 {
         ticks.tick().await;
         fence_alone(&mut client).await;
     }
-    let used = instance.cpu_time() - before;
-    assert!(used < Duration::from_millis(450), "{used:?} of CPU in a second");
+    let (used, took) = (instance.cpu_time() - before, start.elapsed());
+    assert!(used < took.mul_f64(0.45), "{used:?} of CPU in {took:?}");
     // Who comes now is told so.
     eventually("somebody is told", async || {
         let answer = request(instance.address(), "GET", "/livez", &[]).await;

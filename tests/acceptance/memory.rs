@@ -125,13 +125,16 @@ fn a_hello() -> Unfinished {
     Unfinished { name: "hellos", begun, rest }
 }
 
+/// They are cut for memory, and for nothing else.
+const PATIENT: [&str; 4] = ["--handshake-timeout", "5m", "--header-timeout", "5m"];
+
 /// So many come with it; fewer than may be unfinished at a time.
 const UNFINISHED: usize = 4000;
 
 /// All begin, and then send the rest. It is they who are cut, and nobody who is in.
 async fn who_never_finishes_asking_goes_first(unfinished: Unfinished, certificates: Option<Certificates>) {
     let Unfinished { name, begun, rest } = unfinished;
-    let mut confined = Confined::start_as(Setup::default(), LIMIT, certificates).await;
+    let mut confined = Confined::start_as(Setup::default().flags(&PATIENT), LIMIT, certificates).await;
     let mut slow = confined.slow_readers().await;
     let mut senders = Vec::new();
     for _ in 0..UNFINISHED {
@@ -286,7 +289,7 @@ async fn what_a_container_does_not_allow_is_said_at_the_start() {
 async fn a_limit_in_bytes_holds_without_a_container() {
     const MOST: u64 = 64 * MIB;
     let flags = ["--workers", "2", "--internal-listen", "127.0.0.1:0", "--memory-limit", "64MiB"];
-    let mut instance = Instance::start(&flags).await;
+    let mut instance = Instance::start(&[&flags[..], &PATIENT].concat()).await;
     assert_eq!(instance.metric("fanfare_memory_limit_bytes", &[]).await as u64, MOST);
     let mut bystander = Client::connect(instance.url("bystander")).await;
     let Unfinished { begun, rest, .. } = a_body("bodies", "/emulation");
