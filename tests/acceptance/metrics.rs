@@ -91,10 +91,10 @@ async fn what_happened_is_counted() {
         ("fanfare_inbox_bytes", 0.0),
         ("fanfare_gaps_total", 0.0),
     ];
-    eventually("what was delivered is counted", async || {
-        instance.metric("fanfare_messages_out_total", &[]).await >= 30.0
-    })
-    .await;
+    for (name, value) in expected {
+        eventually(&format!("{name}: {value}"), async || instance.metric(name, &[]).await == value).await;
+    }
+    // And none is counted again.
     let metrics = instance.metrics().await;
     for (name, value) in expected {
         assert_eq!(metrics.value(name, &[]), value, "{name}");
@@ -184,7 +184,8 @@ async fn what_is_refused_is_not_counted_as_published() {
         let mut raw = Client::connect(instance.url(channel)).await;
         raw.send("{}").await;
         raw.next().await;
-        assert_eq!(counted().await, [4.0 * (place + 1) as f64; 2], "{channel}");
+        let expected = [4.0 * (place + 1) as f64; 2];
+        eventually(&format!("{channel}: {expected:?}"), async || counted().await == expected).await;
     }
     redis.kill().await;
     let away = wish("kept:a", json!({ "is": "late" }));
@@ -216,7 +217,7 @@ async fn lag_is_measured_across_instances() {
     assert!(metrics.value("fanfare_broker_lag_seconds_count", &[]) >= 10.0);
     let mean = metrics.value("fanfare_broker_lag_seconds_sum", &[])
         / metrics.value("fanfare_broker_lag_seconds_count", &[]);
-    assert!(mean > 0.0 && mean < 1.0, "{mean} s");
+    assert!(mean > 0.0 && mean < 10.0, "{mean} s");
     assert!(metrics.value("fanfare_broker_subscriptions", &[]) >= 2.0);
 }
 

@@ -13,7 +13,7 @@ async fn what_was_missed_of_redis_is_made_good_a_piece_at_a_time() {
     const CHANNELS: usize = 24;
     const MISSED: usize = 100;
     let file = "
-        redis_timeout = \"1s\"
+        redis_timeout = \"20s\"
         client_ping_interval = \"10m\"
         outbox_limit = \"8MiB\"
         [channels]

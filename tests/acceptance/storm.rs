@@ -28,14 +28,18 @@ const BURST: usize = 32;
 /// And so many have to wait for their turn.
 const MORE: usize = 40;
 
+/// Redis may be silent for as long as a test wants.
+const PATIENT: &str = "redis_timeout = \"1m\"";
+
 /// An SDK gives a command up after so long, and comes again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn recoveries_go_at_their_pace_and_hold_up_nobody() {
-    const RATE: usize = 8;
+    /// So low that it is long until all have had their turns.
+    const RATE: usize = 2;
     /// Of those who have to wait, so many are waited for.
-    const SERVED: usize = 8;
+    const SERVED: usize = 5;
     let file = FILE.replace("recovery_rate = 20", &format!("recovery_rate = {RATE}"));
     let instance = Setup::new(&file).start().await;
     let address = instance.address();
@@ -122,7 +126,7 @@ async fn who_comes_back_alone_waits_for_nobody() {
 async fn who_recovers_much_waits_behind_himself() {
     const GREEDY: usize = 4;
     const EACH: usize = 16;
-    let instance = Setup::new(&FILE.replace("recovery_rate = 20", "recovery_rate = 5")).start().await;
+    let instance = Setup::new(&FILE.replace("recovery_rate = 20", "recovery_rate = 1")).start().await;
     let address = instance.address();
     let wish = |channel: String| json!({ "channel": channel, "recover": true, "offset": 0 });
     let mut greedy = Vec::new();
@@ -156,7 +160,7 @@ async fn all_ask_before_the_first_is_answered() {
     const TOGETHER: usize = 80;
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
-    let file = FILE.replace("recovery_rate = 20", "");
+    let file = FILE.replace("recovery_rate = 20", PATIENT);
     let instance = Setup::new(&file).redis(&format!("redis://{}", proxy.address())).start().await;
     until_up(&instance).await;
     let channels: Vec<_> = (0..ALONE + TOGETHER).map(|number| format!("kept-{number}-")).collect();
@@ -219,7 +223,7 @@ async fn many_channels_cost_as_many_round_trips_as_one() {
     const LANES: usize = 1;
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
-    let file = FILE.replace("recovery_rate = 20", "");
+    let file = FILE.replace("recovery_rate = 20", PATIENT);
     let url = format!("redis://{}", proxy.address());
     let instance = Setup::new(&file).redis(&url).start().await;
     let other = Setup::new(&file).redis(&redis.url()).start().await;

@@ -27,7 +27,7 @@ fn fanout(target: Target) -> Fanout {
         duration: Duration::from_millis(250),
         warmup: Duration::from_millis(50),
         rounds: 1,
-        settle: Duration::from_millis(300),
+        settle: Duration::from_secs(1),
         threads: 2,
         concurrency: 2,
         processes: Processes::default(),
@@ -273,7 +273,7 @@ fn who_is_sent_away_comes_back() {
     for fault in [Fault::SendAway, Fault::Cut] {
         let relay = Relay::start(fault, 12);
         // Long enough that the last messages come after the return.
-        let fanout = Fanout { reconnect: true, duration: Duration::from_secs(1), ..fanout(relay.target()) };
+        let fanout = Fanout { reconnect: true, duration: Duration::from_secs(2), ..fanout(relay.target()) };
         let report = run(&fanout);
         let audit = &report.audit;
         assert!(report.is_sound() && audit.lost_announced > 0 && audit.lost_silent == 0, "{report}");
@@ -377,7 +377,7 @@ fn recover(relay: &Relay) -> Recover {
         rate: 100.0,
         duration: Duration::from_millis(200),
         concurrency: 20,
-        patience: Duration::from_secs(1),
+        patience: Duration::from_secs(3),
         processes: Processes::new(vec![std::process::id()]).unwrap(),
         redis: None,
         seed: 1,
