@@ -248,3 +248,59 @@ async fn a_batch_is_answered_as_far_as_it_fits() {
         confined.recovers(&format!("batches {url:?}")).await;
     }
 }
+
+/// One request for six times of what there is, of which channels there are: what fits is answered, the rest is refused.
+#[tokio::test]
+async fn a_batch_of_lists_of_channels_is_answered_as_far_as_it_fits() {
+    const LISTENERS: usize = 30;
+    const EACH: usize = 100;
+    const ASKED: usize = 600;
+    let file = "
+        [channels]
+        may_subscribe = \"anonymous\"
+        may_publish = \"anonymous\"
+    ";
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    for url in [None, Some(&url)] {
+        let setup = Setup::new(file).keys(&format!("api_keys = [\"{API_KEY}\"]"));
+        let setup = url.into_iter().fold(setup, |setup, url| setup.redis(url));
+        let mut confined = Confined::start_as(setup, LIMIT, None).await;
+        let mut listeners = Vec::new();
+        for listener in 0..LISTENERS {
+            let mut caller = Caller::anonymous(confined.instance.address()).await;
+            for channel in 0..EACH {
+                let name = format!("{:a<250}", format!("{listener}-{channel}-"));
+                caller.result("subscribe", json!({ "channel": name })).await;
+            }
+            listeners.push(caller);
+        }
+        let asked = json!({ "pattern": "*aaa" });
+        let count = |answer: &Value| answer["channels"].as_object().map(serde_json::Map::len);
+        let is_whole = |answer: &Value| count(answer) == Some(LISTENERS * EACH);
+        within(Duration::from_secs(30), "all are listed", async || {
+            is_whole(&confined.instance.api("channels", &asked).await["result"])
+        })
+        .await;
+        for parallel in [false, true] {
+            let name = format!("{url:?} {parallel}");
+            let commands = vec![json!({ "channels": asked }); ASKED];
+            let answer =
+                confined.instance.api("batch", &json!({ "commands": commands, "parallel": parallel })).await;
+            let replies = answer["replies"].as_array().expect("replies");
+            let whole = replies.iter().filter(|reply| is_whole(&reply["channels"])).count();
+            let refused = replies.iter().filter(|reply| reply["error"]["code"] == 100).count();
+            assert!(whole > 0 && refused > 0 && whole + refused == ASKED, "{name}: {whole}, {refused}");
+            drop(answer);
+            confined.bystanders_are_served().await;
+            // What was taken is given back, and one alone is answered.
+            within(Duration::from_secs(30), "an ordinary request is answered", async || {
+                is_whole(&confined.instance.api("channels", &asked).await["result"])
+            })
+            .await;
+        }
+        assert_eq!(confined.ended().await, 0.0, "{url:?}");
+        drop(listeners);
+        confined.recovers(&format!("lists {url:?}")).await;
+    }
+}
