@@ -6,7 +6,7 @@ use std::time::Duration;
 use fanfare_protocol::Channel;
 use uuid::Uuid;
 
-use crate::{Away, Cursor, Page, Pending};
+use crate::{Away, Cursor, Page, Pending, Portion};
 
 /// Facts about the cluster.
 pub trait Census {
@@ -21,14 +21,14 @@ pub trait Census {
     /// Every instance that is alive and has described itself, in the order of their ids.
     fn instances(&self) -> Pending<'_, Result<Vec<InstanceFacts>, Away>>;
 
-    /// A page of the channels that have subscribers, about `limit` of them, in no order. `pattern` is a glob as Redis
+    /// A page of the channels that have subscribers, in no order. `pattern` is a glob as Redis
     /// has them: `*`, `?`, `[a-z]`, `\` before a character that is meant as such. A channel that has
     /// subscribers throughout comes in at least one page, and perhaps in two.
     fn channels<'a>(
         &'a self,
         pattern: Option<&'a str>,
         from: Cursor,
-        limit: usize,
+        portion: Portion,
     ) -> Pending<'a, Result<Page<ChannelFacts>, Away>>;
 }
 

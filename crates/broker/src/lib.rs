@@ -26,7 +26,7 @@ pub use self::history::{
     AppendOptions, Appended, BrokerError, History, Query, Retain, Retention, Suppressed, Version, follow,
 };
 pub use self::memory::Memory;
-pub use self::paging::{Cursor, Page};
+pub use self::paging::{Cursor, Page, Portion};
 pub use self::presence::{MemberCount, Presence};
 pub use self::redis::{ConfigError, Redis, RedisConfig};
 

@@ -26,8 +26,8 @@ use self::kept::Kept;
 use self::rooms::{Left, Rooms};
 use crate::{
     AppendOptions, Appended, Away, Broker, BrokerError, Census, ChannelFacts, Claim, Claims, ControlBus,
-    Cursor, History, InstanceFacts, MemberCount, Page, Pending, Presence, PresenceStatus, Query, Relay,
-    Retain, Status, Suppressed, Target, Timings, Unsent, part_of,
+    Cursor, History, InstanceFacts, MemberCount, Page, Pending, Portion, Presence, PresenceStatus, Query,
+    Relay, Retain, Status, Suppressed, Target, Timings, Unsent, part_of,
 };
 
 /// Delivers to this instance's relay and to nobody else.
@@ -252,10 +252,10 @@ impl Presence for Memory {
         &'a self,
         channel: &'a Channel,
         from: Cursor,
-        limit: usize,
+        portion: Portion,
     ) -> Pending<'a, Result<Page<Member>, Away>> {
         let started = Instant::now();
-        let page = self.channels.rooms(channel).lock().members(channel, &from, limit);
+        let page = self.channels.rooms(channel).lock().members(channel, &from, portion);
         self.timings.presence.record(started.elapsed());
         Box::pin(ready(Ok(page)))
     }
@@ -310,9 +310,9 @@ impl Census for Memory {
         &'a self,
         pattern: Option<&'a str>,
         from: Cursor,
-        limit: usize,
+        portion: Portion,
     ) -> Pending<'a, Result<Page<ChannelFacts>, Away>> {
-        Box::pin(ready(Ok(self.books.lock().channels(pattern, &from, limit))))
+        Box::pin(ready(Ok(self.books.lock().channels(pattern, &from, portion))))
     }
 }
 

@@ -14,6 +14,43 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Where the next one begins; nothing after the last.
     pub next: Option<Cursor>,
+    /// It would have been so many bytes, which is more than it was to be: then there is nothing in it, and the next one
+    /// begins where it would have begun.
+    pub too_much: Option<usize>,
+}
+
+/// How much a page may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Portion {
+    /// About how many entries.
+    pub entries: usize,
+    /// How many bytes at most, [`Portion::ENTRY`] for each of them among these.
+    pub bytes: usize,
+}
+
+impl Portion {
+    /// What an entry takes beside its texts, about.
+    pub const ENTRY: usize = 256;
+
+    /// So many entries, however large they are.
+    pub fn of(entries: usize) -> Self {
+        Self { entries, bytes: usize::MAX }
+    }
+}
+
+impl<T> Page<T> {
+    /// Nothing at a place where there is nothing.
+    pub(crate) fn end() -> Self {
+        Self { items: Vec::new(), next: None, too_much: None }
+    }
+
+    /// What begins at `from` and is so many bytes, unless that is too much.
+    pub(crate) fn within(portion: Portion, bytes: usize, from: &Cursor, page: impl FnOnce() -> Self) -> Self {
+        if bytes <= portion.bytes {
+            return page();
+        }
+        Self { items: Vec::new(), next: Some(from.clone()), too_much: Some(bytes) }
+    }
 }
 
 impl Cursor {

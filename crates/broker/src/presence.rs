@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fanfare_protocol::{Channel, ConnectionId, Member};
 
-use crate::{Away, Cursor, Page, Pending};
+use crate::{Away, Cursor, Page, Pending, Portion};
 
 /// Presence in channels.
 ///
@@ -28,13 +28,13 @@ pub trait Presence {
     /// connection's instance has published before is at the bus before that is told.
     fn leave(&self, channel: &Channel, connection: ConnectionId, grace: Duration);
 
-    /// A page of the members, in no order, about `limit` of them. Who is there throughout comes in at least one page,
+    /// A page of the members, in no order. Who is there throughout comes in at least one page,
     /// and perhaps in two.
     fn members<'a>(
         &'a self,
         channel: &'a Channel,
         from: Cursor,
-        limit: usize,
+        portion: Portion,
     ) -> Pending<'a, Result<Page<Member>, Away>>;
 
     /// How many there are, counted without reading them.

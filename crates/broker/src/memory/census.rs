@@ -6,7 +6,7 @@ use std::ops::Bound;
 use fanfare_protocol::Channel;
 
 use super::glob;
-use crate::{ChannelFacts, Cursor, InstanceFacts, Page};
+use crate::{ChannelFacts, Cursor, InstanceFacts, Page, Portion};
 
 /// What was last said.
 #[derive(Default)]
@@ -36,19 +36,20 @@ impl Books {
         }
     }
 
-    /// Looks at `limit` channels, whatever the pattern, so that a page costs no more than that.
-    pub fn channels(&self, pattern: Option<&str>, from: &Cursor, limit: usize) -> Page<ChannelFacts> {
+    /// Looks at so many channels, whatever the pattern, so that a page costs no more than that.
+    pub fn channels(&self, pattern: Option<&str>, from: &Cursor, portion: Portion) -> Page<ChannelFacts> {
         let after = Channel::new(from.as_str()).map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.subscribers.range((after, Bound::Unbounded)).peekable();
         let mut items = Vec::new();
         let mut last = None;
-        for (channel, &subscribers) in rest.by_ref().take(limit.max(1)) {
+        for (channel, &subscribers) in rest.by_ref().take(portion.entries.max(1)) {
             last = Some(channel);
             if pattern.is_none_or(|pattern| glob::matches(pattern.as_bytes(), channel.as_str().as_bytes())) {
                 items.push(ChannelFacts { channel: channel.clone(), subscribers });
             }
         }
         let next = rest.peek().and(last).map(|channel| Cursor::new(channel.as_str()));
-        Page { items, next }
+        let bytes = items.iter().map(|facts| Portion::ENTRY + facts.channel.as_str().len()).sum();
+        Page::within(portion, bytes, from, || Page { items, next, too_much: None })
     }
 }

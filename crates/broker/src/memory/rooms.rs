@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fanfare_protocol::{Channel, ConnectionId, Member, PresenceChange};
 use uuid::Uuid;
 
-use crate::{Cursor, MemberCount, Page};
+use crate::{Cursor, MemberCount, Page, Portion};
 
 /// The members of some channels.
 #[derive(Default)]
@@ -92,14 +92,16 @@ impl Rooms {
         Some(PresenceChange::Left(awaited.member))
     }
 
-    /// At most `limit` of them, by connection; at least one, so that pages come to an end.
-    pub fn members(&self, channel: &Channel, from: &Cursor, limit: usize) -> Page<Member> {
+    /// At most so many of them, by connection; at least one, if there is room for it, so that pages come to an end.
+    pub fn members(&self, channel: &Channel, from: &Cursor, portion: Portion) -> Page<Member> {
         let after = Uuid::parse_str(from.as_str()).map_or(Bound::Unbounded, Bound::Excluded);
         let range = self.rooms.get(channel).map(|room| room.members.range((after, Bound::Unbounded)));
         let mut rest = range.into_iter().flatten().map(|(_, member)| member).peekable();
-        let items: Vec<_> = rest.by_ref().take(limit.max(1)).cloned().collect();
+        let items: Vec<_> = rest.by_ref().take(portion.entries.max(1)).cloned().collect();
         let last = rest.peek().and_then(|_| items.last());
-        Page { next: last.map(|member| Cursor::new(member.connection.to_string())), items }
+        let next = last.map(|member| Cursor::new(member.connection.to_string()));
+        let bytes = items.iter().map(|member| Portion::ENTRY + member.user.len() + member.info.len()).sum();
+        Page::within(portion, bytes, from, || Page { items, next, too_much: None })
     }
 
     /// Connections and users; those who are only awaited do not count.

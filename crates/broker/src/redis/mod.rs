@@ -64,8 +64,8 @@ use self::rows::{Ledger, Names, reading};
 use self::shared_reads::SharedReads;
 use crate::{
     AppendOptions, Appended, Away, Broker, BrokerError, Census, ChannelFacts, Claim, Claims, ControlBus,
-    Cursor, History, InstanceFacts, MemberCount, Page, Pending, Presence, PresenceStatus, Query, Relay,
-    Retain, Status, Target, Unsent, part_of,
+    Cursor, History, InstanceFacts, MemberCount, Page, Pending, Portion, Presence, PresenceStatus, Query,
+    Relay, Retain, Status, Target, Unsent, part_of,
 };
 
 pub use self::config::{ConfigError, RedisConfig};
@@ -255,10 +255,10 @@ impl Presence for Redis {
         &'a self,
         channel: &'a Channel,
         from: Cursor,
-        limit: usize,
+        portion: Portion,
     ) -> Pending<'a, Result<Page<Member>, Away>> {
         self.read(
-            async move { reading::members(&self.calls, self.ledger.names(), channel, &from, limit).await },
+            async move { reading::members(&self.calls, self.ledger.names(), channel, &from, portion).await },
         )
     }
 
@@ -294,11 +294,11 @@ impl Census for Redis {
         &'a self,
         pattern: Option<&'a str>,
         from: Cursor,
-        limit: usize,
+        portion: Portion,
     ) -> Pending<'a, Result<Page<ChannelFacts>, Away>> {
-        self.read(
-            async move { reading::channels(&self.calls, self.ledger.names(), pattern, &from, limit).await },
-        )
+        self.read(async move {
+            reading::channels(&self.calls, self.ledger.names(), pattern, &from, portion).await
+        })
     }
 }
 

@@ -112,7 +112,12 @@ async fn redis_may_be_away_for_long() {
     })
     .await;
     assert!(a.broker.member_count(&room).await.is_err());
-    assert!(a.broker.members(&room, fanfare_broker::Cursor::start(), 10).await.is_err());
+    assert!(
+        a.broker
+            .members(&room, fanfare_broker::Cursor::start(), fanfare_broker::Portion::of(10))
+            .await
+            .is_err()
+    );
     assert!(a.broker.instances().await.is_err());
     assert!(matches!(a.claim("ann", 1, 1).await, Claim::Unproven(_)));
     assert!(asked.elapsed() < PATIENCE / 2, "nobody waits for a Redis that is away");

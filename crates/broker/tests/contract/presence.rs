@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_broker::{Cursor, MemberCount};
+use fanfare_broker::{Cursor, MemberCount, Portion};
 use fanfare_protocol::{Channel, Member};
 use uuid::Uuid;
 
@@ -38,7 +38,8 @@ impl Instance {
         let mut numbers = Vec::new();
         let mut from = Cursor::start();
         loop {
-            let page = self.broker.members(channel, from, limit).await.expect("the bus is there");
+            let page =
+                self.broker.members(channel, from, Portion::of(limit)).await.expect("the bus is there");
             numbers.extend(page.items.iter().map(|member| member.connection.as_u128()));
             for found in page.items {
                 assert_eq!(found, member(found.connection.as_u128(), &found.user), "as it was entered");
@@ -198,9 +199,20 @@ pub async fn a_large_channel_is_read_in_pages(cluster: Cluster) {
             cluster.calls(WHAT_READS).await.into_iter().zip(before).map(|(after, before)| after - before);
         // One, of what each instance has counted; and no member is read.
         assert!(cluster.server.is_none() || calls.eq([1, 0, 0, 0]));
-        let page = instance.broker.members(&room, Cursor::start(), 100).await.expect("the bus is there");
+        let read = async |entries, bytes| {
+            let portion = Portion { entries, bytes };
+            instance.broker.members(&room, Cursor::start(), portion).await.expect("the bus is there")
+        };
+        let page = read(100, usize::MAX).await;
         assert!((1..=300).contains(&page.items.len()), "a page has {} members", page.items.len());
-        let nowhere = instance.broker.members(&room, Cursor::new("no cursor"), 10).await;
+        // There is room for half of it, and then for all.
+        let none = read(100, page.items.len() * Portion::ENTRY / 2).await;
+        assert_eq!((none.items.len(), none.next), (0, Some(Cursor::start())));
+        let bytes = none.too_much.expect("it is too much");
+        assert!(bytes > page.items.len() * Portion::ENTRY, "{bytes}");
+        assert_eq!(read(100, bytes).await, page);
+        assert_eq!(read(100, bytes - 1).await.too_much, Some(bytes));
+        let nowhere = instance.broker.members(&room, Cursor::new("no cursor"), Portion::of(10)).await;
         assert!(nowhere.is_ok(), "{nowhere:?}");
     }
 }

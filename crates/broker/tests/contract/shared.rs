@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fanfare_broker::{Claim, Cursor, InstanceFacts, Target, Unsent};
+use fanfare_broker::{Claim, Cursor, InstanceFacts, Portion, Target, Unsent};
 use fanfare_protocol::Control;
 use fanfare_protocol::control::{Disconnect, Uplink, Whom};
 use uuid::Uuid;
@@ -21,7 +21,8 @@ impl Instance {
         let mut listed = BTreeMap::new();
         let mut from = Cursor::start();
         loop {
-            let page = self.broker.channels(pattern, from, limit).await.expect("the bus is there");
+            let page =
+                self.broker.channels(pattern, from, Portion::of(limit)).await.expect("the bus is there");
             listed.extend(
                 page.items.into_iter().map(|facts| (facts.channel.as_str().to_owned(), facts.subscribers)),
             );
@@ -96,7 +97,11 @@ pub async fn instances_and_channels_are_listed(cluster: Cluster) {
         }
         assert_eq!(instance.listed(Some("chat:99*"), 100).await.len(), 11);
         assert_eq!(instance.listed(Some("b?th"), 100).await, BTreeMap::from([("both".into(), share(3, 5))]));
-        let page = instance.broker.channels(None, Cursor::start(), 100).await.expect("the bus is there");
+        let page = instance
+            .broker
+            .channels(None, Cursor::start(), Portion::of(100))
+            .await
+            .expect("the bus is there");
         assert!(page.items.len() <= 300 && page.next.is_some(), "a page has {}", page.items.len());
     }
     last.has_subscribers("both", 0);

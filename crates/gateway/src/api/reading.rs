@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fanfare_broker::{self as broker, Away, Cursor, Page, Query};
+use fanfare_broker::{self as broker, Away, Cursor, Page, Portion, Query};
 use fanfare_protocol::{Epoch, Info as Publisher, Member, Position, Publication};
 use serde_json::value::RawValue;
 
@@ -204,7 +204,7 @@ pub async fn presence(api: &Api, request: Presence) -> Result<PresenceResult, Ap
         return Err(ApiError::new(Code::NotAvailable, "the channel's namespace has no presence"));
     }
     let broker = &*api.instance.broker;
-    let read = |from, limit| broker.members(&channel, from, limit);
+    let read = |from, portion| broker.members(&channel, from, portion);
     let named = |member: Member| {
         let client = client(&member.client());
         let size = ENTRY + client.client.len() + client.size();
@@ -312,7 +312,7 @@ pub async fn history_remove(api: &Api, request: HistoryRemove) -> Result<Done, A
 pub async fn channels(api: &Api, request: Channels) -> Result<ChannelsResult, ApiError> {
     let pattern = request.pattern.filter(|pattern| !pattern.is_empty());
     let broker = &*api.instance.broker;
-    let read = |from, limit| broker.channels(pattern.as_deref(), from, limit);
+    let read = |from, portion| broker.channels(pattern.as_deref(), from, portion);
     let named = |facts: broker::ChannelFacts| {
         let size = ENTRY + facts.channel.as_str().len() + size_of::<ChannelFacts>();
         (facts.channel.to_string(), ChannelFacts { num_clients: facts.subscribers }, size)
@@ -338,14 +338,15 @@ pub async fn info(api: &Api, _: Info) -> Result<InfoResult, ApiError> {
     Ok(InfoResult { nodes: nodes.collect() })
 }
 
-/// Reads a list from a cursor on, until there is enough of it, into a map: each entry has a name and a size. How much a
-/// page is, is known when it has come, so the next is asked for with room for as many of the largest.
+/// Reads a list from a cursor on, until there is enough of it, into a map: each entry has a name and a size. There is
+/// room for as many as are asked for of the largest that have come; a page that is larger does not come, and then either
+/// fewer are asked for, or there is room for so much.
 async fn pages<T, U, F>(
     api: &Api,
     list: &str,
     limit: Option<Whole<u32>>,
     cursor: Option<String>,
-    mut read: impl FnMut(Cursor, usize) -> F,
+    mut read: impl FnMut(Cursor, Portion) -> F,
     named: impl Fn(T) -> (String, U, usize),
 ) -> Result<(BTreeMap<String, U>, Option<String>), ApiError>
 where
@@ -358,13 +359,23 @@ where
     let cursor = cursor.filter(|cursor| !cursor.is_empty());
     let mut next = Some(cursor.map_or(Ok(Cursor::start()), |cursor| read_cursor(list, &cursor))?);
     let mut entries = BTreeMap::new();
-    let (mut count, mut page, mut largest) = (0, FEW, SMALL);
+    let (mut count, mut page, mut largest, mut least) = (0, FEW, SMALL, 0);
     while count < limit
         && let Some(from) = next
     {
         page = page.min(limit - count);
-        let reading = api.room(page * largest).await?;
-        let read = read(from, page).await?;
+        let room = (page * largest).max(least);
+        let reading = api.room(room).await?;
+        let read = read(from, Portion { entries: page, bytes: room }).await?;
+        if let Some(bytes) = read.too_much {
+            if bytes > PAGE_BYTES && page > 1 {
+                page = (page * PAGE_BYTES / bytes).clamp(1, page - 1);
+            } else {
+                least = bytes;
+            }
+            next = read.next;
+            continue;
+        }
         let mut bytes = 0;
         // What comes in two pages counts twice, and is there once.
         for (name, entry, size) in read.items.into_iter().map(&named) {
@@ -373,6 +384,7 @@ where
         }
         reading.keep(bytes);
         next = read.next;
+        least = 0;
         page = (PAGE_BYTES / largest).clamp(1, PAGE.min(page * FEW));
     }
     Ok((entries, next.map(|cursor| write_cursor(list, &cursor))))

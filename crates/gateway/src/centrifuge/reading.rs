@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fanfare_broker::{Cursor, Query};
+use fanfare_broker::{Cursor, Portion, Query};
 use fanfare_hub::Key;
 use fanfare_protocol::centrifuge::{
     Answer, ClientInfo, ErrorCode, HistoryRequest, HistoryResult, Named, PresenceResult, PresenceStatsResult,
@@ -42,7 +42,7 @@ impl Client {
             }
             // Its right may have gone while it waited.
             let channel = self.readable(name, may_read_presence)?;
-            let page = if room.is_some() { PAGE } else { FEW };
+            let page = Portion::of(if room.is_some() { PAGE } else { FEW });
             let page = self.worker.instance.broker.members(&channel, cursor, page).await;
             let page = page.map_err(|_| ErrorCode::Internal)?;
             presence.extend(page.items.iter().map(|member| {

@@ -1,6 +1,7 @@
 //! Questions about all instances, answered out of Redis alone, each in a bounded number of round trips. What is
 //! read may be a lease too old; the reaper sees to that.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +12,12 @@ use uuid::Uuid;
 
 use super::super::calls::Calls;
 use super::super::fault::Fault;
+use super::super::script::Script;
 use super::names::Names;
-use crate::{ChannelFacts, Cursor, InstanceFacts, MemberCount, Page};
+use crate::{ChannelFacts, Cursor, InstanceFacts, MemberCount, Page, Portion};
+
+/// Reads a piece of a hash.
+static SCAN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/scan.lua")));
 
 /// A page of a channel's members: those under one lease after the other, each read by Redis' own cursor.
 pub(in crate::redis) async fn members(
@@ -20,19 +25,19 @@ pub(in crate::redis) async fn members(
     names: &Names,
     channel: &Channel,
     from: &Cursor,
-    limit: usize,
+    portion: Portion,
 ) -> Result<Page<Member>, Fault> {
     let leases: Vec<Uuid> = leases(calls.call(command("HKEYS", &names.instances(channel))).await?);
     let Some(bookmark) = Bookmark::find(leases, from) else {
-        return Ok(Page { items: Vec::new(), next: None });
+        return Ok(Page::end());
     };
-    let mut scan = command("HSCAN", &names.members(channel, bookmark.lease()));
-    scan.arg(&bookmark.cursor).arg("COUNT").arg(limit.clamp(1, MOST));
-    let (cursor, rows) = scanned::<Bytes>(calls.call(scan).await?);
+    let key = names.members(channel, bookmark.lease());
+    let (cursor, rows, bytes) = scan::<Bytes>(calls, &key, &bookmark.cursor, "*", portion).await?;
     // Those who are only waited for are none.
     let present = rows.into_iter().filter(|(_, row)| row.first() == Some(&b'P'));
     let items = present.filter_map(|(_, row)| Member::read(&row.slice(1..))).collect();
-    Ok(Page { items, next: bookmark.next(&cursor) })
+    let next = bookmark.next(&cursor);
+    Ok(Page::within(portion, bytes, from, || Page { items, next, too_much: None }))
 }
 
 /// A channel's members, counted by lease as they come and go.
@@ -69,22 +74,18 @@ pub(in crate::redis) async fn channels(
     names: &Names,
     pattern: Option<&str>,
     from: &Cursor,
-    limit: usize,
+    portion: Portion,
 ) -> Result<Page<ChannelFacts>, Fault> {
     let leases = alive(calls, names).await?;
     let Some(bookmark) = Bookmark::find(leases, from) else {
-        return Ok(Page { items: Vec::new(), next: None });
+        return Ok(Page::end());
     };
-    let mut scan = command("HSCAN", &names.counts(bookmark.lease()));
-    scan.arg(&bookmark.cursor);
-    if let Some(pattern) = pattern {
-        scan.arg("MATCH").arg(pattern);
-    }
-    scan.arg("COUNT").arg(limit.clamp(1, MOST));
-    let (cursor, found) = scanned::<u64>(calls.call(scan).await?);
+    let key = names.counts(bookmark.lease());
+    let pattern = pattern.unwrap_or("*");
+    let (cursor, found, bytes) = scan::<u64>(calls, &key, &bookmark.cursor, pattern, portion).await?;
     let next = bookmark.next(&cursor);
     if found.is_empty() {
-        return Ok(Page { items: Vec::new(), next });
+        return Ok(Page::within(portion, bytes, from, || Page { next, ..Page::end() }));
     }
     let (names_found, before) = (&found, bookmark.at);
     let others = bookmark.leases.iter().enumerate().filter(|(at, _)| *at != bookmark.at);
@@ -108,7 +109,7 @@ pub(in crate::redis) async fn channels(
             let channel = Channel::new(std::str::from_utf8(name).ok()?).ok()?;
             Some(ChannelFacts { channel, subscribers: count + elsewhere(index) })
         });
-    Ok(Page { items: items.collect(), next })
+    Ok(Page { items: items.collect(), next, too_much: None })
 }
 
 /// A place in the lists of several leases: the lease, and Redis' cursor in its list.
@@ -170,9 +171,25 @@ fn leases(names: Value) -> Vec<Uuid> {
     names.iter().filter_map(|lease| lease.parse().ok()).collect()
 }
 
-/// Redis' next cursor, and the fields with their values.
-fn scanned<T: FromRedisValue>(answer: Value) -> (String, Vec<(Bytes, T)>) {
-    <(String, Vec<(Bytes, T)>)>::from_redis_value(answer).unwrap_or_else(|_| ("0".to_owned(), Vec::new()))
+/// Redis' next cursor, fields with their values, and how many bytes these are; none, if that is too much.
+async fn scan<T: FromRedisValue>(
+    calls: &Calls,
+    key: &str,
+    cursor: &str,
+    pattern: &str,
+    portion: Portion,
+) -> Result<(String, Vec<(Bytes, T)>, usize), Fault> {
+    let complete = |command: &mut Cmd| {
+        command.arg(cursor).arg(portion.entries.clamp(1, MOST)).arg(pattern).arg(Portion::ENTRY);
+        command.arg(portion.bytes.min(i64::MAX as usize));
+    };
+    let scanned = calls.script(&SCAN, &[key], complete).await?;
+    let read = <(String, Vec<Value>, usize)>::from_redis_value(scanned).ok();
+    let read = read.and_then(|(cursor, found, bytes)| {
+        let found = Vec::<(Bytes, T)>::from_redis_value(Value::Array(found)).ok()?;
+        Some((cursor, found, bytes))
+    });
+    Ok(read.unwrap_or_else(|| ("0".to_owned(), Vec::new(), 0)))
 }
 
 fn command(verb: &str, key: &str) -> Cmd {
