@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Caller, Fault, Instance, RedisServer, Setup, TcpProxy, eventually};
-use crate::recovering::{Number, Place, Recovering, file, number_of};
+use crate::harness::{Caller, Fault, Instance, RedisServer, TcpProxy, eventually};
+use crate::recovering::{Number, Place, Recovering, number_of, setup};
 
 /// The history holds so many.
 const KEPT: u64 = 12;
@@ -103,8 +103,7 @@ async fn play(seed: u64) -> BTreeMap<&'static str, usize> {
     let mut instances = Vec::new();
     // Redis always answers the first one, however busy the machine is; the other one soon finds that it does not.
     for (address, timeout) in [(redis.address(), "20s"), (proxy.address(), "300ms")] {
-        let setup = Setup::new(&file(KEPT, timeout)).api().redis(&format!("redis://{address}"));
-        instances.push(setup.start().await);
+        instances.push(setup(KEPT, timeout).redis(&format!("redis://{address}")).start().await);
     }
     let clients = Recovering::start(&instances);
     let mut speaker = Caller::anonymous(instances[0].address()).await;

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use crate::harness::{Instance, RedisServer, Setup, TcpProxy, eventually};
-use crate::recovering::{Recovering, file};
+use crate::harness::{Instance, RedisServer, TcpProxy, eventually};
+use crate::recovering::{Recovering, setup};
 
 /// More than are published.
 const KEPT: u64 = 100_000;
@@ -20,7 +20,7 @@ async fn clients_that_come_back_while_a_replica_takes_over_miss_nothing() {
     redis[1].cli(&["REPLICAOF", "127.0.0.1", &redis[0].address().port().to_string()]).await;
     let proxy = TcpProxy::start(redis[0].address()).await;
     // A replica tells once a second how far it is. Nobody is to give up before that: each is to find the master gone.
-    let setup = Setup::new(&file(KEPT, "10s")).api().redis(&format!("redis://{}", proxy.address()));
+    let setup = setup(KEPT, "10s").redis(&format!("redis://{}", proxy.address()));
     let instances = [setup.start().await, setup.start().await];
     let clients = Recovering::start(&instances);
     eventually("all are there", async || clients.are_there()).await;

@@ -12,20 +12,12 @@ use crate::harness::{Caller, Confined, Fault, LIMIT, RedisServer, Setup, Socket,
 async fn what_was_missed_of_redis_is_made_good_a_piece_at_a_time() {
     const CHANNELS: usize = 24;
     const MISSED: usize = 100;
-    let file = "
-        redis_timeout = \"20s\"
-        client_ping_interval = \"10m\"
-        outbox_limit = \"8MiB\"
-        [channels]
-        may_subscribe = \"anonymous\"
-        may_publish = \"anonymous\"
-        history_size = 1000
-        recovery = \"force\"
-    ";
+    let keys = "redis_timeout = \"20s\"\nclient_ping_interval = \"10m\"\noutbox_limit = \"8MiB\"";
+    let setup = Setup::open("history_size = 1000\nrecovery = \"force\"").keys(keys);
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
-    let near = Setup::new(file).redis(&redis.url()).start().await;
-    let behind = Setup::new(file).redis(&format!("redis://{}", proxy.address()));
+    let near = setup.clone().redis(&redis.url()).start().await;
+    let behind = setup.redis(&format!("redis://{}", proxy.address()));
     let mut confined = Confined::start_as(behind, LIMIT, None).await;
     let mut listeners = Vec::new();
     for channel in 0..CHANNELS {
@@ -69,16 +61,10 @@ async fn what_was_missed_of_redis_is_made_good_a_piece_at_a_time() {
 async fn who_comes_back_by_itself_is_given_a_piece_at_a_time() {
     const KEPT: usize = 300;
     const CLIENTS: usize = 60;
-    let file = "
-        client_ping_interval = \"10m\"
-        [channels]
-        may_subscribe = \"anonymous\"
-        may_publish = \"anonymous\"
-        history_size = 300
-        recovery = \"allow\"
-    ";
     let redis = RedisServer::start().await;
-    let mut confined = Confined::start_as(Setup::new(file).redis(&redis.url()), LIMIT, None).await;
+    let setup = Setup::open("history_size = 300\nrecovery = \"allow\"").redis(&redis.url());
+    let setup = setup.keys("client_ping_interval = \"10m\"");
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
     let address = confined.instance.address();
     let mut speaker = Caller::anonymous(address).await;
     let place = speaker.result("subscribe", json!({ "channel": "kept", "recoverable": true })).await;

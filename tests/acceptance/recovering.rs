@@ -10,22 +10,13 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::harness::{Caller, Instance};
+use crate::harness::{Caller, Instance, Setup};
 
-/// A configuration in which clients recover up to so many publications, and that gives Redis up after this time. Nobody is
-/// pinged: whoever publishes does not always listen.
-pub fn file(kept: u64, redis_timeout: &str) -> String {
-    format!(
-        "
-        redis_timeout = \"{redis_timeout}\"
-        client_ping_interval = \"10m\"
-        [channels]
-        may_subscribe = \"anonymous\"
-        may_publish = \"anonymous\"
-        history_size = {kept}
-        recovery = \"force\"
-        "
-    )
+/// An instance with an API, whose clients recover up to so many publications, and that gives Redis up after this time.
+/// Nobody is pinged: whoever publishes does not always listen.
+pub fn setup(kept: u64, redis_timeout: &str) -> Setup {
+    let setup = Setup::open(&format!("history_size = {kept}\nrecovery = \"force\"")).api();
+    setup.flags(&["--redis-timeout", redis_timeout, "--client-ping-interval", "10m"])
 }
 
 /// An epoch and an offset.

@@ -12,15 +12,10 @@ use tokio::time::{Duration, Instant, timeout};
 
 use crate::harness::{Caller, DEADLINE, Fault, Instance, RedisServer, Setup, TcpProxy, eventually};
 
-const FILE: &str = "
-    workers = 1
-    recovery_rate = 20
-    [channels]
-    may_subscribe = \"anonymous\"
-    may_publish = \"anonymous\"
-    history_size = 10
-    recovery = \"allow\"
-";
+/// One worker, and histories of so many publications that anybody recovers.
+fn setup(kept: usize) -> Setup {
+    Setup::open(&format!("history_size = {kept}\nrecovery = \"allow\"")).keys("workers = 1")
+}
 
 /// So many are taken at once, whatever the rate is.
 const BURST: usize = 32;
@@ -40,8 +35,7 @@ async fn recoveries_go_at_their_pace_and_hold_up_nobody() {
     const RATE: usize = 2;
     /// Of those who have to wait, so many are waited for.
     const SERVED: usize = 5;
-    let file = FILE.replace("recovery_rate = 20", &format!("recovery_rate = {RATE}"));
-    let instance = Setup::new(&file).start().await;
+    let instance = setup(10).keys(&format!("recovery_rate = {RATE}")).start().await;
     let address = instance.address();
     let mut neighbour = Caller::anonymous(address).await;
     neighbour.result("subscribe", json!({ "channel": "neighbours" })).await;
@@ -104,8 +98,7 @@ async fn recoveries_go_at_their_pace_and_hold_up_nobody() {
 #[tokio::test]
 async fn who_comes_back_alone_waits_for_nobody() {
     let redis = RedisServer::start().await;
-    let file = FILE.replace("recovery_rate = 20", "recovery_rate = 600");
-    let instance = Setup::new(&file).redis(&redis.url()).start().await;
+    let instance = setup(10).keys("recovery_rate = 600").redis(&redis.url()).start().await;
     until_up(&instance).await;
     let mut speaker = Caller::anonymous(instance.address()).await;
     speaker.result("publish", json!({ "channel": "kept", "data": 1 })).await;
@@ -126,7 +119,7 @@ async fn who_comes_back_alone_waits_for_nobody() {
 async fn who_recovers_much_waits_behind_himself() {
     const GREEDY: usize = 4;
     const EACH: usize = 16;
-    let instance = Setup::new(&FILE.replace("recovery_rate = 20", "recovery_rate = 1")).start().await;
+    let instance = setup(10).keys("recovery_rate = 1").start().await;
     let address = instance.address();
     let wish = |channel: String| json!({ "channel": channel, "recover": true, "offset": 0 });
     let mut greedy = Vec::new();
@@ -160,8 +153,7 @@ async fn all_ask_before_the_first_is_answered() {
     const TOGETHER: usize = 80;
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
-    let file = FILE.replace("recovery_rate = 20", PATIENT);
-    let instance = Setup::new(&file).redis(&format!("redis://{}", proxy.address())).start().await;
+    let instance = setup(10).keys(PATIENT).redis(&format!("redis://{}", proxy.address())).start().await;
     until_up(&instance).await;
     let channels: Vec<_> = (0..ALONE + TOGETHER).map(|number| format!("kept-{number}-")).collect();
     // Somebody is subscribed already, so that there is nothing to ask for but what was missed.
@@ -223,10 +215,9 @@ async fn many_channels_cost_as_many_round_trips_as_one() {
     const LANES: usize = 1;
     let redis = RedisServer::start().await;
     let proxy = TcpProxy::start(redis.address()).await;
-    let file = FILE.replace("recovery_rate = 20", PATIENT);
     let url = format!("redis://{}", proxy.address());
-    let instance = Setup::new(&file).redis(&url).start().await;
-    let other = Setup::new(&file).redis(&redis.url()).start().await;
+    let instance = setup(10).keys(PATIENT).redis(&url).start().await;
+    let other = setup(10).keys(PATIENT).redis(&redis.url()).start().await;
     until_up(&instance).await;
     until_up(&other).await;
     let mut speaker = Caller::anonymous(other.address()).await;
@@ -285,8 +276,7 @@ async fn what_is_much_is_read_by_itself_and_answered_in_its_place() {
     const EACH: usize = 10_000;
     const COUNTS: [usize; 8] = [1, 60, 0, 2, 60, 10, 3, 1];
     let redis = RedisServer::start().await;
-    let file = FILE.replace("recovery_rate = 20", "").replace("size = 10", "size = 100");
-    let setup = Setup::new(&file);
+    let setup = setup(100);
     for setup in [setup.clone().redis(&redis.url()), setup] {
         let instance = setup.start().await;
         until_up(&instance).await;
