@@ -53,7 +53,8 @@ async fn a_burst_that_fills_the_socket_arrives_whole_and_in_order() {
     const SIZE: usize = 20_000;
     const MESSAGES: u32 = 800;
     let certificates = Certificates::new();
-    let instance = start(&certificates, &["--workers", "1", "--outbox-limit", "64MiB"]).await;
+    let instance =
+        start(&certificates, &["--workers", "1", "--outbox-limit", "64MiB", "--idle-timeout", "10m"]).await;
     let client = certificates.client(&["first"]);
     for version in [&TLS13, &TLS12] {
         let mut slow = client.speaking(version).narrow().join(instance.address(), "burst").await;

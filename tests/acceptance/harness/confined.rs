@@ -16,6 +16,9 @@ pub const BYSTANDERS: usize = 20;
 pub const OWED: usize = 12;
 pub const PART: usize = 60_000;
 
+/// Whoever does not read, answers no ping; and how long that takes is the machine's business.
+const PATIENT: [&str; 4] = ["--workers", "2", "--idle-timeout", "10m"];
+
 /// An instance in its cgroup, and some on it who read what comes. The instance goes first.
 pub struct Confined {
     pub instance: Instance,
@@ -36,7 +39,7 @@ impl Confined {
         let tls = certificates.as_ref().map(|certificates| certificates.flags("first"));
         let tls = tls.unwrap_or_else(|| ["--internal-listen", "127.0.0.1:0"].map(str::to_owned).to_vec());
         let tls: Vec<_> = tls.iter().map(String::as_str).collect();
-        let instance = setup.within(&cgroup).flags(&["--workers", "2"]).flags(&tls).start().await;
+        let instance = setup.within(&cgroup).flags(&PATIENT).flags(&tls).start().await;
         let most = instance.metric("fanfare_memory_limit_bytes", &[]).await;
         assert_eq!(most as u64, limit - limit / 4, "auto, and a quarter in reserve");
         let mut confined = Self { instance, certificates, bystanders: Vec::new(), cgroup, limit, said: 0 };
