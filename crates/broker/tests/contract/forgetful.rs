@@ -7,7 +7,7 @@ use fanfare_protocol::Control;
 use fanfare_protocol::control::Uplink;
 use tokio::time::Instant;
 
-use crate::instance::{Instance, PATIENCE, channel, eventually};
+use crate::instance::{Instance, channel, eventually};
 use crate::leases::{LEASE, all_told, remains, until_all};
 use crate::presence::{AT_ONCE, LONG, connection, member};
 use crate::server::Server;
@@ -120,7 +120,7 @@ async fn redis_may_be_away_for_long() {
     );
     assert!(a.broker.instances().await.is_err());
     assert!(matches!(a.claim("ann", 1, 1).await, Claim::Unproven(_)));
-    assert!(asked.elapsed() < PATIENCE / 2, "nobody waits for a Redis that is away");
+    assert!(asked.elapsed() < Duration::from_secs(10), "nobody waits for a Redis that is away");
     a.depart(&room, 1, AT_ONCE);
     server.run().await;
     until_all(&[&a, &b], &room, &[2, 3], 2).await;

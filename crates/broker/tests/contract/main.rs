@@ -86,7 +86,9 @@ impl Cluster {
             Home::RedisCluster => (Server::start_cluster().await, 1),
         };
         let cluster = (!others.is_empty()).then(|| others.iter().map(Server::url).collect());
-        let config = RedisConfig { lanes, cluster, lease: LEASE, ..RedisConfig::new(server.url()) };
+        // Redis is there throughout, however long it takes on a busy machine.
+        let config =
+            RedisConfig { lanes, cluster, lease: LEASE, timeout: PATIENCE, ..RedisConfig::new(server.url()) };
         let instances = vec![Instance::redis(&config), Instance::redis(&config)];
         for instance in &instances {
             instance.until_up().await;
