@@ -17,7 +17,7 @@ from centrifuge import Client, DeltaType, ReplyError, StreamPosition, Subscripti
 
 URL, ENCODING, SECRET = sys.argv[1:4]
 PROTOBUF = ENCODING == "protobuf"
-DEADLINE = 15
+DEADLINE = 60
 
 
 def write(value):
@@ -76,7 +76,7 @@ async def connected(**options):
     client = Client(URL, use_protobuf=PROTOBUF, min_reconnect_delay=0.01, max_reconnect_delay=0.1, **options)
     clients.append(client)
     await client.connect()
-    await client.ready(timeout=5)
+    await client.ready(timeout=DEADLINE)
     return client
 
 
@@ -84,7 +84,7 @@ async def subscribed(client, channel, **options):
     heard = Heard()
     sub = client.new_subscription(channel, events=heard, **options)
     await sub.subscribe()
-    await sub.ready(timeout=5)
+    await sub.ready(timeout=DEADLINE)
     return sub, heard
 
 

@@ -91,7 +91,7 @@ class Client:
     async def say(self, message):
         await self.socket.send(message)
 
-    async def hears(self, text, timeout=10):
+    async def hears(self, text, timeout=60):
         """Waits until this text has come on the present connection; says how often it has."""
         await until(lambda: self.heard(text), f"{self.name} hears {text!r}", timeout)
         return self.heard(text)

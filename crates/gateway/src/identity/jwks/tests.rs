@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::yield_now;
 
 use super::super::tests::{By, pem, token, verifier};
@@ -107,7 +107,7 @@ fn signed(kid: Option<&str>, algorithm: Algorithm, key: &str) -> String {
 fn keeping(server: &Server, pause: Duration) -> Arc<Verifier> {
     let mut verifier = verifier(&[("token_jwks", server.url.as_str())]);
     verifier.jwks =
-        Some(Jwks::of(server.url.clone(), Duration::from_secs(3600), Duration::from_millis(500), pause));
+        Some(Jwks::of(server.url.clone(), Duration::from_secs(3600), Duration::from_secs(3), pause));
     let verifier = Arc::new(verifier);
     let kept = verifier.clone();
     tokio::spawn(async move { kept.keep_keys().await });
@@ -335,20 +335,20 @@ async fn nobody_is_held_up_by_a_set_of_junk() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_asked_again() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    drop(listener);
+    // Nobody else is given its port, and nobody listens there.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap());
     let url = JwksUrl::parse(&url).unwrap();
     let mut verifier = verifier(&[("token_jwks", url.as_str())]);
-    verifier.jwks = Some(Jwks::of(url.clone(), LONG, Duration::from_millis(500), Duration::ZERO));
+    verifier.jwks = Some(Jwks::of(url.clone(), LONG, Duration::from_secs(3), Duration::ZERO));
     let verifier = Arc::new(verifier);
     let kept = verifier.clone();
     tokio::spawn(async move { kept.keep_keys().await });
     let good = signed(Some("rsa"), Algorithm::RS256, "rsa.pem");
     assert_eq!(label(&verifier, &good).await, "keys_unavailable");
 
-    let port = url.as_str().trim_end_matches('/').rsplit(':').next().unwrap();
-    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await.unwrap();
+    let listener = socket.listen(16).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(answer(stream, set(&["rsa"])));
