@@ -18,6 +18,9 @@ async fn publish(speaker: &mut Caller, channel: &str, count: usize) {
     }
 }
 
+/// Members are there as long as they are not pinged: they answer nothing.
+const PATIENT: [&str; 2] = ["--client-ping-interval", "1h"];
+
 /// So many of whom much is shown, subscribed to the channel.
 async fn members(address: SocketAddr, channel: &str, count: usize) -> Vec<Caller> {
     let info = format!("info=\"{}\"", "y".repeat(40_000));
@@ -122,6 +125,7 @@ async fn answers_that_nobody_takes_are_not_all_made() {
         presence = true
     ";
     let setup = Setup::open(options).tokens().keys("allow_anonymous = true").redis(&redis.url());
+    let setup = setup.flags(&PATIENT);
     let mut confined = Confined::start_as(setup, LIMIT, None).await;
     let address = confined.instance.address();
     let mut speaker = Caller::anonymous(address).await;
@@ -205,7 +209,7 @@ async fn a_batch_is_answered_as_far_as_it_fits() {
     let url = redis.url();
     for url in [None, Some(&url)] {
         let keys = format!("allow_anonymous = true\napi_keys = [\"{API_KEY}\"]");
-        let setup = Setup::open("history_size = 15\npresence = true").tokens().keys(&keys);
+        let setup = Setup::open("history_size = 15\npresence = true").tokens().keys(&keys).flags(&PATIENT);
         let setup = url.into_iter().fold(setup, |setup, url| setup.redis(url));
         let mut confined = Confined::start_as(setup, LIMIT, None).await;
         let address = confined.instance.address();
