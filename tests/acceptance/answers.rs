@@ -269,6 +269,8 @@ async fn a_batch_of_lists_of_channels_is_answered_as_far_as_it_fits() {
     for url in [None, Some(&url)] {
         let setup = Setup::new(file).keys(&format!("api_keys = [\"{API_KEY}\"]"));
         let setup = url.into_iter().fold(setup, |setup, url| setup.redis(url));
+        // Those who are subscribed answer no ping.
+        let setup = setup.flags(&["--client-ping-interval", "10m"]);
         let mut confined = Confined::start_as(setup, LIMIT, None).await;
         let mut listeners = Vec::new();
         for listener in 0..LISTENERS {
