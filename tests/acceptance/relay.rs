@@ -230,7 +230,7 @@ async fn what_comes_with_the_handshake_is_heard() {
         Frame { opcode: Frame::TEXT, payload: b"third".to_vec() },
     ];
     for row in expected {
-        assert_eq!(socket.next().await, Some(row));
+        assert_eq!(socket.next_but_pings().await, Some(row));
     }
 }
 
@@ -310,7 +310,8 @@ async fn fragments_become_one_message() {
     socket.write(&frame(0, b"", true)).await.unwrap();
     socket.write(&frame(0x80, b"\xA9", true)).await.unwrap();
     assert_eq!(other.next().await, "café".into());
-    let frames = BTreeSet::from([socket.next().await.unwrap(), socket.next().await.unwrap()]);
+    let heard = [socket.next_but_pings().await, socket.next_but_pings().await];
+    let frames = BTreeSet::from(heard.map(|frame| frame.expect("it goes on")));
     let expected = BTreeSet::from([
         Frame { opcode: Frame::PONG, payload: b"still there?".to_vec() },
         Frame { opcode: Frame::TEXT, payload: "café".into() },
