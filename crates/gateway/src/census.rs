@@ -34,7 +34,7 @@ pub async fn tell(instance: Arc<Instance>) {
             (looked, spent) = (now, by_now);
         }
         let counted = instance.hub.census().await;
-        let total = |of: fn(&fanfare_hub::Census) -> u64| counted.iter().flatten().map(of).sum();
+        let total = |of: fn(&fanfare_hub::Census) -> u64| counted.iter().map(of).sum();
         instance.broker.describe(InstanceFacts {
             id: instance.id,
             name: name.clone(),

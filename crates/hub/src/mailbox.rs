@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fanfare_protocol::{Channel, ConnectionId, Control, Tags};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -117,6 +118,8 @@ struct Mailbox {
     /// A notice of an overflow is queued, and nothing was taken out since: what is dropped now would
     /// have come right behind it, so the one notice covers it.
     gap_told: AtomicBool,
+    /// What it said last of what it has open.
+    counted: Mutex<Census>,
     stats: Arc<Stats>,
 }
 
@@ -233,13 +236,17 @@ impl Hub {
         timeout(ANSWER, answer.recv()).await.is_ok_and(|found| found.is_some())
     }
 
-    /// Asks each worker what it has open; `None` for one that has ended or says nothing for a second.
-    pub async fn census(&self) -> Vec<Option<Census>> {
-        let asked: Vec<_> = self.mailboxes.iter().map(Mailbox::ask).collect();
+    /// Asks each worker what it has open. For one that says nothing for a second, what it said last stands: a machine
+    /// may be busy, and nobody has gone for that. One that has ended has nothing.
+    pub async fn census(&self) -> Vec<Census> {
+        let asked: Vec<_> = self.mailboxes.iter().map(|mailbox| (mailbox, mailbox.ask())).collect();
         let deadline = Instant::now() + ANSWER;
         let mut counted = Vec::with_capacity(asked.len());
-        for answer in asked {
-            counted.push(timeout_at(deadline, answer).await.ok().and_then(Result::ok));
+        for (mailbox, answer) in asked {
+            let answer = timeout_at(deadline, answer).await.map(Result::unwrap_or_default);
+            let mut last = mailbox.counted.lock();
+            *last = answer.unwrap_or(*last);
+            counted.push(*last);
         }
         counted
     }
@@ -297,6 +304,7 @@ impl Mailbox {
             bytes: AtomicUsize::new(0),
             overflows: AtomicU64::new(0),
             gap_told: AtomicBool::new(false),
+            counted: Mutex::default(),
             stats: Arc::default(),
         };
         (mailbox, (receiver, urged))
@@ -368,5 +376,28 @@ impl Event {
             },
             Self::Made(_) | Self::Gap(_) | Self::Kick(..) | Self::Census(_) => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_for_a_while_has_what_it_had() {
+        let (hub, inboxes) = Hub::new(2, Bounds::default(), Phrases::WEBSOCKET);
+        let [mut lives, mut ends] = <[Inbox; 2]>::try_from(inboxes).ok().expect("one for each");
+        let count = |connections| Census { connections, ..Census::default() };
+        let answer = async |inbox: &mut Inbox, connections| {
+            let mut events = Vec::new();
+            inbox.take(&mut events, usize::MAX).await;
+            let Some(Event::Census(answer)) = events.pop() else { panic!("it was asked") };
+            answer.send(count(connections)).expect("somebody waits");
+        };
+        let (counted, ..) = tokio::join!(hub.census(), answer(&mut lives, 3), answer(&mut ends, 4));
+        assert_eq!(counted, [count(3), count(4)]);
+        assert_eq!(hub.census().await, [count(3), count(4)], "neither has said anything");
+        drop(ends);
+        assert_eq!(hub.census().await, [count(3), count(0)], "one has gone");
     }
 }

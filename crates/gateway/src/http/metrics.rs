@@ -24,12 +24,11 @@ pub async fn page_of(instance: &Instance, calls: &Calls) -> String {
     })
 }
 
-fn connections(instance: &Instance, census: &[Option<Census>]) {
-    let counted = || census.iter().flatten();
-    let total = |of: fn(&Census) -> u64| counted().map(of).sum::<u64>() as f64;
+fn connections(instance: &Instance, census: &[Census]) {
+    let total = |of: fn(&Census) -> u64| census.iter().map(of).sum::<u64>() as f64;
     for protocol in Protocol::ALL {
         let (label, place) = (protocol.label(), protocol as usize);
-        let open: u64 = counted().map(|census| census.by_protocol[place]).sum();
+        let open: u64 = census.iter().map(|census| census.by_protocol[place]).sum();
         gauge!("fanfare_connections", "protocol" => label).set(open as f64);
         counter!("fanfare_connections_opened_total", "protocol" => label)
             .absolute(instance.sum(|stats| &stats.opened[place]));
@@ -41,8 +40,7 @@ fn connections(instance: &Instance, census: &[Option<Census>]) {
     gauge!("fanfare_inbox_bytes").set(instance.hub.inbox_bytes() as f64);
     gauge!("fanfare_channels").set(instance.hub.channels() as f64);
     for (worker, census) in census.iter().enumerate() {
-        let open = census.map_or(0, |census| census.connections);
-        gauge!("fanfare_worker_connections", "worker" => worker.to_string()).set(open as f64);
+        gauge!("fanfare_worker_connections", "worker" => worker.to_string()).set(census.connections as f64);
     }
     for reason in Reason::ALL {
         let closed = instance.sum(|stats| &stats.closed[reason as usize]);
@@ -157,15 +155,15 @@ fn broker(instance: &Instance) {
     counter!("fanfare_log_lines_lost_total").absolute(log::lost());
 }
 
-fn lifecycle(instance: &Instance, census: &[Option<Census>]) {
+fn lifecycle(instance: &Instance, census: &[Census]) {
     let draining = instance.readiness.is_draining();
-    let left: u64 = census.iter().flatten().map(|census| census.connections + census.closing).sum();
+    let left: u64 = census.iter().map(|census| census.connections + census.closing).sum();
     gauge!("fanfare_ready").set(f64::from(u8::from(instance.readiness.causes(&instance.memory).is_empty())));
     gauge!("fanfare_draining").set(f64::from(u8::from(draining)));
     gauge!("fanfare_drain_remaining_connections").set(if draining { left as f64 } else { 0.0 });
     gauge!("fanfare_memory_limit_bytes").set(instance.memory.limit().unwrap_or(0) as f64);
     gauge!("fanfare_memory_used_bytes").set(instance.memory.used() as f64);
-    let tasks: u64 = census.iter().flatten().map(|census| census.tasks).sum();
+    let tasks: u64 = census.iter().map(|census| census.tasks).sum();
     gauge!("fanfare_tasks").set(tasks as f64);
     gauge!("fanfare_workers").set(instance.hub.stats().count() as f64);
     let (version, revision) =
