@@ -72,7 +72,8 @@ async fn clients_of_the_protocol_are_audited_too() {
         assert_eq!(audit["delivered_once"], audit["expected"], "{audit}");
         assert!(report["ratio_to_floor"].as_f64() > Some(0.0), "{}", report["ratio_to_floor"]);
         let bytes = |of: &str| round[of]["wire"]["bytes_per_delivery"].as_f64().unwrap();
-        assert!((bytes("server") - bytes("floor")).abs() < 1.0, "{round}");
+        // Messages share a frame, and its head, where a worker comes to several at once.
+        assert!((-4.0..1.0).contains(&(bytes("server") - bytes("floor"))), "{round}");
 
         let (code, report) = bench(&[&["idle", &url, "--connections", "50"], &spoken[..]].concat()).await;
         assert_eq!((code, report["alive"].as_u64()), (Some(0), Some(50)), "{report}");

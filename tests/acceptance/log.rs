@@ -23,6 +23,8 @@ async fn goes_on(mut instance: Instance, mut client: Client) {
     assert_eq!(instance.page("/livez").await.status, 200);
     instance.signal("TERM").await;
     assert_eq!(client.closed().await.0, 1012);
+    // Or it would be waited for until its time is over.
+    drop(client);
     assert_eq!(instance.ended().await.code(), Some(0));
 }
 
