@@ -244,7 +244,7 @@ impl Shard {
         self.len() == 0
     }
 
-    /// Ends all that are open now, in random order and at an even rate over `window`.
+    /// Ends all that are open now, in random order and at an even rate over `window`, or until nobody is left.
     pub async fn drain(&self, window: Duration, end: End) {
         let mut keys = self.with(|registry| registry.open_keys());
         fastrand::shuffle(&mut keys);
@@ -255,7 +255,7 @@ impl Shard {
             for key in keys.drain(left..) {
                 self.end(key, end);
             }
-            if keys.is_empty() {
+            if keys.is_empty() || self.is_empty() {
                 return;
             }
             sleep_until(start + DRAIN_STEP * (step as u32 + 1)).await;

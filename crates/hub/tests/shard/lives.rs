@@ -23,6 +23,17 @@ fn a_drain_writes_what_is_owed_and_then_says_goodbye() {
     });
 }
 
+#[test]
+fn a_drain_ends_with_the_last_who_goes_by_itself() {
+    with_shard(settings(), async |bench| {
+        let peer = bench.peer("a", true, false).await;
+        let mut drain = pin!(bench.shard.drain(Duration::from_secs(3600), End::Drained));
+        assert!(timeout(Duration::from_millis(50), &mut drain).await.is_err(), "somebody is there");
+        bench.shard.remove(peer.key);
+        timeout(Duration::from_secs(60), drain).await.expect("nobody is there any more");
+    });
+}
+
 /// What answers a goodbye leaves with the end of the stream, and before the reader lets go of the socket: closing it
 /// with unread bytes in it would throw the words away.
 #[test]
