@@ -339,8 +339,8 @@ pub async fn info(api: &Api, _: Info) -> Result<InfoResult, ApiError> {
 }
 
 /// Reads a list from a cursor on, until there is enough of it, into a map: each entry has a name and a size. There is
-/// room for as many as are asked for of the largest that have come; a page that is larger does not come, and then either
-/// fewer are asked for, or there is room for so much.
+/// room for as many as are asked for of the largest that have come; a page that is larger does not come, and then
+/// either fewer are asked for, or there is room for so much.
 async fn pages<T, U, F>(
     api: &Api,
     list: &str,

@@ -1,5 +1,5 @@
-//! From a handshake that has been answered to the session that is spoken on its socket. What a session does is not known
-//! here.
+//! From a handshake that has been answered to the session that is spoken on its socket. What a session does is not
+//! known here.
 
 use std::rc::Rc;
 
