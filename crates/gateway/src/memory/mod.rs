@@ -118,9 +118,10 @@ impl Budget {
         true
     }
 
+    /// Not up to the limit: what the kernel takes to send it comes on top, and nobody is to be ended for an answer.
     fn has_room_beside(&self, needed: i64) -> bool {
         let taken = || self.in_use().saturating_add(self.promised.load(Ordering::Relaxed));
-        self.limit.is_none_or(|limit| taken().saturating_add(needed) <= limit)
+        self.limit.is_none_or(|limit| taken().saturating_add(needed) <= limit / 100 * SHED_TO)
     }
 
     /// What is in use now, in bytes.
