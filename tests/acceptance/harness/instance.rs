@@ -20,6 +20,9 @@ use tokio::time::timeout;
 use super::process::Process;
 use super::{API_KEY, DEADLINE, Metrics, Response, Setup, post, request};
 
+/// So many lines of an instance's log are shown where a test fails.
+const TAIL: usize = 30;
+
 /// A running instance. Dropping it kills it.
 pub struct Instance {
     process: Process,
@@ -144,6 +147,17 @@ impl Instance {
     }
 }
 
+impl Drop for Instance {
+    /// A test that fails says what its instances said last, and which of them were not there any more.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (pid, is_running) = (self.pid(), self.is_running());
+            eprintln!("instance {pid} at {}, running: {is_running}; it said last:", self.address);
+            self.log.tail().for_each(|line| eprintln!("  {line}"));
+        }
+    }
+}
+
 /// Runs the binary to its end: `fanfare ARGS` with these variables.
 pub async fn run_to_end(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let home = tempfile::tempdir().unwrap();
@@ -248,6 +262,13 @@ impl Log {
     /// All lines until now.
     pub fn lines(&self) -> Vec<Value> {
         self.lines.lock().clone()
+    }
+
+    /// What was worth a line for an operator, at the end of it.
+    fn tail(&self) -> impl Iterator<Item = Value> {
+        let told = self.lines().into_iter().filter(|line| line["level"] != "DEBUG").collect::<Vec<_>>();
+        let start = told.len().saturating_sub(TAIL);
+        told.into_iter().skip(start)
     }
 
     /// Waits for a line; panics with the whole log if it does not come.
