@@ -24,8 +24,8 @@ const FASTEST: i64 = 2 << 20;
 /// The same where it is for the metric only.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
-/// How long it must be clear before clients are let in again, and how often memory that is free is given
-/// back while it is not.
+/// How long it must be clear before clients are let in again, and how often memory that is free is given back while it
+/// is not.
 const HYSTERESIS: Duration = Duration::from_secs(1);
 
 /// Sockets are closed by their readers' tasks, after the connection was ended.
@@ -92,8 +92,14 @@ impl Keeper {
     fn look(&mut self) {
         self.measure();
         let Some(limit) = self.budget.limit else { return };
-        let used = self.budget.in_use();
         let hundredth = limit / 100;
+        // What the allocator keeps free is no reason to turn anybody away.
+        let is_scarce = self.budget.in_use() >= hundredth * NEAR;
+        if is_scarce && !self.budget.is_near() || self.budget.is_near() && self.purged.elapsed() >= HYSTERESIS
+        {
+            self.purge();
+        }
+        let used = self.budget.in_use();
         if used >= hundredth * NEAR {
             self.turn_away(used, limit);
         } else if self.budget.is_near() && used < hundredth * CLEAR {
@@ -102,10 +108,6 @@ impl Keeper {
                 self.budget.near.store(false, Ordering::Relaxed);
                 tracing::info!(used, limit, "ready: there is memory again");
             }
-        }
-        // What the allocator keeps free is no reason to turn anybody away.
-        if self.budget.is_near() && self.purged.elapsed() >= HYSTERESIS {
-            self.purge();
         }
         if used <= limit {
             self.budget.ceiling.store(limit, Ordering::Relaxed);
