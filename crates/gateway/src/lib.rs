@@ -14,6 +14,7 @@ pub mod identity;
 mod instance;
 mod lifecycle;
 mod listener;
+mod listing;
 mod memory;
 pub mod namespace;
 mod page;

@@ -29,6 +29,18 @@ pub struct Confined {
     said: u32,
 }
 
+impl Drop for Confined {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (peak, killed) = (self.cgroup.peak(), self.cgroup.killed());
+            eprintln!(
+                "at most {peak} of {} bytes were in use, and {killed} were killed for memory",
+                self.limit
+            );
+        }
+    }
+}
+
 impl Confined {
     pub async fn start(flags: &[&str]) -> Self {
         Self::start_as(Setup::default().flags(flags), LIMIT, None).await
@@ -102,12 +114,17 @@ impl Confined {
         }
     }
 
-    /// Waits until newcomers are welcome.
+    /// Waits until newcomers are welcome, and will be: what was being read for those who have gone is not in use any
+    /// more.
     pub async fn lets_in_again(&self) {
         within(Duration::from_secs(60), "clients are let in again", async || {
-            self.instance.page("/readyz").await.status == 200
+            self.used().await < (self.limit / 2) as f64 && self.instance.page("/readyz").await.status == 200
         })
         .await;
+    }
+
+    async fn used(&self) -> f64 {
+        self.instance.metric("fanfare_memory_used_bytes", &[]).await
     }
 
     /// It lives, has never come near being killed, and is as it was before, whoever has been ended.
@@ -116,7 +133,7 @@ impl Confined {
         self.lets_in_again().await;
         self.join("late").await;
         within(Duration::from_secs(30), "memory is given back", async || {
-            self.instance.metric("fanfare_memory_used_bytes", &[]).await < (self.limit / 2) as f64
+            self.used().await < (self.limit / 2) as f64
         })
         .await;
         self.bystanders_are_served().await;

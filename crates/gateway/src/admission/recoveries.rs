@@ -4,14 +4,14 @@
 //! new connections, so that most wait in the kernel, where they cost nothing and no deadline of their clients' runs
 //! yet. Nobody holds up anybody by being slow: counted are those who wait for us, not those for whom we wait. Nor by
 //! asking for much: a session waits for a turn or for room once, and what else it wants waits behind that. Nor by
-//! asking again and again: newcomers wait for those who have come back, and not for who stays. It weighs nothing.
+//! asking again and again: newcomers wait for those who have come back, and not for who stays. It weighs nothing: room
+//! is `memory`'s business.
 
 use std::cell::Cell;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
 use crate::admission::crowd::{Crowd, Member};
@@ -21,12 +21,6 @@ const BURST: u32 = 32;
 
 /// While so many wait, others come later.
 const MANY: usize = 32;
-
-/// Bytes of what clients have missed that are held in memory at a time, unless one alone has missed more.
-const ROOM: usize = 8 << 20;
-
-/// That is given away in pieces of so many.
-const PIECE: usize = 1 << 10;
 
 /// One more channel of the same client takes so many times less than the first: it has been waited for, and its
 /// answer goes with the first one's.
@@ -69,14 +63,7 @@ pub struct Recoveries {
     next: Cell<Instant>,
     /// Who stands at its head is the next one.
     line: Semaphore,
-    /// For sessions, whose channels may have missed much.
-    room: Arc<Semaphore>,
     crowd: Crowd,
-}
-
-/// So long as it lives, what a session has missed may be held in memory.
-pub struct Room {
-    _permit: OwnedSemaphorePermit,
 }
 
 /// A client that recovers. If it has come back it is one of the crowd, once, however many turns it waits for.
@@ -104,19 +91,8 @@ impl Recoveries {
             spacing: rate.map(|rate| Duration::from_secs(1) / rate.get()),
             next: Cell::new(Instant::now()),
             line: Semaphore::new(1),
-            room: Arc::new(Semaphore::new(ROOM / PIECE)),
             crowd: Crowd::new(MANY),
         }
-    }
-
-    /// Resolves when there is room for so many bytes of what somebody has missed, first come, first served. It is to
-    /// be held until all of that waits for its socket; who waits for more must not hold any, or two might wait for
-    /// each other. Nobody gets more than all there is, whatever it asks for.
-    pub async fn room(&self, guest: Guest, bytes: usize) -> Room {
-        let pieces = bytes.min(ROOM).div_ceil(PIECE);
-        let _waiting = self.join(guest);
-        let permit = self.room.clone().acquire_many_owned(pieces as u32).await;
-        Room { _permit: permit.expect("it is never closed") }
     }
 
     /// Reads what a client that has come back has missed in a channel, in its turn.
@@ -156,35 +132,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_for_so_many_bytes_and_who_waits_for_it_is_one_of_the_crowd() {
-        let recoveries = Recoveries::new(None);
-        let mut held: Vec<_> = (0..4)
-            .map(|_| recoveries.room(Guest::Returning, ROOM / 4).now_or_never().expect("room"))
-            .collect();
-        let mut waiting: Vec<_> =
-            (0..MANY).map(|_| Box::pin(recoveries.room(Guest::Returning, ROOM / 4))).collect();
-        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
-        assert!(recoveries.crowd().are_many());
-        held.pop();
-        // Who has waited longest is the next one, and does not wait any more.
-        assert!(waiting[1].as_mut().now_or_never().is_none());
-        let next = waiting[0].as_mut().now_or_never();
-        assert!(next.is_some() && !recoveries.crowd().are_many());
-        assert!(waiting[1].as_mut().now_or_never().is_none());
-        drop((next, waiting));
-        // Who asks for more than there is waits for all of it, and those behind wait as well.
-        let mut all = Box::pin(recoveries.room(Guest::Returning, usize::MAX));
-        assert!(all.as_mut().now_or_never().is_none());
-        let mut little = Box::pin(recoveries.room(Guest::Returning, 1));
-        assert!(little.as_mut().now_or_never().is_none());
-        drop(held);
-        let all = all.now_or_never().expect("all of it");
-        assert!(little.as_mut().now_or_never().is_none());
-        drop(all);
-        assert!(little.now_or_never().is_some());
-    }
-
-    #[test]
     fn who_stays_is_none_of_the_crowd() {
         let recoveries = Recoveries::new(NonZeroU32::new(1));
         recoveries.next.set(Instant::now() + Duration::from_secs(60));
@@ -202,15 +149,8 @@ mod tests {
             runtime.expect("a runtime").block_on(async {
                 let waiting: Vec<_> = guests.iter().map(|guest| recoveries.join(*guest)).collect();
                 let mut turns: Vec<_> = waiting.iter().map(|one| Box::pin(one.turn())).collect();
-                let mut rooms: Vec<_> =
-                    guests.iter().map(|guest| Box::pin(recoveries.room(*guest, ROOM))).collect();
                 assert!(turns.iter_mut().all(|turn| turn.now_or_never().is_none()));
                 assert_eq!(recoveries.crowd().are_many(), many, "{channels} channels");
-                drop(turns);
-                drop(waiting);
-                let _held = rooms.remove(0).now_or_never().expect("room");
-                let waiting = rooms.iter_mut().filter_map(FutureExt::now_or_never).count();
-                assert_eq!(waiting, 0);
             });
         }
     }

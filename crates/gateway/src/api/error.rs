@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
 use super::shape::{Field, Shape, object, whole};
+use crate::listing::Unlisted;
 use crate::namespace::UnknownNamespace;
 use crate::publish::Unpublished;
 
@@ -104,6 +105,14 @@ impl ApiError {
     pub fn bad(why: impl Into<String>) -> Self {
         Self::new(Code::BadRequest, why)
     }
+
+    /// So many bytes more cannot be read now.
+    pub fn no_room(bytes: usize) -> Self {
+        let why = format!(
+            "there is no memory left for {bytes} bytes; expected a smaller `limit`, or less in a batch"
+        );
+        Self::new(Code::Internal, why)
+    }
 }
 
 impl Serialize for ApiError {
@@ -154,6 +163,15 @@ impl From<BrokerError> for ApiError {
             BrokerError::Away(_) | BrokerError::Unknown(_) | BrokerError::Refused(_) => Code::Internal,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<Unlisted> for ApiError {
+    fn from(error: Unlisted) -> Self {
+        match error {
+            Unlisted::NoRoom(bytes) => Self::no_room(bytes),
+            Unlisted::Away(error) => error.into(),
+        }
     }
 }
 

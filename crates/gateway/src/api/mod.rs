@@ -33,7 +33,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 pub use self::calls::Calls;
-use self::error::{ApiError, Code};
+use self::error::ApiError;
 use self::keys::Keys;
 pub use self::methods::Method;
 use self::methods::{Answer, Failure};
@@ -42,7 +42,7 @@ use self::reply::Reply;
 use self::text::Text;
 use crate::config::ErrorMode;
 use crate::instance::Instance;
-use crate::memory::{AnswerRoom, Reading};
+use crate::memory::{AnswerRoom, LITTLE, Reading};
 use crate::namespace::Namespace;
 
 /// What calls share.
@@ -106,7 +106,7 @@ impl Service {
             }
         };
         let (instance, calls) = (self.instance.clone(), self.calls.clone());
-        let api = Api { room: AnswerRoom::new(instance.memory.clone()), instance, calls };
+        let api = Api { room: AnswerRoom::new(instance.memory.clone(), LITTLE), instance, calls };
         let outcome = method.call(&api, &body).await;
         self.calls.count(method, outcome.as_ref().map(|_| ()).map_err(Failure::code));
         // There is room until it is written.
@@ -150,12 +150,7 @@ impl Service {
 impl Api {
     /// Room for reading so many bytes, beside what all commands of the request have read.
     async fn room(&self, bytes: usize) -> Result<Reading<'_>, ApiError> {
-        self.room.to_read(bytes).await.ok_or_else(|| {
-            let says = format!(
-                "there is no memory left for {bytes} bytes; expected a smaller `limit`, or less in a batch"
-            );
-            ApiError::new(Code::Internal, says)
-        })
+        self.room.to_read(bytes).await.ok_or_else(|| ApiError::no_room(bytes))
     }
 
     /// A channel by name, and what holds for it.

@@ -11,19 +11,8 @@ use super::Api;
 use super::data::{encode, raw};
 use super::error::{ApiError, Code};
 use super::shape::{Done, Name, Whole, requests, results};
+use crate::listing;
 use crate::memory::LITTLE;
-
-/// The most that is asked of the broker at a time …
-const PAGE: usize = 1000;
-
-/// … so many at first, and in each page so many times of the one before at most …
-const FEW: usize = 16;
-
-/// … as are about so much, by the largest that has come …
-const PAGE_BYTES: usize = 1 << 20;
-
-/// … or by this, if all were smaller.
-const SMALL: usize = 1 << 10;
 
 /// The most entries of one answer; whoever wants more goes on at `next`.
 const MOST: usize = 100_000;
@@ -210,7 +199,7 @@ pub async fn presence(api: &Api, request: Presence) -> Result<PresenceResult, Ap
         let size = ENTRY + client.client.len() + client.size();
         (client.client.clone(), client, size)
     };
-    let (presence, next) = pages(api, "presence", request.limit, request.cursor, read, named).await?;
+    let (presence, next) = list(api, "presence", request.limit, request.cursor, read, named).await?;
     Ok(PresenceResult { presence, next })
 }
 
@@ -317,7 +306,7 @@ pub async fn channels(api: &Api, request: Channels) -> Result<ChannelsResult, Ap
         let size = ENTRY + facts.channel.as_str().len() + size_of::<ChannelFacts>();
         (facts.channel.to_string(), ChannelFacts { num_clients: facts.subscribers }, size)
     };
-    let (channels, next) = pages(api, "channels", request.limit, request.cursor, read, named).await?;
+    let (channels, next) = list(api, "channels", request.limit, request.cursor, read, named).await?;
     Ok(ChannelsResult { channels, next })
 }
 
@@ -338,15 +327,13 @@ pub async fn info(api: &Api, _: Info) -> Result<InfoResult, ApiError> {
     Ok(InfoResult { nodes: nodes.collect() })
 }
 
-/// Reads a list from a cursor on, until there is enough of it, into a map: each entry has a name and a size. There is
-/// room for as many as are asked for of the largest that have come; a page that is larger does not come, and then
-/// either fewer are asked for, or there is room for so much.
-async fn pages<T, U, F>(
+/// Reads a list from where a request wants to go on, as much of it as it wants, or as is given at a time.
+async fn list<T, U, F>(
     api: &Api,
     list: &str,
     limit: Option<Whole<u32>>,
     cursor: Option<String>,
-    mut read: impl FnMut(Cursor, Portion) -> F,
+    read: impl FnMut(Cursor, Portion) -> F,
     named: impl Fn(T) -> (String, U, usize),
 ) -> Result<(BTreeMap<String, U>, Option<String>), ApiError>
 where
@@ -357,36 +344,8 @@ where
         .filter(|limit| *limit > 0)
         .map_or(MOST, |limit| (limit as usize).min(MOST));
     let cursor = cursor.filter(|cursor| !cursor.is_empty());
-    let mut next = Some(cursor.map_or(Ok(Cursor::start()), |cursor| read_cursor(list, &cursor))?);
-    let mut entries = BTreeMap::new();
-    let (mut count, mut page, mut largest, mut least) = (0, FEW, SMALL, 0);
-    while count < limit
-        && let Some(from) = next
-    {
-        page = page.min(limit - count);
-        let room = (page * largest).max(least);
-        let reading = api.room(room).await?;
-        let read = read(from, Portion { entries: page, bytes: room }).await?;
-        if let Some(bytes) = read.too_much {
-            if bytes > PAGE_BYTES && page > 1 {
-                page = (page * PAGE_BYTES / bytes).clamp(1, page - 1);
-            } else {
-                least = bytes;
-            }
-            next = read.next;
-            continue;
-        }
-        let mut bytes = 0;
-        // What comes in two pages counts twice, and is there once.
-        for (name, entry, size) in read.items.into_iter().map(&named) {
-            entries.insert(name, entry);
-            (count, bytes, largest) = (count + 1, bytes + size, largest.max(size));
-        }
-        reading.keep(bytes);
-        next = read.next;
-        least = 0;
-        page = (PAGE_BYTES / largest).clamp(1, PAGE.min(page * FEW));
-    }
+    let from = cursor.map_or(Ok(Cursor::start()), |cursor| read_cursor(list, &cursor))?;
+    let (entries, next) = listing::read(&api.room, limit, from, read, named).await?;
     Ok((entries, next.map(|cursor| write_cursor(list, &cursor))))
 }
 

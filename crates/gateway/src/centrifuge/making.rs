@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use fanfare_broker::{History, Query};
-use fanfare_hub::Key;
 use fanfare_protocol::centrifuge::{DisconnectCode, ErrorCode, Publication, Refusal, SubscribeResult};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -15,14 +14,10 @@ use futures_util::stream::FuturesUnordered;
 use super::plan::Plan;
 use super::session::Client;
 use super::subscriptions::Presence;
-use crate::admission::recoveries::{Guest, Recoveries, Room};
+use crate::admission::recoveries::{Guest, Recoveries};
+use crate::memory::{FIRST_LOOK, Room, allowance, room_after};
 use crate::recovery::{self, Outcome};
-use crate::session::backpressure::{has_taken_it_all, is_pressed, wait_for_room};
-use crate::worker::Worker;
-
-/// So many bytes of what was missed in a channel are read whatever it is: most have missed less, and are answered
-/// after one read.
-pub(super) const LITTLE: usize = 16 << 10;
+use crate::session::backpressure::room_to_read;
 
 /// What is read together must fit into an outbox together, also where an answer takes more than what it is made of.
 const PART_OF_OUTBOX: usize = 4;
@@ -65,7 +60,7 @@ impl Progress {
     /// The room that it needs to be read.
     pub fn needs(&self) -> Option<usize> {
         match self {
-            Self::Unknown => Some(LITTLE),
+            Self::Unknown => Some(FIRST_LOOK),
             Self::Unread(bytes) => Some(*bytes),
             Self::Read(_) | Self::Refused(_) => None,
         }
@@ -76,14 +71,17 @@ impl Progress {
         match read(plan, bytes).await {
             Ok(Some(history)) if history.too_much && !is_lost(plan, &history) => {
                 plan.worker.shard.defer(plan.key, &plan.channel);
-                // More of it may come meanwhile, and it may have been estimated. Who has been wrong once takes all
-                // room.
-                let is_told = bytes <= LITTLE;
-                Self::Unread(if is_told { allowance(history.bytes, LITTLE) } else { usize::MAX })
+                Self::Unread(room_after(bytes, history.bytes))
             }
             Ok(history) => Self::Read(history),
             Err(refusal) => Self::refuse(plan, refusal),
         }
+    }
+
+    /// There is no memory for what was missed, and it counts as lost.
+    pub fn give_up(&mut self, plan: &Plan) {
+        plan.is_too_much.set(true);
+        *self = Self::Unread(0);
     }
 
     /// Forgets what was read, if it was: it will be read again.
@@ -128,7 +126,7 @@ impl Share {
         let mut grants = Vec::new();
         if let Some(Progress::Unknown) = unread.peek() {
             let count = unread.take_while(|progress| matches!(progress, Progress::Unknown)).count();
-            grants.resize(count, LITTLE.min(most).min(ENOUGH / count));
+            grants.resize(count, FIRST_LOOK.min(most).min(ENOUGH / count));
             return Self { grants, most };
         }
         let mut left = most;
@@ -146,13 +144,9 @@ impl Share {
         self.grants.iter().copied()
     }
 
-    /// Resolves when there is room for it. What is read counts for that until it is dropped, which is to be when all
-    /// of it waits for the socket: there it is weighed.
-    pub async fn room(&self, worker: &Worker, key: Key, guest: Guest) -> Room {
-        // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
-        has_taken_it_all(worker, key).await;
-        wait_for_memory(worker, key).await;
-        worker.recoveries.room(guest, self.grants().fold(0, usize::saturating_add)).await
+    /// All of it, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.grants().fold(0, usize::saturating_add)
     }
 
     /// Reads what these have missed, as many of them at the same time as have a turn before the first answer, each up
@@ -208,12 +202,11 @@ impl Client {
         let mut made = join_all(plans.iter().map(Progress::begin)).await;
         let unread = |(_, progress): &(&Plan, &mut Progress)| progress.needs().is_some();
         let mut missed: Vec<_> = plans.iter().zip(&mut made).filter(unread).collect();
-        let least = (ENOUGH / missed.len().max(1)).clamp(LEAST, LITTLE);
+        let least = (ENOUGH / missed.len().max(1)).clamp(LEAST, FIRST_LOOK);
         missed.iter_mut().for_each(|(_, progress)| **progress = Progress::Unread(least));
         let mut room = None;
         let mut is_first = true;
         while !missed.is_empty() {
-            wait_for_memory(&self.worker, self.key).await;
             let recovering = self.worker.recoveries.join(Guest::Returning);
             recovering.turn().await;
             for _ in &missed[1..] {
@@ -223,7 +216,10 @@ impl Client {
             drop(recovering);
             let needs = missed.iter().filter_map(|(_, progress)| progress.needs());
             let all = needs.fold(0, usize::saturating_add);
-            room = Some(self.worker.recoveries.room(Guest::Returning, all).await);
+            room = room_to_read(&self.worker, self.key, Guest::Returning, all).await;
+            if room.is_none() {
+                missed.iter_mut().for_each(|(plan, progress)| progress.give_up(plan));
+            }
             let looks = missed.iter_mut().map(|(plan, progress)| async {
                 let bytes = progress.needs().unwrap_or(0);
                 **progress = Progress::look(plan, bytes).await;
@@ -248,7 +244,7 @@ impl Client {
                 **progress = Progress::Unread(match (plan.is_too_much.get(), is_first) {
                     (true, _) => 0,
                     (false, true) => needs,
-                    (false, false) => usize::MAX,
+                    (false, false) => needs.saturating_mul(2),
                 });
             }
             is_first = false;
@@ -257,14 +253,6 @@ impl Client {
         drop(missed);
         let established = plans.iter().zip(made).map(|(plan, progress)| progress.conclude(plan));
         (established.collect(), room)
-    }
-}
-
-/// While memory is short, nothing more is read.
-pub(super) async fn wait_for_memory(worker: &Worker, key: Key) {
-    worker.instance.memory.tally();
-    if is_pressed(worker) {
-        wait_for_room(worker, key).await;
     }
 }
 
@@ -324,11 +312,6 @@ async fn read(plan: &Plan, bytes: usize) -> Result<Option<History>, Refusal> {
 fn is_lost(plan: &Plan, history: &History) -> bool {
     let missed = plan.since.map_or(0, |since| history.top.offset.saturating_sub(since.offset));
     missed > plan.worker.instance.config.most_at_a_time() as u64
-}
-
-/// The room for so many bytes, about, and for some that may come meanwhile.
-pub(super) fn allowance(bytes: usize, more: usize) -> usize {
-    bytes.saturating_add(bytes / 8).saturating_add(more)
 }
 
 fn answer(plan: &Plan, history: Option<&History>) -> Result<Established, Refusal> {

@@ -1,64 +1,70 @@
 //! What a client may ask about a channel: who is there, how many, and what was said.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fanfare_broker::{Cursor, Portion, Query};
-use fanfare_hub::Key;
 use fanfare_protocol::centrifuge::{
     Answer, ClientInfo, ErrorCode, HistoryRequest, HistoryResult, Named, PresenceResult, PresenceStatsResult,
     Publication, Refusal,
 };
-use fanfare_protocol::{Channel, Epoch, Position};
+use fanfare_protocol::{Channel, Epoch, Member, Position};
 
-use super::making::{LITTLE, allowance, wait_for_memory};
 use super::session::Client;
-use crate::admission::recoveries::{Guest, Room};
+use crate::admission::recoveries::Guest;
 use crate::identity::User;
+use crate::listing::{self, FEW, Unlisted};
+use crate::memory::{AnswerRoom, FIRST_LOOK, room_after};
 use crate::namespace::{Denial, Namespace, may_read_history, may_read_presence};
-use crate::session::backpressure::{has_taken_it_all, is_pressed};
-use crate::worker::Worker;
+use crate::session::backpressure::room_to_read;
 
-/// So many members are read whatever is said of them: most channels have no more.
-const FEW: usize = 16;
+/// Who is in a channel is read beside so many others.
+const PART: usize = 4;
 
-/// So many are read at a time, with room for them.
-const PAGE: usize = 1000;
+/// What a member takes beside what is said of it, about.
+const MEMBER: usize = 128;
 
 /// Whether a right is given: the options, the channel, the user, and whether it is subscribed.
 type Right = fn(&Namespace, &Channel, &User, bool) -> Result<(), Denial>;
 
 impl Client {
-    /// Answers with who is there. Where those are many, what is said of them is read into room that was waited for.
+    /// Answers with who is there. What is more than a little is read into room that was waited for.
     pub(super) async fn presence(&mut self, id: u32, name: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
-        let (mut presence, mut from, mut room) = (Vec::new(), Some(Cursor::start()), None);
-        while let Some(cursor) = from {
-            if !presence.is_empty() && room.is_none() {
-                let (worker, key) = (self.worker.clone(), self.key);
-                room = self.meanwhile(out, room_for(&worker, key, usize::MAX)).await;
-                if room.is_none() {
-                    // It was told to go.
-                    return Ok(());
-                }
+        let channel = self.readable(name, may_read_presence)?;
+        let worker = self.worker.clone();
+        let few = Portion { entries: FEW, bytes: FIRST_LOOK };
+        let first = worker.instance.broker.members(&channel, Cursor::start(), few).await;
+        let first = first.map_err(|_| ErrorCode::Internal)?;
+        if first.next.is_none() {
+            let presence = first.items.iter().map(shown).map(|(name, info, _)| (name, info)).collect();
+            self.answer(out, id, &presence_of(presence));
+            return Ok(());
+        }
+        drop(first);
+        let key = self.key;
+        let all = async {
+            let free = worker.instance.memory.at_once() / PART;
+            let room = room_to_read(&worker, key, Guest::Staying, free).await;
+            let answer = AnswerRoom::new(worker.instance.memory.clone(), free);
+            let read = |from, portion| worker.instance.broker.members(&channel, from, portion);
+            let (presence, _) =
+                listing::read(&answer, usize::MAX, Cursor::start(), read, |member: Member| shown(&member))
+                    .await?;
+            Ok::<_, Unlisted>((presence, answer, room))
+        };
+        match self.meanwhile(out, all).await {
+            // It was told to go.
+            None => Ok(()),
+            // It may ask again, later.
+            Some(Err(_)) => Err(ErrorCode::Internal.into()),
+            Some(Ok((presence, _answer, _room))) => {
+                // Its right may have gone while it waited.
+                self.readable(name, may_read_presence)?;
+                self.answer(out, id, &presence_of(presence));
+                self.flush(out);
+                Ok(())
             }
-            // Its right may have gone while it waited.
-            let channel = self.readable(name, may_read_presence)?;
-            let page = Portion::of(if room.is_some() { PAGE } else { FEW });
-            let page = self.worker.instance.broker.members(&channel, cursor, page).await;
-            let page = page.map_err(|_| ErrorCode::Internal)?;
-            presence.extend(page.items.iter().map(|member| {
-                let client = member.client();
-                Named::from((client.client.clone(), ClientInfo::from(&client)))
-            }));
-            from = page.next;
         }
-        // Who is there throughout may come in two pages.
-        presence.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        presence.dedup_by(|one, other| one.name == other.name);
-        self.answer(out, id, &Answer::Presence(PresenceResult { presence }));
-        if room.is_some() {
-            self.flush(out);
-        }
-        Ok(())
     }
 
     /// How many are there, by connections and by users.
@@ -85,7 +91,7 @@ impl Client {
         let since = request.since.as_ref();
         let since = since.map(|since| Position { offset: since.offset, epoch: Epoch::claimed(&since.epoch) });
         let query = Query { since, limit, reverse: request.reverse, ..Query::TOP };
-        let (mut bytes, mut room) = (LITTLE, None);
+        let (mut bytes, mut room) = (FIRST_LOOK, None);
         let history = loop {
             // Its right may have gone while it waited.
             let channel = self.readable(&request.channel, may_read_history)?;
@@ -94,16 +100,10 @@ impl Client {
             if !history.too_much {
                 break history;
             }
-            // More may come meanwhile, and it may have been estimated. Who has been wrong once takes all room.
-            bytes = if bytes == LITTLE { allowance(history.bytes, LITTLE) } else { usize::MAX };
+            bytes = room_after(bytes, history.bytes);
             drop(room.take());
             let (worker, key) = (self.worker.clone(), self.key);
-            let memory = &worker.instance.memory;
-            let waiting = async {
-                let fits = memory.has_room_for_answer(history.bytes).await;
-                if fits { Some(room_for(&worker, key, bytes).await) } else { None }
-            };
-            room = match self.meanwhile(out, waiting).await {
+            room = match self.meanwhile(out, room_to_read(&worker, key, Guest::Staying, bytes)).await {
                 // It was told to go.
                 None => return Ok(()),
                 // It may ask for less, or later.
@@ -143,16 +143,15 @@ impl Client {
     }
 }
 
-/// Resolves when a client that has asked for so many bytes has taken what it was given before, and there is room for
-/// them and memory for its answer: whoever had the room before may have left none.
-async fn room_for(worker: &Worker, key: Key, bytes: usize) -> Room {
-    loop {
-        has_taken_it_all(worker, key).await;
-        wait_for_memory(worker, key).await;
-        let room = worker.recoveries.room(Guest::Staying, bytes).await;
-        worker.instance.memory.tally();
-        if !is_pressed(worker) || worker.shard.is_closing(key) {
-            return room;
-        }
-    }
+/// A member, as others see it: its name in the answer, and what it takes, about.
+fn shown(member: &Member) -> (String, ClientInfo, usize) {
+    let client = member.client();
+    let info = ClientInfo::from(&client);
+    let said = info.user.len() + info.conn_info.len() + info.chan_info.len();
+    (client.client.clone(), info, MEMBER + 2 * client.client.len() + said)
+}
+
+fn presence_of(members: BTreeMap<String, ClientInfo>) -> Answer {
+    let presence = members.into_iter().map(Named::from).collect();
+    Answer::Presence(PresenceResult { presence })
 }

@@ -22,9 +22,10 @@ use super::making::{Established, Progress, Share, undo};
 use super::plan::{FILTERS, Origin, Plan};
 use super::session::{Client, Stage};
 use super::subscriptions::{Presence, Sub};
-use crate::admission::recoveries::Room;
 use crate::identity::Grant;
+use crate::memory::Room;
 use crate::namespace::{Denial, may_subscribe};
+use crate::session::backpressure::room_to_read;
 use crate::telemetry::Method;
 
 /// How often a subscription is begun anew because of a gap, before the client is asked to come again later.
@@ -172,16 +173,20 @@ impl Client {
     }
 
     /// Reads what the first of these have missed, as many of them as can be read together. The room for it is to be
-    /// held until they are answered. Nothing, if the client was told to go.
+    /// held until they are answered. Nothing, if the client was told to go, or what was missed does not fit.
     async fn read_missed(&mut self, made: Vec<&mut Making>, out: &mut Vec<u8>) -> Option<Room> {
         let worker = self.worker.clone();
         let share = Share::of(made.iter().map(|made| &made.progress), worker.instance.config.outbox_limit);
         let guest = self.stay.guest();
-        let room = self.meanwhile(out, share.room(&worker, self.key, guest)).await?;
+        // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
+        let room = self.meanwhile(out, room_to_read(&worker, self.key, guest, share.bytes())).await?;
         // Much may have come between.
         let mut still = Vec::new();
         let unread = made.into_iter().filter(|made| made.is_unread());
         for (Making { plan, progress, .. }, bytes) in unread.zip(share.grants()) {
+            if room.is_none() {
+                progress.give_up(plan);
+            }
             match self.is_still_wanted(plan) {
                 Ok(()) => still.push((&*plan, progress, bytes)),
                 Err(refusal) => *progress = Progress::Refused(refusal),
@@ -189,7 +194,7 @@ impl Client {
         }
         let read = share.read(&worker.recoveries, guest, still).await;
         self.stay.recovers(read);
-        Some(room)
+        room
     }
 
     /// Makes one anew that a gap has ended before it was answered.

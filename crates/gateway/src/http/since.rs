@@ -14,6 +14,7 @@ use fanfare_hub::{End, Key};
 use fanfare_protocol::{Channel, Position, Publication};
 
 use super::rejection::Rejection;
+use crate::memory::{FIRST_LOOK, room_after};
 use crate::recovery::{Outcome, judge};
 use crate::session::backpressure::has_taken_it_all;
 use crate::worker::Worker;
@@ -184,13 +185,18 @@ impl Behind {
         let instance = &worker.instance;
         let Self { channel, words, reach: Reach { at, limit }, is_begun } = self;
         let room = instance.config.outbox_limit / 2;
-        // What does not fit is not even read.
-        let mut query = Query::since(*at, *limit).within(room).or_recent();
+        // What does not fit is not even read, and what is more than a little only where there is memory for it.
+        let most = room.min(instance.memory.at_once());
+        let mut query = Query::since(*at, *limit).within(FIRST_LOOK.min(most)).or_recent();
         let mut read = instance.broker.history(channel, query).await;
+        let mut held = None;
         while let Ok(history) = &read
             && history.too_much
         {
-            query = query.fewer(history);
+            let needs = room_after(query.bytes, history.bytes);
+            query = if needs <= most { query.within(needs) } else { query.within(most).fewer(history) };
+            drop(held.take());
+            held = instance.memory.room(query.bytes.min(most)).await;
             read = instance.broker.history(channel, query).await;
         }
         let history = match read {

@@ -9,12 +9,14 @@ use tokio::time::{Instant, sleep};
 
 use super::{Budget, GIVEN_BACK, LOOKS_AGAIN, copies};
 
-/// So much of an answer is made whatever is in use.
+/// So much of an answer is made whatever is in use, if there is no other room for it.
 pub const LITTLE: usize = 64 << 10;
 
 /// What one answer may be made of. Dropped when it has been written, since it is in use by then.
 pub struct AnswerRoom {
     budget: Arc<Budget>,
+    /// So much of it is made whatever is in use.
+    free: usize,
     /// Bytes that are read, or are being read.
     taken: AtomicUsize,
     /// When it was waited long enough for all parts together: others are not kept waiting for what does not come.
@@ -22,9 +24,9 @@ pub struct AnswerRoom {
 }
 
 impl AnswerRoom {
-    /// Room within this budget.
-    pub fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, taken: AtomicUsize::new(0), deadline: OnceLock::new() }
+    /// Room within this budget, where there is room for `free` bytes in any case.
+    pub fn new(budget: Arc<Budget>, free: usize) -> Self {
+        Self { budget, free, taken: AtomicUsize::new(0), deadline: OnceLock::new() }
     }
 
     /// Room for reading so many bytes, if there is any. It waits for what is free to be given back, which is in use
@@ -33,7 +35,7 @@ impl AnswerRoom {
         let needed = copies(bytes);
         loop {
             self.budget.tally();
-            let is_little = self.taken.load(Ordering::Relaxed).saturating_add(bytes) <= LITTLE;
+            let is_little = self.taken.load(Ordering::Relaxed).saturating_add(bytes) <= self.free;
             // Parts are read by one task, and answers made on one thread: nobody comes between.
             if is_little || self.budget.has_room_beside(needed) {
                 self.taken.fetch_add(bytes, Ordering::Relaxed);

@@ -6,12 +6,12 @@ mod answer;
 mod gauge;
 mod heap;
 mod keeper;
+mod room;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
 
 use crate::config::MemoryLimit;
 
@@ -19,6 +19,9 @@ pub use answer::{AnswerRoom, LITTLE, Reading};
 pub use gauge::Gauge;
 pub use heap::give_back_by_itself;
 pub use keeper::keep;
+pub use room::{FIRST_LOOK, Room, allowance, room_after};
+
+use room::Rooms;
 
 /// Of what the system allows, this part is for what is not measured in time: what the kernel is charged with
 /// between two looks, and the allocator's own …
@@ -59,6 +62,8 @@ pub struct Budget {
     ceiling: AtomicI64,
     /// What answers that are being made will take beside what is in use.
     promised: AtomicI64,
+    /// For what is read of what clients have missed or ask for.
+    rooms: Rooms,
     near: AtomicBool,
     past: AtomicBool,
     alarm: Notify,
@@ -87,12 +92,13 @@ impl Budget {
     }
 
     fn with_limit(limit: Option<usize>) -> Self {
-        let limit = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
+        let most = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
         Self {
-            limit,
+            limit: most,
             beside: AtomicI64::new(0),
-            ceiling: AtomicI64::new(limit.unwrap_or(i64::MAX)),
+            ceiling: AtomicI64::new(most.unwrap_or(i64::MAX)),
             promised: AtomicI64::new(0),
+            rooms: Rooms::within(limit.map(reserve)),
             near: AtomicBool::new(false),
             past: AtomicBool::new(false),
             alarm: Notify::new(),
@@ -105,20 +111,8 @@ impl Budget {
         self.limit.map(|limit| limit.unsigned_abs() as usize)
     }
 
-    /// Whether an answer that is made of so many bytes fits: nobody could be ended for it while it is made. It waits
-    /// for what is free to be given back, which is in use until then.
-    pub async fn has_room_for_answer(&self, bytes: usize) -> bool {
-        let deadline = Instant::now() + GIVEN_BACK;
-        while !self.has_room_beside(copies(bytes)) {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            sleep(LOOKS_AGAIN).await;
-        }
-        true
-    }
-
-    /// Not up to the limit: what the kernel takes to send it comes on top, and nobody is to be ended for an answer.
+    /// Whether so much more fits, beside all that is promised. Not up to the limit: what the kernel takes to send it
+    /// comes on top, and nobody is to be ended for an answer.
     fn has_room_beside(&self, needed: i64) -> bool {
         let taken = || self.in_use().saturating_add(self.promised.load(Ordering::Relaxed));
         self.limit.is_none_or(|limit| taken().saturating_add(needed) <= limit / 100 * SHED_TO)

@@ -6,6 +6,8 @@ use std::time::Duration;
 use fanfare_hub::Key;
 use tokio::time::{sleep, timeout};
 
+use crate::admission::recoveries::Guest;
+use crate::memory::Room;
 use crate::worker::Worker;
 
 /// How often a publisher that waits for room looks whether it was told to go.
@@ -23,6 +25,31 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Waits until nothing waits for a client's socket any more. False if it takes longer than it may: it is slow.
 pub async fn has_taken_it_all(worker: &Worker, key: Key) -> bool {
     timeout(PATIENCE, worker.shard.written(key)).await.is_ok()
+}
+
+/// Resolves when a client has taken what it was given before, memory is not short, and there is room to read so many
+/// bytes more for it. Nothing, if they do not fit.
+pub async fn room_to_read(worker: &Worker, key: Key, guest: Guest, bytes: usize) -> Option<Room> {
+    loop {
+        has_taken_it_all(worker, key).await;
+        wait_for_memory(worker, key).await;
+        // Counted are those who wait for us.
+        let waiting = worker.recoveries.join(guest);
+        let room = worker.instance.memory.room(bytes).await?;
+        drop(waiting);
+        // Whoever had the room before may have left none.
+        if !is_pressed(worker) || worker.shard.is_closing(key) {
+            return Some(room);
+        }
+    }
+}
+
+/// While memory is short, nothing more is read.
+pub async fn wait_for_memory(worker: &Worker, key: Key) {
+    worker.instance.memory.tally();
+    if is_pressed(worker) {
+        wait_for_room(worker, key).await;
+    }
 }
 
 /// A publisher reads on when the workers and the bus have room for what it may send, or when it was told to
