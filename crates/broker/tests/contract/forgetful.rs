@@ -63,7 +63,7 @@ async fn what_redis_forgets_is_written_again_and_nobody_notices() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_who_comes_while_redis_has_forgotten_stays_behind() {
     let server = Server::start(&[]).await;
-    let config = RedisConfig { lease: Duration::from_secs(9), ..RedisConfig::new(server.url()) };
+    let config = RedisConfig { lease: Duration::from_secs(20), ..RedisConfig::new(server.url()) };
     let (a, b) = (Instance::redis(&config), Instance::redis(&config));
     a.until_up().await;
     let room = channel("room");
@@ -79,7 +79,7 @@ async fn nobody_who_comes_while_redis_has_forgotten_stays_behind() {
     a.enter(&room, 3, "carl").await;
     assert_eq!(a.claim("ann", 2, 2).await, Claim::Held);
     a.until_present(&room, &[1, 3], 2).await;
-    assert!(flushed.elapsed() < Duration::from_secs(1), "found by what was written, not by the renewal");
+    assert!(flushed.elapsed() < Duration::from_secs(3), "found by what was written, not by the renewal");
     b.relay.until("-bob", |relay| relay.told(&room).len() == 4).await;
     assert_eq!(b.relay.told(&room), ["+ann", "+bob", "+carl", "-bob"]);
     for number in [1, 3] {
