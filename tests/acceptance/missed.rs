@@ -1,10 +1,11 @@
 //! An instance in a cgroup that would kill it, and much that was missed: by itself, and by clients that have no
-//! library to come back with. What is asked for by the protocol is `answers`' business.
+//! library to come back with; and what no instance would publish. What is asked for by the protocol is `answers`'
+//! business.
 
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::harness::{Caller, Confined, Fault, LIMIT, RedisServer, Setup, Socket, TcpProxy, eventually};
+use crate::harness::{Caller, Confined, Fault, LIMIT, MIB, RedisServer, Setup, Socket, TcpProxy, eventually};
 
 /// An instance that was cut off from Redis while much was published in many channels, all together four times of what
 /// there is. Its clients read all the while.
@@ -91,4 +92,21 @@ async fn who_comes_back_by_itself_is_given_a_piece_at_a_time() {
     confined.bystanders_are_served().await;
     drop(clients);
     confined.recovers("came back").await;
+}
+
+/// Something else publishes as much at once as Redis lets a subscriber have: it is dropped before it is there twice.
+#[tokio::test]
+async fn what_no_instance_would_publish_is_passed_over() {
+    const SMALL: u64 = 80 * MIB;
+    let redis = RedisServer::start().await;
+    let mut confined = Confined::start_as(Setup::default().redis(&redis.url()), SMALL, None).await;
+    let mut listener = confined.join("strange").await;
+    for _ in 0..3 {
+        let heard = redis.publish_bytes("fanfare:channel:strange", &[7; 25_000_000]).await;
+        assert_eq!(heard, "1");
+        confined.bystanders_are_served().await;
+    }
+    redis.publish_bytes("fanfare:channel:strange", b"hello").await;
+    assert_eq!(listener.next_but_pings().await.map(|frame| frame.payload), Some(b"hello".to_vec()));
+    confined.recovers("strange").await;
 }

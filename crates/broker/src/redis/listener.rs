@@ -138,6 +138,8 @@ impl Listener {
                 order.heard = order.heard.max(canary.sequence);
                 heard.back = heard.back.max(Some(canary.sequence));
             }
+            // It is not even copied: others may publish here what no instance would.
+            Key::Channel(_) if payload.len() > self.payload_limit.saturating_add(TOGETHER) => return None,
             Key::Channel(channel) => {
                 let opened = Opened::read(Bytes::copy_from_slice(payload)).ok()?;
                 // What was published together need not be that small together.
@@ -246,4 +248,6 @@ impl LastHeard {
 
 /// Read in one go, under one lock.
 const CHUNK: usize = 256;
+/// What is published together has no more bytes, unless one of it has; that is 16 KiB now.
+const TOGETHER: usize = 1 << 20;
 const BEYOND_ANY_QUEUE: Duration = Duration::from_secs(10);
