@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::harness::{API_KEY, Caller, Confined, LIMIT, MIB, RedisServer, Setup, eventually, token, within};
+use crate::harness::{
+    API_KEY, Caller, Confined, LIMIT, MIB, RedisServer, Response, Setup, eventually, post, token, within,
+};
 
 /// What one publication holds, in bytes.
 const SIZE: usize = 60_000;
@@ -368,4 +370,66 @@ async fn a_batch_of_lists_of_channels_is_answered_as_far_as_it_fits() {
         drop(listeners);
         confined.recovers(&format!("lists {url:?}")).await;
     }
+}
+
+/// Calls a method of the HTTP API with any bytes.
+async fn asked_for(confined: &Confined, method: &str, body: &str) -> Response {
+    let (path, headers) = (format!("/api/{method}"), [("X-API-Key", API_KEY)]);
+    let answer = post(confined.instance.internal_address(), &path, &headers, body.as_bytes()).await;
+    answer.expect("the instance answers")
+}
+
+/// Requests of two bytes an entry, which would take a hundred times of that, and sixty at a time of 4 MB: what fits is
+/// done, and the rest is refused.
+#[tokio::test]
+async fn requests_are_read_as_far_as_they_fit() {
+    let setup = Setup::open("").keys(&format!("api_keys = [\"{API_KEY}\"]"));
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let nothing = "0,".repeat(2_000_000);
+    for (method, body) in [
+        ("batch", format!("{{\"commands\":[{nothing}0]}}")),
+        ("broadcast", format!("{{\"data\":1,\"channels\":[{}\"x\"]}}", "\"x\",".repeat(1_000_000))),
+        (
+            "batch",
+            format!("{{\"commands\":[{{\"batch\":1}},{{\"broadcast\":{{\"channels\":[{nothing}0]}}}}]}}"),
+        ),
+    ] {
+        let answer = asked_for(&confined, method, &body).await.json();
+        let error = if answer["replies"].is_null() { &answer } else { &answer["replies"][1] };
+        assert_eq!(error["error"]["code"], 100, "{method}: {answer}");
+        confined.bystanders_are_served().await;
+    }
+    let large = format!("{{\"channel\":\"x\",\"data\":\"{}\"}}", "x".repeat(4_000_000));
+    let many = join_all((0..60).map(|_| asked_for(&confined, "publish", &large))).await;
+    // It was read, and is more than may be published.
+    let read =
+        many.iter().filter(|answer| answer.status == 200 && answer.json()["error"]["code"] == 107).count();
+    let refused = many.iter().filter(|answer| answer.status == 503 && answer.json()["code"] == 100).count();
+    assert!(read > 0 && read + refused == 60, "{read}, {refused}");
+    confined.bystanders_are_served().await;
+    let channels: Vec<_> = (0..10_000).map(|number| format!("channel-{number}")).collect();
+    let answer = confined.instance.api("broadcast", &json!({ "channels": channels, "data": 1 })).await;
+    assert_eq!(answer["result"]["responses"].as_array().map(Vec::len), Some(10_000));
+    assert_eq!((confined.ended().await, confined.rejected().await), (0.0, 0.0));
+    confined.recovers("requests").await;
+}
+
+/// One request publishes 84 MB, nearly all of them tags: what is on its way to Redis at a time is bounded by all of it.
+#[tokio::test]
+async fn tags_count_as_the_payload_does_on_the_way() {
+    const CHANNELS: usize = 3000;
+    let redis = RedisServer::start().await;
+    let setup =
+        Setup::open("history_size = 1").keys(&format!("api_keys = [\"{API_KEY}\"]")).redis(&redis.url());
+    let mut confined = Confined::start_as(setup, LIMIT, None).await;
+    let channels: Vec<_> = (0..CHANNELS).map(|number| format!("channel-{number}")).collect();
+    let tags: serde_json::Map<_, _> =
+        (0..64).map(|number| (format!("{number:0>200}"), json!("x".repeat(250)))).collect();
+    for _ in 0..2 {
+        let asked = json!({ "channels": channels, "tags": tags, "data": 1 });
+        let answer = confined.instance.api("broadcast", &asked).await;
+        assert_eq!(answer["result"]["responses"].as_array().map(Vec::len), Some(CHANNELS));
+        confined.bystanders_are_served().await;
+    }
+    confined.recovers("tags").await;
 }

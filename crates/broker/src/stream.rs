@@ -219,7 +219,7 @@ impl Stream {
 
     fn hold(&mut self, position: Position, envelope: Envelope, room: usize) {
         let Envelope { origin, sequence, publication } = envelope;
-        let bytes = publication.payload.len() + ENTRY;
+        let bytes = publication.size() + ENTRY;
         if self.held_bytes + bytes <= room || self.held.is_empty() {
             self.held_bytes += bytes;
             let author = (origin, sequence);
@@ -281,7 +281,7 @@ impl Stream {
         self.at = Some(Position { offset: 0, epoch: top.epoch });
         self.suspected = false;
         self.held.retain(keep);
-        self.held_bytes = self.held.iter().map(|held| held.publication.payload.len() + ENTRY).sum();
+        self.held_bytes = self.held.iter().map(|held| held.publication.size() + ENTRY).sum();
         if top.offset > 0 {
             self.need = Need::Entries;
         }
@@ -362,7 +362,7 @@ impl Stream {
                 break;
             }
             let Some(held) = self.held.pop_front() else { break };
-            self.held_bytes -= held.publication.payload.len() + ENTRY;
+            self.held_bytes -= held.publication.size() + ENTRY;
             if next {
                 at = held.position;
                 self.witness = Some((at, held.author));
@@ -395,7 +395,7 @@ fn covers(at: &Position, position: Position) -> bool {
     at.epoch == position.epoch && position.offset <= at.offset
 }
 
-/// What a held publication takes beside its payload, about.
+/// What a held publication takes beside what it says, about.
 const ENTRY: usize = 200;
 
 #[cfg(test)]

@@ -61,6 +61,17 @@ impl Publication {
         Self { published_at: now_micros(), ..Self::unstamped(kind, payload) }
     }
 
+    /// Bytes of what it says. Its tags and what is shown of its publisher count as the payload does: they may be as
+    /// large.
+    pub fn size(&self) -> usize {
+        let info = self.info.as_deref().map_or(0, |Info { user, client, conn_info, chan_info }| {
+            user.len() + client.len() + conn_info.len() + chan_info.len()
+        });
+        let tags =
+            self.tags.iter().flat_map(|tags| tags.iter()).map(|(name, value)| name.len() + value.len());
+        self.payload.len() + info + tags.sum::<usize>()
+    }
+
     /// One without the time at which it was published.
     pub(crate) fn unstamped(kind: Kind, payload: Bytes) -> Self {
         Self { kind, payload, exclude: None, published_at: 0, position: None, info: None, tags: None }

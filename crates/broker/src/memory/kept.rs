@@ -158,7 +158,7 @@ impl Kept {
             }
         };
         // What they are made of is shared with what is kept.
-        let bytes = publications.iter().map(|publication| publication.payload.len() + ENTRY).sum();
+        let bytes = publications.iter().map(|publication| publication.size() + ENTRY).sum();
         let too_much = bytes > query.bytes;
         if too_much {
             publications = Vec::new();

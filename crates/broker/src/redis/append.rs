@@ -133,7 +133,7 @@ impl Appends {
         let first = self.sequences.map_or(sequence, |(first, _)| first);
         self.sequences = Some((first, sequence));
         let envelope = Envelope { origin, sequence, publication: append.publication.clone() };
-        let bytes = append.publication.payload.len();
+        let bytes = append.publication.size();
         self.bytes += bytes;
         let joined = self.open.get(&append.channel).filter(|_| !append.is_alone());
         if let Some(part) = joined.and_then(|&part| self.parts.get_mut(part)).filter(|part| part.takes(bytes))

@@ -43,10 +43,8 @@ impl Message {
     fn bytes(&self) -> usize {
         const ENTRY: usize = 160;
         match self {
-            Self::Publication(channel, publication) => {
-                ENTRY + channel.as_str().len() + publication.payload.len()
-            }
-            Self::Append(append) => ENTRY + append.channel.as_str().len() + append.publication.payload.len(),
+            Self::Publication(channel, publication) => ENTRY + channel.as_str().len() + publication.size(),
+            Self::Append(append) => ENTRY + append.channel.as_str().len() + append.publication.size(),
             Self::Canary | Self::Done => ENTRY,
         }
     }

@@ -181,6 +181,21 @@ pub async fn what_is_more_than_there_is_room_for_is_not_given(cluster: Cluster) 
     let read =
         broker.history(&channel, Query::since(elsewhere, all).within(0)).await.expect("it can be read");
     assert_eq!((read.epoch_matches, read.too_much, read.bytes), (false, false, 0));
+    // What comes with a payload counts as the payload does.
+    let said = || text("");
+    let (info, tags) = ("x".repeat(EACH), [("tag".to_owned(), "x".repeat(EACH))].into());
+    let info = Some(Arc::new(Info { conn_info: info.into(), ..Info::default() }));
+    for (at, publication) in
+        [Publication { info, ..said() }, Publication { tags: Some(Arc::new(tags)), ..said() }]
+            .into_iter()
+            .enumerate()
+    {
+        let channel = self::channel(&format!("kept:200:with much {at}"));
+        let options = AppendOptions::default();
+        broker.append(&channel, publication, options).await.expect("it is appended");
+        let read = broker.history(&channel, Query { limit: 1, ..Query::TOP }.within(EACH)).await;
+        assert!(read.expect("it can be read").too_much);
+    }
 }
 
 /// Whatever was published at once is kept together, and is still read one by one.
