@@ -109,7 +109,7 @@ impl ApiError {
     /// So many bytes more cannot be read now.
     pub fn no_room(bytes: usize) -> Self {
         let why = format!(
-            "there is no memory left for {bytes} bytes; expected a smaller `limit`, or less in a batch"
+            "there is no memory left for {bytes} bytes; expected a smaller `limit`, or less in one request"
         );
         Self::new(Code::Internal, why)
     }

@@ -67,6 +67,7 @@ macro_rules! methods {
 
             /// Reads a request and does what it asks for.
             pub async fn call(self, api: &Api, body: &[u8]) -> Result<Answer, Failure> {
+                api.weigh(body).await.map_err(Failure::Error)?;
                 match self {$(
                     Self::$Variant => {
                         let request: $Request = read(body)?;

@@ -16,11 +16,12 @@ mod reading;
 mod reply;
 mod shape;
 mod text;
+mod weight;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody};
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, Method as Verb, Response, StatusCode};
@@ -28,7 +29,7 @@ use axum::response::IntoResponse;
 use axum::routing::{any, get};
 use bytes::Bytes;
 use fanfare_protocol::Channel;
-use http_body_util::LengthLimitError;
+use http_body_util::BodyExt;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -57,6 +58,9 @@ struct Service {
 pub struct Api {
     instance: Arc<Instance>,
     calls: Arc<Calls>,
+    /// For what is asked.
+    asked: AnswerRoom,
+    /// For what is answered.
     room: AnswerRoom,
 }
 
@@ -97,7 +101,10 @@ async fn call(
 
 impl Service {
     async fn answer(&self, name: &str, request: Request) -> Response<Body> {
-        let (method, mode, body) = match self.read(name, request).await {
+        let (instance, calls) = (self.instance.clone(), self.calls.clone());
+        let [asked, room] = [(); 2].map(|()| AnswerRoom::new(instance.memory.clone(), LITTLE));
+        let api = Api { instance, calls, asked, room };
+        let (method, mode, body) = match self.read(name, request, &api.asked).await {
             Ok(read) => read,
             Err(no_call) => {
                 self.calls.refuse(&no_call);
@@ -105,8 +112,6 @@ impl Service {
                 return no_call.answer();
             }
         };
-        let (instance, calls) = (self.instance.clone(), self.calls.clone());
-        let api = Api { room: AnswerRoom::new(instance.memory.clone(), LITTLE), instance, calls };
         let outcome = method.call(&api, &body).await;
         self.calls.count(method, outcome.as_ref().map(|_| ()).map_err(Failure::code));
         // There is room until it is written.
@@ -117,9 +122,14 @@ impl Service {
 
     /// What a request calls, where it wants errors to stand, and its body. The key comes first: whoever has none learns
     /// nothing.
-    async fn read(&self, name: &str, request: Request) -> Result<(Method, ErrorMode, Bytes), NoCall> {
+    async fn read(
+        &self,
+        name: &str,
+        request: Request,
+        room: &AnswerRoom,
+    ) -> Result<(Method, ErrorMode, Vec<u8>), NoCall> {
         let config = &self.instance.config;
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         if self.keys.are_none() {
             return Err(NoCall::Off);
         }
@@ -138,12 +148,13 @@ impl Service {
             }
         };
         let (span, most) = (config.handshake_timeout, config.api_body_limit);
-        let body = timeout(span, to_bytes(body, most)).await.map_err(|_| NoCall::Late(span))?;
-        let body = body.map_err(|error| match is_too_large(&error) {
-            true => NoCall::TooLarge(most),
-            false => NoCall::Broken(error),
-        })?;
-        Ok((method, mode, body))
+        let read = timeout(span, read_body(&mut body, most, room)).await.map_err(|_| NoCall::Late(span))?;
+        if let Err(NoCall::NoRoom(_)) = read {
+            // Whoever still sends would not hear the answer.
+            let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+            let _ = timeout(span, rest).await;
+        }
+        Ok((method, mode, read?))
     }
 }
 
@@ -151,6 +162,14 @@ impl Api {
     /// Room for reading so many bytes, beside what all commands of the request have read.
     async fn room(&self, bytes: usize) -> Result<Reading<'_>, ApiError> {
         self.room.to_read(bytes).await.ok_or_else(|| ApiError::no_room(bytes))
+    }
+
+    /// Makes sure that a request fits that is to be read.
+    async fn weigh(&self, request: &[u8]) -> Result<(), ApiError> {
+        let bytes = weight::of_lists(request);
+        let reading = self.asked.to_read(bytes).await.ok_or_else(|| ApiError::no_room(bytes))?;
+        reading.keep(bytes);
+        Ok(())
     }
 
     /// A channel by name, and what holds for it.
@@ -164,6 +183,31 @@ impl Api {
         }
         Ok((channel, namespace))
     }
+}
+
+/// The whole body, of no more than `most` bytes. There is room for it before it comes, as far as it says how long it
+/// is.
+async fn read_body(body: &mut Body, most: usize, room: &AnswerRoom) -> Result<Vec<u8>, NoCall> {
+    let said = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let mut there_is = said.unwrap_or(LITTLE).min(most);
+    let mut reading = room.to_read(there_is).await.ok_or(NoCall::NoRoom(there_is))?;
+    let mut whole = Vec::with_capacity(there_is);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(NoCall::Broken)?.into_data() else { continue };
+        let needed = whole.len() + data.len();
+        if needed > most {
+            return Err(NoCall::TooLarge(most));
+        }
+        if needed > there_is {
+            there_is = needed.saturating_mul(2).min(most);
+            drop(reading);
+            reading = room.to_read(there_is).await.ok_or(NoCall::NoRoom(there_is))?;
+            whole.reserve_exact(there_is - whole.len());
+        }
+        whole.extend_from_slice(&data);
+    }
+    reading.keep(whole.len());
+    Ok(whole)
 }
 
 fn answer(method: Method, mode: ErrorMode, outcome: Result<Answer, Failure>) -> Response<Body> {
@@ -186,10 +230,6 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     (status, headers, text.into_body()).into_response()
-}
-
-fn is_too_large(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
 }
 
 const ERROR_MODE: &str = "x-centrifugo-error-mode";

@@ -26,6 +26,8 @@ pub enum NoCall {
     Mode(HeaderValue),
     #[error("the body has more than {0} bytes; see `api_body_limit`")]
     TooLarge(usize),
+    #[error("there is no memory left for a body of {0} bytes; expected a smaller one, or later")]
+    NoRoom(usize),
     #[error("the body took longer than {0:?}")]
     Late(Duration),
     #[error("the body is broken off: {0}")]
@@ -50,7 +52,9 @@ impl NoCall {
             Self::Key => Reason::Key,
             Self::Method(_) => Reason::Method,
             Self::Verb(_) => Reason::Verb,
-            Self::Mode(_) | Self::TooLarge(_) | Self::Late(_) | Self::Broken(_) => Reason::Body,
+            Self::Mode(_) | Self::TooLarge(_) | Self::NoRoom(_) | Self::Late(_) | Self::Broken(_) => {
+                Reason::Body
+            }
             Self::Off => Reason::Off,
         }
     }
@@ -75,6 +79,7 @@ impl NoCall {
             Self::Verb(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Mode(_) | Self::Broken(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Late(_) => StatusCode::REQUEST_TIMEOUT,
         }
     }
@@ -82,6 +87,7 @@ impl NoCall {
     fn code(&self) -> Code {
         match self {
             Self::Off | Self::Method(_) => Code::NotFound,
+            Self::NoRoom(_) => Code::Internal,
             _ => Code::BadRequest,
         }
     }
