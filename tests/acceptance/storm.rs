@@ -141,6 +141,53 @@ async fn who_recovers_much_waits_behind_himself() {
     newcomer.result("subscribe", json!({ "channel": "neighbours" })).await;
 }
 
+/// Room to read much is taken when it is his turn who has missed it, and nobody waits for both.
+#[tokio::test]
+async fn who_waits_for_a_turn_keeps_no_room() {
+    const OTHERS: usize = 12;
+    /// Of 60 kB each: nearly all that may be read at a time.
+    const MUCH: usize = 68;
+    let options = format!("history_size = {MUCH}\nrecovery = \"allow\"\nmay_read_history = \"anonymous\"");
+    let keys = "workers = 1\nrecovery_rate = 4\nmemory_limit = \"96MiB\"";
+    let instance = Setup::open(&options).keys(keys).start().await;
+    let address = instance.address();
+    let mut speaker = Caller::anonymous(address).await;
+    let data = "x".repeat(60_000);
+    for channel in ["much"; MUCH].into_iter().chain(["some"]) {
+        speaker.result("publish", json!({ "channel": channel, "data": data })).await;
+    }
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut storm = JoinSet::new();
+    for _ in 0..OTHERS {
+        let (mut other, done) = (Caller::anonymous(address).await, done.clone());
+        storm.spawn(async move {
+            loop {
+                other.result("subscribe", json!({ "channel": "little", "recover": true, "offset": 0 })).await;
+                other.result("unsubscribe", json!({ "channel": "little" })).await;
+                done.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    let turns = async |more| {
+        let most = done.load(SeqCst) + more;
+        eventually("others have their turns", async || done.load(SeqCst) >= most).await;
+    };
+    turns(BURST + 5).await;
+    let mut returner = Caller::anonymous(address).await;
+    let mut neighbour = Caller::anonymous(address).await;
+    let id = returner.ask("subscribe", json!({ "channel": "much", "recover": true, "offset": 0 })).await;
+    // By then it has looked how much that is, and waits for its next turn behind all of them.
+    turns(OTHERS + 3).await;
+    let before = done.load(SeqCst);
+    let asked = json!({ "channel": "some", "limit": 1 });
+    assert!(neighbour.result("history", asked).await["publications"][0]["data"] == data);
+    let after = done.load(SeqCst);
+    assert!(after < before + OTHERS / 2, "{} had their turns before", after - before);
+    let answer = returner.message().await.expect("an answer");
+    let count = answer["subscribe"]["publications"].as_array().map(Vec::len);
+    assert_eq!((answer["id"].as_u64(), count), (Some(u64::from(id)), Some(MUCH)));
+}
+
 async fn until_up(instance: &Instance) {
     eventually("Redis is there", async || instance.metric("fanfare_broker_up", &[]).await == 1.0).await;
 }

@@ -156,6 +156,24 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_a_turn_is_one_of_the_crowd_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let recoveries = Recoveries::new(NonZeroU32::new(1));
+            // Those who come first wait for nothing.
+            let first = recoveries.join(Guest::Staying);
+            while first.turn().now_or_never().is_some() {}
+            let mut waiting = Vec::new();
+            while !recoveries.crowd().are_many() {
+                let mut read = Box::pin(recoveries.in_turn(async {}));
+                assert!(read.as_mut().now_or_never().is_none());
+                waiting.push(read);
+            }
+            assert_eq!(waiting.len(), MANY);
+        });
+    }
+
+    #[test]
     fn a_turn_that_is_not_waited_for_is_the_next_ones() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.expect("a runtime").block_on(async {

@@ -150,8 +150,8 @@ impl Share {
     }
 
     /// Reads what these have missed, as many of them at the same time as have a turn before the first answer, each up
-    /// to its bytes. What turns out to be more has yet to be read then, and so has what comes behind it. Gives how
-    /// many were looked at.
+    /// to its bytes; it is the first one's turn. What turns out to be more has yet to be read then, and so has what
+    /// comes behind it. Gives how many were looked at.
     pub async fn read(
         &self,
         recoveries: &Recoveries,
@@ -159,7 +159,6 @@ impl Share {
         mut these: Vec<(&Plan, &mut Progress, usize)>,
     ) -> usize {
         let recovering = recoveries.join(guest);
-        recovering.turn().await;
         let (mut looking, mut count) = (FuturesUnordered::new(), 0);
         let mut looks = these.iter_mut().peekable();
         while let Some((plan, progress, bytes)) = looks.next() {
@@ -356,38 +355,4 @@ fn missed(plan: &Plan, publications: &[fanfare_protocol::Publication]) -> Result
         .filter(|publication| filter.is_none_or(|filter| filter.matches(publication.tags.as_deref())));
     let said: Vec<_> = wanted.map(Publication::from).collect();
     if plan.delta { Ok(plan.encoding.with_deltas(&said)?) } else { Ok(said) }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    #[test]
-    fn who_waits_for_a_turn_is_one_of_the_crowd_once() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        runtime.expect("a runtime").block_on(async {
-            let recoveries = Recoveries::new(NonZeroU32::new(1));
-            // Those who come first wait for nothing.
-            let first = recoveries.join(Guest::Staying);
-            while first.turn().now_or_never().is_some() {}
-            let share = Share::of(std::iter::empty(), usize::MAX);
-            let mut waiting = Vec::new();
-            let mut crowd = Vec::new();
-            while !recoveries.crowd().are_many() {
-                crowd.push(recoveries.join(Guest::Returning));
-            }
-            let many = crowd.len();
-            drop(crowd);
-            while !recoveries.crowd().are_many() {
-                let mut read = Box::pin(share.read(&recoveries, Guest::Returning, Vec::new()));
-                assert!(read.as_mut().now_or_never().is_none());
-                waiting.push(read);
-            }
-            assert_eq!(waiting.len(), many);
-        });
-    }
 }

@@ -178,6 +178,9 @@ impl Client {
         let worker = self.worker.clone();
         let share = Share::of(made.iter().map(|made| &made.progress), worker.instance.config.outbox_limit);
         let guest = self.stay.guest();
+        self.flush(out);
+        // Nobody has room while waiting for a turn: there is little of it, and all workers wait for that.
+        worker.recoveries.join(guest).turn().await;
         // What another channel has missed may be as much as an outbox holds; a client that reads gets both.
         let room = self.meanwhile(out, room_to_read(&worker, self.key, guest, share.bytes())).await?;
         // Much may have come between.

@@ -150,7 +150,9 @@ pub async fn go_on(worker: Rc<Worker>, key: Key, mut behind: Behind) {
         let mut next = worker.recoveries.in_turn(behind.read(&worker)).await;
         if let Then::Done(_) = next.then {
             // That is read again while what is published is kept: only then is it clear where the one ends and the
-            // other begins. Keeping it for each piece would make a flood of it.
+            // other begins. Keeping it for each piece would make a flood of it. Nobody keeps it while waiting for
+            // room to read it again.
+            drop(next);
             if !shard.hold(key, &behind.channel) {
                 return;
             }
