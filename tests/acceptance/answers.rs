@@ -219,9 +219,10 @@ async fn one_large_answer_is_made_where_it_fits() {
 async fn one_large_recovery_is_made_where_it_fits() {
     const KEPT: usize = 900;
     const FITS: usize = 100;
+    const FEW: usize = 10;
     let redis = RedisServer::start().await;
     let setup = Setup::open("history_size = 900\nrecovery = \"allow\"")
-        .keys("history_limit = 1000")
+        .keys("history_limit = 900")
         .redis(&redis.url());
     let mut confined = Confined::start_as(setup, LIMIT, None).await;
     let mut caller = Caller::anonymous(confined.instance.address()).await;
@@ -244,6 +245,21 @@ async fn one_large_recovery_is_made_where_it_fits() {
         caller.result("unsubscribe", json!({ "channel": "kept" })).await;
         confined.bystanders_are_served().await;
     }
+    // What is lost takes nothing with it that is little.
+    publish(&mut caller, "few", FEW).await;
+    let from = json!({ "recover": true, "offset": 0 });
+    let mut other = Caller::open(address).await;
+    let connected = other.result("connect", json!({ "subs": { "few": from, "kept": from } })).await;
+    let counts = ["few", "kept"].map(|channel| recovered(&connected["subs"][channel]));
+    assert_eq!(counts, [FEW, 0]);
+    other.leave().await;
+    // Nor is it lost because there would be as much if all were as large as the first.
+    publish(&mut caller, "mixed", 16).await;
+    for number in 16..KEPT {
+        caller.result("publish", json!({ "channel": "mixed", "data": number })).await;
+    }
+    let asked = json!({ "channel": "mixed", "recover": true, "offset": 0 });
+    assert_eq!(recovered(&caller.result("subscribe", asked).await), KEPT);
     // One by itself fits, and not all at the same time.
     let many = (0..8).map(async |_| {
         let mut caller = Caller::anonymous(address).await;
@@ -254,6 +270,15 @@ async fn one_large_recovery_is_made_where_it_fits() {
     });
     let many = join_all(many).await;
     assert!(many.contains(&(2 * FITS)) && many.iter().all(|count| [0, 2 * FITS].contains(count)), "{many:?}");
+    // What is more than anybody gets takes no room of others.
+    for (channel, count) in [("kept", 1), ("some", FEW)] {
+        publish(&mut caller, channel, count).await;
+    }
+    let mut other = Caller::open(address).await;
+    let connected = other.result("connect", json!({ "subs": { "kept": from, "some": from } })).await;
+    let counts = ["kept", "some"].map(|channel| recovered(&connected["subs"][channel]));
+    assert_eq!(counts, [0, FEW]);
+    other.leave().await;
     confined.bystanders_are_served().await;
     assert_eq!((confined.ended().await, confined.rejected().await), (0.0, 0.0));
     caller.leave().await;

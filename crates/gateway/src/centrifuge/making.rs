@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::session::Client;
 use super::subscriptions::Presence;
 use crate::admission::recoveries::{Guest, Recoveries};
-use crate::memory::{FIRST_LOOK, Room, allowance, room_after};
+use crate::memory::{FIRST_LOOK, Room, allowance};
 use crate::recovery::{self, Outcome};
 use crate::session::backpressure::room_to_read;
 
@@ -69,9 +69,13 @@ impl Progress {
     /// Reads up to so many bytes. If there are more, it comes to nothing yet.
     async fn look(plan: &Plan, bytes: usize) -> Self {
         match read(plan, bytes).await {
-            Ok(Some(history)) if history.too_much && !is_lost(plan, &history) => {
+            // Nothing of it is there, nor will be.
+            Ok(Some(history)) if history.too_much && is_lost(plan, &history) => {
+                Self::Read(Some(History { bytes: 0, ..history }))
+            }
+            Ok(Some(history)) if history.too_much => {
                 plan.worker.shard.defer(plan.key, &plan.channel);
-                Self::Unread(room_after(bytes, history.bytes))
+                Self::Unread(plan.worker.instance.memory.room_after(bytes, history.bytes))
             }
             Ok(history) => Self::Read(history),
             Err(refusal) => Self::refuse(plan, refusal),
@@ -213,12 +217,7 @@ impl Client {
             }
             // Who waits for room joins for that.
             drop(recovering);
-            let needs = missed.iter().filter_map(|(_, progress)| progress.needs());
-            let all = needs.fold(0, usize::saturating_add);
-            room = room_to_read(&self.worker, self.key, Guest::Returning, all).await;
-            if room.is_none() {
-                missed.iter_mut().for_each(|(plan, progress)| progress.give_up(plan));
-            }
+            room = self.room_for(&mut missed).await;
             let looks = missed.iter_mut().map(|(plan, progress)| async {
                 let bytes = progress.needs().unwrap_or(0);
                 **progress = Progress::look(plan, bytes).await;
@@ -232,7 +231,10 @@ impl Client {
             let mut before: usize = 0;
             for (plan, progress) in &mut missed {
                 let (bytes, needs) = match progress {
-                    Progress::Read(Some(history)) => (history.bytes, allowance(history.bytes, least)),
+                    Progress::Read(Some(history)) => {
+                        let times = if is_first { 1 } else { 2 };
+                        (history.bytes, allowance(history.bytes, least).saturating_mul(times))
+                    }
                     ref other => (other.needs().unwrap_or(0), other.needs().unwrap_or(0)),
                 };
                 if is_first {
@@ -240,11 +242,7 @@ impl Client {
                     before = before.saturating_add(bytes);
                 }
                 progress.forget(plan);
-                **progress = Progress::Unread(match (plan.is_too_much.get(), is_first) {
-                    (true, _) => 0,
-                    (false, true) => needs,
-                    (false, false) => needs.saturating_mul(2),
-                });
+                **progress = Progress::Unread(if plan.is_too_much.get() { 0 } else { needs });
             }
             is_first = false;
             room = None;
@@ -252,6 +250,26 @@ impl Client {
         drop(missed);
         let established = plans.iter().zip(made).map(|(plan, progress)| progress.conclude(plan));
         (established.collect(), room)
+    }
+
+    /// Room for what was missed in all of these. Where that does not fit, what fits into the room that there always is
+    /// gets it, and the rest counts as lost.
+    async fn room_for(&self, missed: &mut [(&Plan, &mut Progress)]) -> Option<Room> {
+        let needs = missed.iter().filter_map(|(_, progress)| progress.needs());
+        let all = needs.fold(0, usize::saturating_add);
+        let room = room_to_read(&self.worker, self.key, Guest::Returning, all).await;
+        if room.is_some() {
+            return room;
+        }
+        let most = self.worker.instance.memory.at_once();
+        let mut left = most;
+        for (plan, progress) in missed {
+            match left.checked_sub(progress.needs().unwrap_or(0)) {
+                Some(rest) => left = rest,
+                None => progress.give_up(plan),
+            }
+        }
+        room_to_read(&self.worker, self.key, Guest::Returning, most - left).await
     }
 }
 

@@ -14,7 +14,7 @@ use super::session::Client;
 use crate::admission::recoveries::Guest;
 use crate::identity::User;
 use crate::listing::{self, FEW, Unlisted};
-use crate::memory::{AnswerRoom, FIRST_LOOK, room_after};
+use crate::memory::{AnswerRoom, FIRST_LOOK};
 use crate::namespace::{Denial, Namespace, may_read_history, may_read_presence};
 use crate::session::backpressure::room_to_read;
 
@@ -100,9 +100,9 @@ impl Client {
             if !history.too_much {
                 break history;
             }
-            bytes = room_after(bytes, history.bytes);
             drop(room.take());
             let (worker, key) = (self.worker.clone(), self.key);
+            bytes = worker.instance.memory.room_after(bytes, history.bytes);
             room = match self.meanwhile(out, room_to_read(&worker, key, Guest::Staying, bytes)).await {
                 // It was told to go.
                 None => return Ok(()),

@@ -14,7 +14,7 @@ use fanfare_hub::{End, Key};
 use fanfare_protocol::{Channel, Position, Publication};
 
 use super::rejection::Rejection;
-use crate::memory::{FIRST_LOOK, room_after};
+use crate::memory::FIRST_LOOK;
 use crate::recovery::{Outcome, judge};
 use crate::session::backpressure::has_taken_it_all;
 use crate::worker::Worker;
@@ -195,7 +195,7 @@ impl Behind {
         while let Ok(history) = &read
             && history.too_much
         {
-            let needs = room_after(query.bytes, history.bytes);
+            let needs = instance.memory.room_after(query.bytes, history.bytes);
             query = if needs <= most { query.within(needs) } else { query.within(most).fewer(history) };
             drop(held.take());
             held = instance.memory.room(query.bytes.min(most)).await;

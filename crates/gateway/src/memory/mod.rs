@@ -19,7 +19,7 @@ pub use answer::{AnswerRoom, LITTLE, Reading};
 pub use gauge::Gauge;
 pub use heap::give_back_by_itself;
 pub use keeper::keep;
-pub use room::{FIRST_LOOK, Room, allowance, room_after};
+pub use room::{FIRST_LOOK, Room, allowance};
 
 use room::Rooms;
 

@@ -43,12 +43,6 @@ struct Promise {
     bytes: i64,
 }
 
-/// The room for so many bytes, of which it was found that they do not fit into the room there was. More of them may
-/// come meanwhile, and they may have been estimated: who has been wrong once takes twice as much.
-pub fn room_after(room: usize, bytes: usize) -> usize {
-    if room <= FIRST_LOOK { allowance(bytes, FIRST_LOOK) } else { bytes.saturating_mul(2) }
-}
-
 /// The room for so many bytes, about, and for some that may come meanwhile.
 pub fn allowance(bytes: usize, more: usize) -> usize {
     bytes.saturating_add(bytes / 8).saturating_add(more)
@@ -67,6 +61,16 @@ impl Budget {
     /// So much may be read at a time of which it is not known whether it fits.
     pub fn at_once(&self) -> usize {
         self.rooms.at_once
+    }
+
+    /// The room for so many bytes, of which it was found that they do not fit into the room there was. More of them may
+    /// come meanwhile: who has been wrong once takes twice as much. And they may have been estimated by the first of
+    /// them: nobody takes more than what is read at a time before it is known that this is not enough.
+    pub fn room_after(&self, room: usize, bytes: usize) -> usize {
+        let at_once = self.rooms.at_once;
+        let is_new = room <= FIRST_LOOK || room == at_once;
+        let needs = if is_new { allowance(bytes, FIRST_LOOK) } else { bytes.saturating_mul(2) };
+        if room < at_once { needs.min(at_once) } else { needs }
     }
 
     /// Resolves when there is room to read so many bytes. It is to be held until what was read waits for its socket;
@@ -133,6 +137,25 @@ mod tests {
             [(None, 16 * MIB), (Some(8 << 30), 16 * MIB), (Some(96 * MIB), 4 * MIB), (Some(24 * MIB), MIB)]
         {
             assert_eq!(Budget::with_limit(limit).at_once(), at_once, "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn more_is_asked_for_until_it_is_enough() {
+        let budget = budget(8 << 30, 0);
+        let all = budget.at_once();
+        // (the room there was, how many bytes there are said to be, the room there will be)
+        for (room, bytes, next) in [
+            (FIRST_LOOK, 80_000, 90_000 + FIRST_LOOK),
+            (1 << 10, 80_000, 90_000 + FIRST_LOOK),
+            (90_000, 100_000, 200_000),
+            (FIRST_LOOK, 10 * all, all),
+            (all / 2 + 1, all - 1, all),
+            (all, 2 * all, 2 * all + all / 4 + FIRST_LOOK),
+            (2 * all, 3 * all, 6 * all),
+            (2 * all, usize::MAX, usize::MAX),
+        ] {
+            assert_eq!(budget.room_after(room, bytes), next, "{room} {bytes}");
         }
     }
 
