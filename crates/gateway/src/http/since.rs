@@ -189,9 +189,11 @@ impl Behind {
         let room = instance.config.outbox_limit / 2;
         // What does not fit is not even read, and what is more than a little only where there is memory for it.
         let most = room.min(instance.memory.at_once());
-        let mut query = Query::since(*at, *limit).within(FIRST_LOOK.min(most)).or_recent();
+        // Behind a piece comes another one.
+        let first = if *is_begun { 2 * PIECE } else { FIRST_LOOK }.min(most);
+        let mut held = if first > FIRST_LOOK { instance.memory.room(first).await } else { None };
+        let mut query = Query::since(*at, *limit).within(first).or_recent();
         let mut read = instance.broker.history(channel, query).await;
-        let mut held = None;
         while let Ok(history) = &read
             && history.too_much
         {
