@@ -1,6 +1,6 @@
-//! The room for one answer, or one request, that is made of many parts. Each is counted before it is read, and from then
-//! on until the answer is written, so that those who make answers at the same time know of each other. It knows nothing
-//! of parts but their size.
+//! The room for one answer, or one request, that is made of many parts. Each is counted before it is read, and from
+//! then on until the answer is written, so that those who make answers at the same time know of each other. It knows
+//! nothing of parts but their size.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
