@@ -148,7 +148,7 @@ async fn who_waits_for_a_turn_keeps_no_room() {
     /// Of 60 kB each: nearly all that may be read at a time.
     const MUCH: usize = 68;
     let options = format!("history_size = {MUCH}\nrecovery = \"allow\"\nmay_read_history = \"anonymous\"");
-    let keys = "workers = 1\nrecovery_rate = 4\nmemory_limit = \"96MiB\"";
+    let keys = "workers = 1\nrecovery_rate = 2\nmemory_limit = \"96MiB\"";
     let instance = Setup::open(&options).keys(keys).start().await;
     let address = instance.address();
     let mut speaker = Caller::anonymous(address).await;
