@@ -11,7 +11,7 @@ use crate::memory::AnswerRoom;
 const PAGE: usize = 1000;
 
 /// … so many at first, and in each page so many times of the one before at most …
-pub const FEW: usize = 16;
+const FEW: usize = 16;
 
 /// … as are about so much, by the largest that has come …
 const PAGE_BYTES: usize = 1 << 20;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanfare_broker::{Cursor, Portion, Query};
+use fanfare_broker::{Away, Cursor, Portion, Query};
 use fanfare_protocol::centrifuge::{
     Answer, ClientInfo, ErrorCode, HistoryRequest, HistoryResult, Named, PresenceResult, PresenceStatsResult,
     Publication, Refusal,
@@ -13,10 +13,11 @@ use fanfare_protocol::{Channel, Epoch, Member, Position};
 use super::session::Client;
 use crate::admission::recoveries::Guest;
 use crate::identity::User;
-use crate::listing::{self, FEW, Unlisted};
+use crate::listing::{self, Unlisted};
 use crate::memory::{AnswerRoom, FIRST_LOOK};
 use crate::namespace::{Denial, Namespace, may_read_history, may_read_presence};
 use crate::session::backpressure::room_to_read;
+use crate::worker::Worker;
 
 /// Who is in a channel is read beside so many others.
 const PART: usize = 4;
@@ -32,15 +33,10 @@ impl Client {
     pub(super) async fn presence(&mut self, id: u32, name: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let channel = self.readable(name, may_read_presence)?;
         let worker = self.worker.clone();
-        let few = Portion { entries: FEW, bytes: FIRST_LOOK };
-        let first = worker.instance.broker.members(&channel, Cursor::start(), few).await;
-        let first = first.map_err(|_| ErrorCode::Internal)?;
-        if first.next.is_none() {
-            let presence = first.items.iter().map(shown).map(|(name, info, _)| (name, info)).collect();
+        if let Some(presence) = few(&worker, &channel).await.map_err(|_| ErrorCode::Internal)? {
             self.answer(out, id, &presence_of(presence));
             return Ok(());
         }
-        drop(first);
         let key = self.key;
         let all = async {
             let free = worker.instance.memory.at_once() / PART;
@@ -141,6 +137,24 @@ impl Client {
         right(namespace, &channel, &self.user, is_subscribed).map_err(Denial::code)?;
         Ok(channel)
     }
+}
+
+/// Who is there, if those are few.
+async fn few(worker: &Worker, channel: &Channel) -> Result<Option<BTreeMap<String, ClientInfo>>, Away> {
+    let (mut presence, mut from, mut left) = (BTreeMap::new(), Some(Cursor::start()), FIRST_LOOK);
+    while let Some(cursor) = from {
+        let page = Portion { entries: FIRST_LOOK / Portion::ENTRY, bytes: left };
+        let page = worker.instance.broker.members(channel, cursor, page).await?;
+        if page.too_much.is_some() {
+            return Ok(None);
+        }
+        for (name, info, bytes) in page.items.iter().map(shown) {
+            left = left.saturating_sub(bytes);
+            presence.insert(name, info);
+        }
+        from = page.next;
+    }
+    Ok(Some(presence))
 }
 
 /// A member, as others see it: its name in the answer, and what it takes, about.
