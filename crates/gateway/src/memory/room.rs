@@ -73,9 +73,9 @@ impl Budget {
         if room < at_once { needs.min(at_once) } else { needs }
     }
 
-    /// Resolves when there is room to read so many bytes. It is to be held until what was read waits for its socket;
-    /// who waits for more must not hold any, or two might wait for each other. Nothing, if they are more than what is
-    /// read at a time, and do not fit, also when what is free has been given back.
+    /// Resolves when there is room to read so many bytes, and memory is not short. It is to be held until what was read
+    /// waits for its socket; who waits for more must not hold any, or two might wait for each other. Nothing, if they
+    /// are more than what is read at a time, and do not fit, also when what is free has been given back.
     pub async fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
         let mut deadline = None;
         loop {
@@ -84,7 +84,13 @@ impl Budget {
                 let taken = self.rooms.pieces.clone().acquire_many_owned(pieces as u32).await;
                 let taken = taken.expect("it is never closed");
                 // Whoever had it before may have left nothing.
-                if self.may_be_read(bytes) {
+                let fits = self.may_be_read(bytes);
+                if self.is_past() {
+                    drop(taken);
+                    self.relieved().await;
+                    continue;
+                }
+                if fits {
                     let promise = (bytes > self.rooms.at_once).then(|| Promise::of(self, copies(bytes)));
                     return Some(Room { _pieces: taken, _promise: promise });
                 }
@@ -172,6 +178,21 @@ mod tests {
         assert!(waiting[0].as_mut().now_or_never().flatten().is_some());
         drop((held, waiting));
         assert!(budget.room(all).now_or_never().flatten().is_some());
+    }
+
+    #[test]
+    fn who_has_waited_for_room_looks_at_the_memory_again() {
+        let budget = budget(960 * MIB, 0);
+        let all = budget.at_once();
+        let held = budget.room(all).now_or_never().flatten().expect("room");
+        let mut next = Box::pin(budget.room(all));
+        assert!(next.as_mut().now_or_never().is_none());
+        budget.past.store(true, Ordering::Relaxed);
+        drop(held);
+        assert!(next.as_mut().now_or_never().is_none(), "what was read before has left nothing");
+        assert_eq!(budget.rooms.pieces.available_permits(), all / PIECE, "nobody keeps room meanwhile");
+        budget.relieve(960 << 20);
+        assert!(next.now_or_never().flatten().is_some());
     }
 
     #[test]

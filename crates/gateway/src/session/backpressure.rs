@@ -37,7 +37,7 @@ pub async fn room_to_read(worker: &Worker, key: Key, guest: Guest, bytes: usize)
         let waiting = worker.recoveries.join(guest);
         let room = worker.instance.memory.room(bytes).await?;
         drop(waiting);
-        // Whoever had the room before may have left none.
+        // Much may have come under way meanwhile.
         if !is_pressed(worker) || worker.shard.is_closing(key) {
             return Some(room);
         }
